@@ -1,0 +1,5 @@
+//! The disk, reached through handles.
+
+mod meta;
+
+pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};

@@ -1,0 +1,7 @@
+//! Plywood: a layered image store and an overlay storage driver, as a library.
+
+pub mod digest;
+pub mod fs;
+pub mod limits;
+pub mod path;
+pub mod whiteout;

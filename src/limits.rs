@@ -1,0 +1,64 @@
+//! [`Limits`]: how much a stranger's archive may ask of us.
+//!
+//! Every number is far above what real images hold and far below what would hurt the host. None of them limits what
+//! the caller itself puts in.
+
+/// Bounds on what one archive, layer or document may claim. Whatever goes beyond is refused with an error that names
+/// the limit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Entries of one layer. Default 5 million: the largest layers in the field have about one million, and each
+    /// costs an inode and, for directories, about 200 bytes of memory.
+    pub entries: u64,
+    /// Bytes of one entry's path. Default 4096 (`PATH_MAX`).
+    pub path_bytes: usize,
+    /// Bytes of one symbolic or hard link's target. Default 4096 (`PATH_MAX`): no kernel stores a longer symlink.
+    pub link_bytes: usize,
+    /// Bytes of one entry's extended headers (PAX records, GNU long names and sparse maps together). Default 1 MiB, as
+    /// containerd and Go's `archive/tar`; they are held in memory.
+    pub header_bytes: u64,
+    /// Bytes of all extended attributes of one entry, names included. Default 256 KiB: the kernel takes at most
+    /// 64 KiB per value and per list of names.
+    pub xattr_bytes: usize,
+    /// Bytes of one file's apparent size, holes included. Default 8 TiB.
+    pub file_bytes: u64,
+    /// Bytes of data, holes not counted, that one layer may write to disk. Default 1 TiB.
+    pub layer_bytes: u64,
+    /// How many times larger than the compressed blob the tar may be. Default 1100: deflate cannot exceed 1032, zstd
+    /// can by far. Not applied to the first 64 MiB.
+    pub expansion: u64,
+    /// Bytes of one JSON document (index, manifest, config). Default 20 MiB, as containerd; they are held in memory.
+    pub json_bytes: u64,
+    /// Depth of nested arrays and objects in a JSON document. Default 64.
+    pub json_depth: usize,
+    /// Layers of one image. Default 4096; no engine makes more than a few hundred.
+    pub layers: usize,
+    /// Image indexes inside image indexes. Default 8.
+    pub index_depth: usize,
+    /// Images in one archive. Default 65,536.
+    pub images: usize,
+    /// Members of one image archive. Default 1 million.
+    pub archive_members: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 5_000_000,
+            path_bytes: 4096,
+            link_bytes: 4096,
+            header_bytes: 1 << 20,
+            xattr_bytes: 256 << 10,
+            file_bytes: 8 << 40,
+            layer_bytes: 1 << 40,
+            expansion: 1100,
+            json_bytes: 20 << 20,
+            json_depth: 64,
+            layers: 4096,
+            index_depth: 8,
+            images: 65_536,
+            archive_members: 1_000_000,
+        }
+    }
+}
