@@ -1,5 +1,22 @@
-//! The disk, reached through handles.
+//! The disk, reached through handles: directories, staging and publishing, locks, metadata.
+//!
+//! Knows nothing of layers, images or stores. Every path below a [`Dir`] is resolved without following anything, every
+//! error names its step and path, and new content appears by rename.
 
+mod copy;
+mod dir;
+mod error;
+mod lock;
 mod meta;
+mod remove;
+mod staging;
+mod stat;
+mod xattr;
 
+pub use copy::{Extent, copy_content, next_extent};
+pub use dir::{Dir, Name, both_times};
+pub use error::{Context, Error, Optional, Result};
+pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};
+pub use staging::{Durability, StagedDir, StagedFile, Staging, Workspace, unique_name};
+pub use stat::{Kind, Stat};

@@ -1,0 +1,530 @@
+//! [`Dir`]: an open directory, and everything done relative to it.
+//!
+//! No method follows a symlink in any component of the path it is given, and none leaves the directory: paths are
+//! resolved by the kernel with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`, or are single names. The two exceptions
+//! say so: [`Dir::open_ambient`] takes a path from the caller, [`Dir::open_in_root`] resolves as a process whose root
+//! this directory is.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    self as sys, AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
+};
+use rustix::io::Errno;
+
+use super::error::{Context, Error, Result};
+use super::meta::{DeviceNumber, Timestamp};
+use super::stat::{Kind, Stat};
+
+/// A handle to a directory. Cheap to open, safe to send and share; closes itself.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Name {
+    /// The name, never `.` or `..`.
+    pub name: Vec<u8>,
+    /// What it is, where the file system says so without being asked for more.
+    pub kind: Option<Kind>,
+}
+
+const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+impl Dir {
+    /// Opens a directory by a path of the caller's, resolved as any program would.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it does not exist, is no directory or may not be read.
+    pub fn open_ambient(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        sys::open(path, OPEN_DIR, Mode::empty()).map(Self).at("open", path)
+    }
+
+    /// Creates a directory by a path of the caller's with everything missing above it, or opens the one that is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if that cannot be done.
+    pub fn ensure_ambient(path: impl AsRef<Path>) -> Result<Self> {
+        std::fs::create_dir_all(&path).at("create directory", &path)?;
+        Self::open_ambient(path)
+    }
+
+    /// The same directory through a second handle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the process has too many open files.
+    pub fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|error| self.fault("open", "", error))
+    }
+
+    /// The path of `name` below this directory as far as the kernel knows it: for messages, and for programs that take
+    /// nothing but a path.
+    pub fn path_of(&self, name: impl AsRef<Path>) -> PathBuf {
+        let own = sys::readlinkat(sys::CWD, self.proc_path(), Vec::new());
+        let own =
+            own.map_or_else(|_| PathBuf::from("?"), |path| PathBuf::from(OsStr::from_bytes(path.as_bytes())));
+        if name.as_ref().as_os_str().is_empty() || name.as_ref() == Path::new(".") {
+            own
+        } else {
+            own.join(name)
+        }
+    }
+
+    /// This directory as a path through `/proc`, valid in this process while the handle lives.
+    pub fn proc_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
+    fn fault(&self, step: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Error {
+        Error::new(step, self.path_of(path), source)
+    }
+
+    /// Opens `path` with `flags` below this directory, following nothing.
+    fn open_beneath(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        loop {
+            // EAGAIN: something was renamed meanwhile and the kernel could not prove that the path stays beneath.
+            match sys::openat2(&self.0, path, flags, mode, BENEATH) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Opens a directory below this one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing, no directory, reached through a symlink or may not be read.
+    pub fn open_dir(&self, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        self.open_beneath(path, OPEN_DIR, Mode::empty())
+            .map(Self)
+            .map_err(|error| self.fault("open", path, error))
+    }
+
+    /// Opens a regular file below this directory for reading. A fifo does not block and a device does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing, reached through a symlink, no regular file or may not be read.
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_beneath(path, flags, Mode::empty()).map(File::from);
+        let file = file.map_err(|error| self.fault("open", path, error))?;
+        let kind = Stat::of(&file).map_err(|error| self.fault("stat", path, error))?.kind;
+        match kind {
+            Kind::File => Ok(file),
+            _ => Err(self.fault("open", path, io::Error::other("it is not a regular file"))),
+        }
+    }
+
+    /// Opens whatever `path` names without reading it (`O_PATH`), following nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing or reached through a symlink.
+    pub fn open_path(&self, path: impl AsRef<Path>) -> Result<OwnedFd> {
+        let path = path.as_ref();
+        // NO_SYMLINKS would refuse a symlink as the last component, which O_PATH | O_NOFOLLOW may well open.
+        let (parent, name) =
+            (path.parent().filter(|parent| !parent.as_os_str().is_empty()), path.file_name());
+        let opened = match (parent, name) {
+            (Some(parent), Some(name)) => self
+                .open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                .and_then(|parent| open_leaf(&parent, name)),
+            (None, Some(name)) => open_leaf(&self.0, name),
+            _ => self.open_beneath(Path::new("."), OFlags::PATH, Mode::empty()),
+        };
+        opened.map_err(|error| self.fault("open", path, error))
+    }
+
+    /// Opens `path` as a process would whose root directory this is: symlinks are followed, absolute ones and `..`
+    /// from here, and none leads out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing or the kernel refuses.
+    pub fn open_in_root(&self, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+        let path = path.as_ref();
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match sys::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                done => return done.map_err(|error| self.fault("open", path, error)),
+            }
+        }
+    }
+
+    /// Creates a regular file that must not exist and opens it for reading and writing. The process's umask takes bits
+    /// away from `mode`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if something of that name is there or it cannot be created.
+    pub fn create_file(&self, path: impl AsRef<Path>, mode: u32) -> Result<File> {
+        let path = path.as_ref();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = self.open_beneath(path, flags, Mode::from_raw_mode(mode));
+        file.map(File::from).map_err(|error| self.fault("create", path, error))
+    }
+
+    /// Creates a directory that must not exist. The process's umask takes bits away from `mode`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if something of that name is there or it cannot be created.
+    pub fn create_dir(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
+        self.at_leaf("create directory", path.as_ref(), |dir, name| {
+            sys::mkdirat(dir, name, Mode::from_raw_mode(mode))
+        })
+    }
+
+    /// Creates a directory unless it is there, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it can neither be created nor opened.
+    pub fn ensure_dir(&self, path: impl AsRef<Path>, mode: u32) -> Result<Self> {
+        let path = path.as_ref();
+        match self.create_dir(path, mode) {
+            Err(error) if !error.is_exists() => Err(error),
+            _ => self.open_dir(path),
+        }
+    }
+
+    /// Creates a symbolic link with `target` as its text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if something of that name is there or it cannot be created.
+    pub fn create_symlink(&self, target: &[u8], path: impl AsRef<Path>) -> Result<()> {
+        self.at_leaf("create symlink", path.as_ref(), |dir, name| {
+            sys::symlinkat(OsStr::from_bytes(target), dir, name)
+        })
+    }
+
+    /// Creates a fifo or device node. The process's umask takes bits away from `mode`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if something of that name is there, the process may not, or `kind` is another kind.
+    pub fn create_node(
+        &self,
+        path: impl AsRef<Path>,
+        kind: Kind,
+        mode: u32,
+        device: DeviceNumber,
+    ) -> Result<()> {
+        let (kind, device) = (kind.to_raw(), sys::makedev(device.major, device.minor));
+        self.at_leaf("create node", path.as_ref(), |dir, name| {
+            sys::mknodat(dir, name, kind, Mode::from_raw_mode(mode), device)
+        })
+    }
+
+    /// Gives the file at `from` (a symlink itself, not its target) a second name, `to` below `into`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if `to` exists or the file system refuses.
+    pub fn hard_link(&self, from: impl AsRef<Path>, into: &Self, to: impl AsRef<Path>) -> Result<()> {
+        let from = from.as_ref();
+        let (parent, name) = self.leaf("link", from)?;
+        into.at_leaf("link", to.as_ref(), |dir, to| sys::linkat(&parent, name, dir, to, AtFlags::empty()))
+    }
+
+    /// Renames `from` to `to` below `into`, replacing what is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the file system refuses.
+    pub fn rename(&self, from: impl AsRef<Path>, into: &Self, to: impl AsRef<Path>) -> Result<()> {
+        self.rename_with(from.as_ref(), into, to.as_ref(), RenameFlags::empty())
+    }
+
+    /// Renames `from` to `to` below `into`, which must not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] with [`Error::is_exists`] if `to` is there, otherwise if the file system refuses.
+    pub fn rename_new(&self, from: impl AsRef<Path>, into: &Self, to: impl AsRef<Path>) -> Result<()> {
+        self.rename_with(from.as_ref(), into, to.as_ref(), RenameFlags::NOREPLACE)
+    }
+
+    /// Swaps `from` with `to` below `into`; both must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the file system refuses.
+    pub fn exchange(&self, from: impl AsRef<Path>, into: &Self, to: impl AsRef<Path>) -> Result<()> {
+        self.rename_with(from.as_ref(), into, to.as_ref(), RenameFlags::EXCHANGE)
+    }
+
+    fn rename_with(&self, from: &Path, into: &Self, to: &Path, flags: RenameFlags) -> Result<()> {
+        let (parent, name) = self.leaf("rename", from)?;
+        into.at_leaf("rename to", to, |dir, to| {
+            if flags.is_empty() {
+                sys::renameat(&parent, name, dir, to)
+            } else {
+                sys::renameat_with(&parent, name, dir, to, flags)
+            }
+        })
+    }
+
+    /// Removes a file, symlink or node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing, a directory, or the file system refuses.
+    pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.at_leaf("remove", path.as_ref(), |dir, name| sys::unlinkat(dir, name, AtFlags::empty()))
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing, not empty, not a directory, or the file system refuses.
+    pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.at_leaf("remove directory", path.as_ref(), |dir, name| {
+            sys::unlinkat(dir, name, AtFlags::REMOVEDIR)
+        })
+    }
+
+    /// What the inode at `path` says of itself; a symlink is not followed. `.` is this directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing or reached through a symlink.
+    pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
+        self.at_leaf("stat", path.as_ref(), |dir, name| Stat::at(dir, name))
+    }
+
+    /// The text of a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing or no symlink.
+    pub fn read_link(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
+        let target =
+            self.at_leaf("read link", path.as_ref(), |dir, name| sys::readlinkat(dir, name, Vec::new()));
+        Ok(target?.into_bytes())
+    }
+
+    /// Sets owner and group; a symlink is not followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the process may not or cannot name these ids here.
+    pub fn set_owner(&self, path: impl AsRef<Path>, uid: u32, gid: u32) -> Result<()> {
+        self.at_leaf("chown", path.as_ref(), |dir, name| {
+            let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
+            sys::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
+    /// Sets the permission bits of something that is not a symlink.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the process may not.
+    pub fn set_mode(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
+        self.at_leaf("chmod", path.as_ref(), |dir, name| {
+            // fchmodat follows symlinks and has no flag against it before Linux 6.6; go through an O_PATH handle,
+            // whose /proc link leads to the inode itself. On a symlink that fails instead of changing its target.
+            let handle = open_leaf(dir, name)?;
+            sys::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::from_raw_mode(mode))
+        })
+    }
+
+    /// Sets the modification time, and the access time to the same; a symlink is not followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the process may not.
+    pub fn set_mtime(&self, path: impl AsRef<Path>, mtime: Timestamp) -> Result<()> {
+        self.at_leaf("set time of", path.as_ref(), |dir, name| {
+            sys::utimensat(dir, name, &both_times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
+    /// The names in this directory, sorted by bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it cannot be read.
+    pub fn names(&self) -> Result<Vec<Name>> {
+        let read = || {
+            let mut names = Vec::new();
+            for entry in sys::Dir::read_from(&self.0)? {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.push(Name { name: name.to_vec(), kind: Kind::from_raw(entry.file_type()) });
+                }
+            }
+            names.sort_unstable();
+            Ok::<_, Errno>(names)
+        };
+        read().map_err(|error| self.fault("list", "", error))
+    }
+
+    /// The whole content of a small file, refused if it is longer than `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it is missing, too long or cannot be read.
+    pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
+        let path = path.as_ref();
+        let mut content = Vec::new();
+        let file = self.open_file(path)?;
+        file.take(limit + 1).read_to_end(&mut content).map_err(|error| self.fault("read", path, error))?;
+        if content.len() as u64 > limit {
+            let reason = format!("it is longer than {limit} bytes");
+            return Err(self.fault("read", path, io::Error::new(io::ErrorKind::FileTooLarge, reason)));
+        }
+        Ok(content)
+    }
+
+    /// Waits until the names in this directory are on disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        sys::fsync(&self.0).map_err(|error| self.fault("sync", "", error))
+    }
+
+    /// Waits until everything written to the file system of this directory is on disk, by whomever.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the disk fails.
+    pub fn sync_file_system(&self) -> Result<()> {
+        sys::syncfs(&self.0).map_err(|error| self.fault("sync the file system of", "", error))
+    }
+
+    /// Does `act` on the directory that holds `path` and the last component, so that no component is followed.
+    fn at_leaf<T>(
+        &self,
+        step: &'static str,
+        path: &Path,
+        act: impl Fn(BorrowedFd<'_>, &OsStr) -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        let (parent, name) = self.leaf(step, path)?;
+        act(parent.as_fd(), name).map_err(|error| self.fault(step, path, error))
+    }
+
+    /// The directory that holds `path`, opened, and the last component.
+    fn leaf<'a>(&self, step: &'static str, path: &'a Path) -> Result<(Handle<'_>, &'a OsStr)> {
+        let name = path.file_name().unwrap_or(OsStr::new("."));
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            None => Ok((Handle::Own(self.0.as_fd()), name)),
+            Some(parent) => self
+                .open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                .map(|parent| (Handle::Opened(parent), name))
+                .map_err(|error| self.fault(step, path, error)),
+        }
+    }
+}
+
+/// The directory itself, or one below it opened for one step.
+enum Handle<'a> {
+    Own(BorrowedFd<'a>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for Handle<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(fd) => *fd,
+            Self::Opened(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Opens one name without following or reading it.
+fn open_leaf(dir: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    sys::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Access and modification time alike: an unpacked file was never read, and a fixed time keeps trees equal.
+pub fn both_times(time: Timestamp) -> Timestamps {
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Dir {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Dir> for OwnedFd {
+    fn from(dir: Dir) -> Self {
+        dir.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_component_is_followed_and_nothing_is_reached_outside() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let inner = dir.ensure_dir("inner", 0o755).unwrap();
+        drop(dir.create_file("secret", 0o600).unwrap());
+        inner.create_symlink(b"..", "up").unwrap();
+        inner.create_symlink(b"/etc", "etc").unwrap();
+        for path in ["up/secret", "../secret", "/etc/passwd", "etc/passwd"] {
+            assert!(inner.open_file(path).is_err(), "{path}");
+            assert!(inner.create_file(format!("{path}-new"), 0o644).is_err(), "{path}");
+            assert!(inner.remove_file(path).is_err(), "{path}");
+            assert!(inner.stat(path).is_err(), "{path}");
+            assert!(inner.set_mode(path, 0o777).is_err(), "{path}");
+        }
+        assert!(inner.set_mode("up", 0o777).is_err());
+        assert_eq!(inner.stat("up").unwrap().kind, Kind::Symlink);
+        assert_eq!(dir.stat("secret").unwrap().mode, 0o600);
+    }
+
+    #[test]
+    fn a_path_in_a_root_resolves_as_inside_a_container() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = Dir::open_ambient(temp.path()).unwrap();
+        root.create_dir("etc", 0o755).unwrap();
+        root.create_file("etc/passwd-here", 0o644).unwrap();
+        root.create_symlink(b"/../../etc", "link").unwrap();
+        assert!(root.open_in_root("link/passwd-here", OFlags::RDONLY).is_ok());
+        assert!(root.open_in_root("/link/../../etc/passwd", OFlags::RDONLY).is_err());
+    }
+
+    #[test]
+    fn an_error_names_the_step_and_the_whole_path() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let error = dir.open_file("missing").unwrap_err();
+        assert!(error.is_not_found());
+        assert_eq!(error.to_string(), format!("cannot open {:?}", temp.path().join("missing")));
+    }
+}

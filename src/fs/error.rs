@@ -1,0 +1,71 @@
+//! One failed step on the file system: what was tried, on which path, and what the kernel said.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// The file system refused one step. The path is as complete as it was known when the step failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {path:?}")]
+pub struct Error {
+    /// What was tried, as a verb: `open`, `rename`, `read`.
+    pub step: &'static str,
+    /// The object it was tried on.
+    pub path: PathBuf,
+    /// The reason that the kernel gave.
+    pub source: io::Error,
+}
+
+/// What file system steps return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failed `step` on `path`.
+    pub fn new(step: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Self { step, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// The kernel's error number, where it was the kernel that refused.
+    pub fn errno(&self) -> Option<Errno> {
+        Errno::from_io_error(&self.source)
+    }
+
+    /// Whether the object does not exist, or a directory on the way to it.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether the object exists already.
+    pub fn is_exists(&self) -> bool {
+        matches!(self.errno(), Some(Errno::EXIST | Errno::NOTEMPTY))
+    }
+}
+
+/// Attaches step and path to an error where they are known.
+pub trait Context<T> {
+    /// Says that this was `step` on `path`.
+    fn at(self, step: &'static str, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn at(self, step: &'static str, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|source| Error::new(step, path, source))
+    }
+}
+
+/// Turns "there is no such thing" into `None` and leaves every other error an error: "cannot tell" is never "no".
+pub trait Optional<T> {
+    /// `Ok(None)` if the object was not found.
+    fn optional(self) -> Result<Option<T>>;
+}
+
+impl<T> Optional<T> for Result<T> {
+    fn optional(self) -> Result<Option<T>> {
+        match self {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

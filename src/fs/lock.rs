@@ -1,0 +1,129 @@
+//! [`Lock`]: an advisory lock on a file of its own.
+//!
+//! It belongs to the open file description (`flock(2)`), so the kernel releases it when the last handle closes, however
+//! the process ends; no process id is written anywhere and nothing is left to clean up by hand. Lock files may be
+//! removed by whoever holds them exclusively; a waiter then finds that its file has lost its name and starts over.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::dir::Dir;
+use super::error::{Context, Optional, Result};
+use super::stat::Stat;
+
+/// How much company a holder tolerates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LockMode {
+    /// Any number of holders at a time.
+    Shared,
+    /// One holder and nobody else.
+    Exclusive,
+}
+
+/// A held lock; dropping it releases.
+#[derive(Debug)]
+pub struct Lock {
+    file: OwnedFd,
+}
+
+impl Lock {
+    /// Waits for the lock `name` in `dir`, making its file if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the file can neither be made nor opened.
+    pub fn acquire(dir: &Dir, name: &str, mode: LockMode) -> Result<Self> {
+        let operation = match mode {
+            LockMode::Shared => FlockOperation::LockShared,
+            LockMode::Exclusive => FlockOperation::LockExclusive,
+        };
+        Ok(Self::take(dir, name, operation)?.expect("a blocking lock is never refused for being held"))
+    }
+
+    /// Takes the lock if nobody is in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the file can neither be made nor opened.
+    pub fn try_acquire(dir: &Dir, name: &str, mode: LockMode) -> Result<Option<Self>> {
+        Self::take(
+            dir,
+            name,
+            match mode {
+                LockMode::Shared => FlockOperation::NonBlockingLockShared,
+                LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            },
+        )
+    }
+
+    fn take(dir: &Dir, name: &str, operation: FlockOperation) -> Result<Option<Self>> {
+        loop {
+            let file: OwnedFd = match dir.create_file(name, 0o600) {
+                Ok(file) => file.into(),
+                Err(error) if error.is_exists() => match dir.open_file(name).optional()? {
+                    Some(file) => file.into(),
+                    None => continue, // removed in between
+                },
+                Err(error) => return Err(error),
+            };
+            loop {
+                match flock(&file, operation) {
+                    Ok(()) => break,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::WOULDBLOCK) => return Ok(None),
+                    Err(error) => return Err(error).at("lock", dir.path_of(name)),
+                }
+            }
+            let held = Stat::of(&file).at("stat", dir.path_of(name))?;
+            let named = Stat::at(dir, OsStr::new(name)).at("stat", dir.path_of(name)).optional()?;
+            if named.is_some_and(|named| named.is_same_inode(&held)) {
+                return Ok(Some(Self { file }));
+            }
+        }
+    }
+
+    /// Lets others in beside this holder: an exclusive lock becomes a shared one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if it has no memory for it.
+    pub fn share(&self) -> std::io::Result<()> {
+        Ok(flock(&self.file, FlockOperation::LockShared)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_exclusive_until_it_is_dropped() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let held = Lock::acquire(&dir, "one", LockMode::Exclusive).unwrap();
+        assert!(Lock::try_acquire(&dir, "one", LockMode::Shared).unwrap().is_none());
+        assert!(Lock::try_acquire(&dir, "two", LockMode::Exclusive).unwrap().is_some());
+        drop(held);
+        let first = Lock::acquire(&dir, "one", LockMode::Shared).unwrap();
+        assert!(Lock::try_acquire(&dir, "one", LockMode::Shared).unwrap().is_some());
+        assert!(Lock::try_acquire(&dir, "one", LockMode::Exclusive).unwrap().is_none());
+        drop(first);
+    }
+
+    #[test]
+    fn a_lock_on_a_removed_file_is_not_a_lock() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let held = Lock::acquire(&dir, "one", LockMode::Exclusive).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| Lock::acquire(&dir, "one", LockMode::Exclusive).unwrap());
+            dir.remove_file("one").unwrap();
+            drop(held);
+            let _held = waiter.join().unwrap();
+            assert!(Lock::try_acquire(&dir, "one", LockMode::Exclusive).unwrap().is_none());
+        });
+    }
+}

@@ -1,0 +1,155 @@
+//! Extended attributes of anything a [`Dir`] can name, symlinks and device nodes included.
+//!
+//! The kernel has no `fgetxattr` for a handle that was opened without reading, and `getxattrat` is too young to rely
+//! on; a path through `/proc/self/fd` reaches the very inode that the directory handle stands for.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{self as sys, XattrFlags};
+use rustix::io::Errno;
+
+use super::dir::Dir;
+use super::error::{Context, Result};
+use super::meta::Xattrs;
+
+/// The kernel's bound on one value and on one list of names (`XATTR_SIZE_MAX`).
+const LARGEST: usize = 64 << 10;
+
+impl Dir {
+    /// All extended attributes of `path`, which is not followed. A file system without attributes has none.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if it is missing or an attribute cannot be read.
+    pub fn xattrs(&self, path: impl AsRef<Path>) -> Result<Xattrs> {
+        let target = self.xattr_path(path.as_ref())?;
+        // Most files have none: ask with a small buffer first.
+        let mut list = vec![0; 1024];
+        let length = match sys::llistxattr(&target.path, &mut list[..]) {
+            Err(Errno::RANGE) => {
+                list.resize(LARGEST, 0);
+                sys::llistxattr(&target.path, &mut list[..])
+            }
+            Err(Errno::OPNOTSUPP) => Ok(0),
+            done => done,
+        };
+        let length = length.at("list attributes of", self.path_of(&path))?;
+        let mut xattrs = Xattrs::new();
+        for name in list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            match target.get(name) {
+                Ok(value) => drop(xattrs.insert(name.to_vec(), value)),
+                // Removed between the two calls, or a name that this process may list but not read.
+                Err(Errno::NODATA) => {}
+                Err(error) => return Err(error).at("read an attribute of", self.path_of(&path)),
+            }
+        }
+        Ok(xattrs)
+    }
+
+    /// One extended attribute of `path`, which is not followed; `None` if it has no such attribute.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if that cannot be told.
+    pub fn xattr(&self, path: impl AsRef<Path>, name: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        match self.xattr_path(path.as_ref())?.get(name.as_ref()) {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(error).at("read an attribute of", self.path_of(&path)),
+        }
+    }
+
+    /// Sets one extended attribute of `path`, which is not followed.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the process may not, or the object or the file system cannot hold it.
+    pub fn set_xattr(&self, path: impl AsRef<Path>, name: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
+        let target = self.xattr_path(path.as_ref())?;
+        sys::lsetxattr(&target.path, OsStr::from_bytes(name.as_ref()), value, XattrFlags::empty())
+            .at("set an attribute of", self.path_of(&path))
+    }
+
+    /// Removes one extended attribute of `path`, which is not followed; it need not be there.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the process may not.
+    pub fn remove_xattr(&self, path: impl AsRef<Path>, name: impl AsRef<[u8]>) -> Result<()> {
+        let target = self.xattr_path(path.as_ref())?;
+        match sys::lremovexattr(&target.path, OsStr::from_bytes(name.as_ref())) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            done => done.at("remove an attribute of", self.path_of(&path)),
+        }
+    }
+
+    fn xattr_path(&self, path: &Path) -> Result<Target> {
+        let Some(name) = path.file_name() else {
+            return Ok(Target { path: self.proc_path().join("."), _parent: None });
+        };
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            None => Ok(Target { path: self.proc_path().join(name), _parent: None }),
+            Some(parent) => {
+                let parent = self.open_dir(parent)?;
+                Ok(Target { path: parent.proc_path().join(name), _parent: Some(parent) })
+            }
+        }
+    }
+}
+
+/// A path through `/proc`, and the handle that keeps it valid.
+struct Target {
+    path: std::path::PathBuf,
+    _parent: Option<Dir>,
+}
+
+impl Target {
+    fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
+        let mut value = vec![0; 256];
+        loop {
+            match sys::lgetxattr(&self.path, OsStr::from_bytes(name), &mut value[..]) {
+                Ok(length) => {
+                    value.truncate(length);
+                    return Ok(value);
+                }
+                Err(Errno::RANGE) if value.len() < LARGEST => value.resize(LARGEST, 0),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_of_every_size_read_back() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        dir.ensure_dir("sub", 0o755).unwrap().create_file("file", 0o644).unwrap();
+        for (name, value) in
+            [("user.empty", vec![]), ("user.small", b"a=b\n\0".to_vec()), ("user.big", vec![7; 3000])]
+        {
+            dir.set_xattr("sub/file", name, &value).unwrap();
+            assert_eq!(dir.xattr("sub/file", name).unwrap(), Some(value));
+        }
+        assert_eq!(dir.xattrs("sub/file").unwrap().len(), 3);
+        dir.remove_xattr("sub/file", "user.big").unwrap();
+        dir.remove_xattr("sub/file", "user.big").unwrap();
+        assert_eq!(dir.xattr("sub/file", "user.big").unwrap(), None);
+        assert!(dir.xattr("sub/missing", "user.big").is_err());
+    }
+
+    #[test]
+    fn the_attributes_of_a_symlink_are_not_its_targets() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        dir.create_file("file", 0o644).unwrap();
+        dir.set_xattr("file", "user.x", b"y").unwrap();
+        dir.create_symlink(b"file", "link").unwrap();
+        assert_eq!(dir.xattr("link", "user.x").unwrap(), None);
+    }
+}
