@@ -4,4 +4,5 @@ pub mod digest;
 pub mod fs;
 pub mod limits;
 pub mod path;
+pub mod stack;
 pub mod whiteout;

@@ -1,0 +1,129 @@
+//! How a directory in overlayfs's form says "deleted" and "hides what is below": writing and reading the marks.
+//!
+//! ```text
+//! whiteout   a character device 0:0; where that cannot be made, an empty regular file with the attribute
+//!            overlay.whiteout in a directory whose overlay.opaque is "x"
+//! opaque     overlay.opaque = "y" on the directory
+//! origin     overlay.origin, empty, on every directory that holds whiteouts: without it overlayfs lists a whiteout in
+//!            a directory that it merges with nothing as a name that cannot be looked up
+//! ```
+//!
+//! `overlay.` stands for `trusted.overlay.` or `user.overlay.`; which family a mount obeys depends on who made it, so
+//! trees that root writes carry both. Attributes of either family that came *with* an image are stored escaped (see
+//! [`crate::whiteout::escape`]) and are not marks.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use crate::fs::{DeviceNumber, Dir, Kind, Result, Stat};
+use crate::whiteout::Namespace;
+
+/// Which marks a tree carries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Marks {
+    /// None: an ordinary directory, in which a device 0:0 is a device and an attribute an attribute.
+    None,
+    /// Overlayfs's, of the family that this reader believes.
+    Overlay(Namespace),
+}
+
+/// How a directory treats what is below it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opacity {
+    /// It is merged with it.
+    Merged,
+    /// It is merged with it, and empty files with a mark are whiteouts.
+    MergedWithMarkedFiles,
+    /// It hides it.
+    Opaque,
+}
+
+/// The families of marks that are written into one tree.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Families {
+    /// `trusted.overlay.*` and `user.overlay.*`: root's trees, which a rootless reader can share.
+    Both,
+    /// `user.overlay.*` only: whoever may not write `trusted.*`.
+    User,
+}
+
+impl Families {
+    fn namespaces(self) -> &'static [Namespace] {
+        match self {
+            Self::Both => &[Namespace::Trusted, Namespace::User],
+            Self::User => &[Namespace::User],
+        }
+    }
+
+    /// The family that whoever writes these marks reads back.
+    pub fn own(self) -> Namespace {
+        self.namespaces()[0]
+    }
+
+    /// Sets `overlay.<key>` in every family.
+    fn set(self, dir: &Dir, path: &Path, key: &str, value: &[u8]) -> Result<()> {
+        self.namespaces().iter().try_for_each(|space| dir.set_xattr(path, space.key(key), value))
+    }
+
+    /// Makes the directory `path` hide everything below it.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if the attribute cannot be set.
+    pub fn mark_opaque(self, dir: &Dir, path: &Path) -> Result<()> {
+        self.set(dir, path, "opaque", b"y")
+    }
+
+    /// Marks `name`, which must not exist, in the directory `parent` as deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if neither form of whiteout can be made.
+    pub fn whiteout(self, dir: &Dir, parent: &Path, name: &Path) -> Result<()> {
+        self.set(dir, parent, "origin", b"")?;
+        let path = parent.join(name);
+        match dir.create_node(&path, Kind::CharDevice, 0, DeviceNumber::WHITEOUT) {
+            Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)) => {
+                dir.create_file(&path, 0o600)?;
+                self.set(dir, &path, "whiteout", b"")?;
+                // Never weaken an opaque directory; it needs no whiteouts anyway.
+                match opacity(dir, parent, self.own())? {
+                    Opacity::Merged => self.set(dir, parent, "opaque", b"x"),
+                    Opacity::MergedWithMarkedFiles | Opacity::Opaque => Ok(()),
+                }
+            }
+            done => done,
+        }
+    }
+}
+
+/// How the directory `path` treats what is below it.
+///
+/// # Errors
+///
+/// [`crate::fs::Error`] if the mark cannot be read: deleted files must not come back because of that.
+pub fn opacity(dir: &Dir, path: &Path, family: Namespace) -> Result<Opacity> {
+    Ok(match dir.xattr(path, family.key("opaque"))?.as_deref() {
+        Some(b"y") => Opacity::Opaque,
+        Some(b"x") => Opacity::MergedWithMarkedFiles,
+        _ => Opacity::Merged,
+    })
+}
+
+/// Whether `path` is a whiteout, in a directory of `opacity`.
+///
+/// # Errors
+///
+/// [`crate::fs::Error`] if that cannot be told.
+pub fn is_whiteout(dir: &Dir, path: &Path, stat: &Stat, family: Namespace, opacity: Opacity) -> Result<bool> {
+    match stat.kind {
+        Kind::CharDevice => Ok(stat.node == DeviceNumber::WHITEOUT),
+        Kind::File if stat.size == 0 && opacity == Opacity::MergedWithMarkedFiles => {
+            Ok(dir.xattr(path, family.key("whiteout"))?.is_some())
+        }
+        _ => Ok(false),
+    }
+}

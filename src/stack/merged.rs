@@ -1,0 +1,354 @@
+//! [`Stack`]: layers seen as one tree, as overlayfs would show them, without mounting anything.
+//!
+//! A directory is merged from those layers that have it, from the top down to the first that is opaque or has something
+//! else under its name. Everything else is what the topmost layer has. Marks that cannot be read are errors: a deleted
+//! file must not come back because of one.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+
+use super::marks::{self, Marks, Opacity};
+use super::object::{self, Object};
+use crate::fs::{Dir, Kind, Metadata, Optional, Result, Stat};
+use crate::path::LayerPath;
+
+/// One tree of a stack.
+#[derive(Debug)]
+pub struct Tree {
+    /// Its root.
+    pub dir: Dir,
+    /// The marks it carries.
+    pub marks: Marks,
+    /// Whether its root directory's metadata is meant; if not, that of a layer below counts.
+    pub declares_root: bool,
+}
+
+/// Trees on top of each other; the first is the topmost.
+#[derive(Clone, Debug, Default)]
+pub struct Stack<'a> {
+    trees: Vec<&'a Tree>,
+}
+
+/// A name found in a stack.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What the topmost layer has there.
+    pub stat: Stat,
+    /// The trees it comes from, topmost first: one, or for a directory all that are merged.
+    parts: Vec<usize>,
+}
+
+impl Found {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.stat.kind == Kind::Directory
+    }
+
+    /// The position of the tree that it comes from; of a merged directory, the topmost.
+    pub fn tree(&self) -> usize {
+        self.parts[0]
+    }
+
+    /// Whether the tree at this position contributes to it.
+    pub fn includes(&self, tree: usize) -> bool {
+        self.parts.contains(&tree)
+    }
+}
+
+impl<'a> Stack<'a> {
+    /// Stacks `trees`, topmost first.
+    pub fn new(trees: impl IntoIterator<Item = &'a Tree>) -> Self {
+        Self { trees: trees.into_iter().collect() }
+    }
+
+    /// The same without the topmost tree.
+    #[must_use]
+    pub fn below(&self) -> Self {
+        Self { trees: self.trees.iter().skip(1).copied().collect() }
+    }
+
+    /// The tree at this position.
+    pub fn tree(&self, position: usize) -> &'a Tree {
+        self.trees[position]
+    }
+
+    /// Whether there are no trees.
+    pub fn is_empty(&self) -> bool {
+        self.trees.is_empty()
+    }
+
+    /// The root directory; `None` for a stack of nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if a tree cannot be read.
+    pub fn root(&self) -> Result<Option<Found>> {
+        let Some(top) = self.trees.first() else { return Ok(None) };
+        let mut found = Found { stat: top.dir.stat(".")?, parts: Vec::new() };
+        for (position, tree) in self.trees.iter().enumerate() {
+            found.parts.push(position);
+            if opacity(tree, &LayerPath::ROOT)? == Opacity::Opaque {
+                break;
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// What the root directory is like: as the topmost tree says that says anything, else `0755 0:0`.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if it cannot be read.
+    pub fn root_metadata(&self) -> Result<Metadata> {
+        match self.trees.iter().find(|tree| tree.declares_root) {
+            Some(tree) => Ok(object::read(&tree.dir, LayerPath::ROOT.as_path(), tree.marks)?.metadata),
+            None => Ok(Metadata::default_directory()),
+        }
+    }
+
+    /// Looks up `path`, following no symlink; `None` if the stack has no such name.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if that cannot be told.
+    pub fn lookup(&self, path: &LayerPath) -> Result<Option<Found>> {
+        let Some(mut found) = self.root()? else { return Ok(None) };
+        let mut at = LayerPath::ROOT;
+        for component in path.components() {
+            if !found.is_directory() {
+                return Ok(None);
+            }
+            match self.child(&at, &found, component)? {
+                Some(child) => found = child,
+                None => return Ok(None),
+            }
+            at = at.join(component);
+        }
+        Ok(Some(found))
+    }
+
+    /// Looks up one name in the directory `path`, found before as `directory`.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if that cannot be told.
+    pub fn child(&self, path: &LayerPath, directory: &Found, name: &[u8]) -> Result<Option<Found>> {
+        let mut merge = Merge::default();
+        let child = path.join(name);
+        for &position in &directory.parts {
+            let tree = self.trees[position];
+            if let Some(stat) = tree.dir.stat(child.as_path()).optional()? {
+                let opacity = if tree.marks == Marks::None { Opacity::Merged } else { opacity(tree, path)? };
+                if !merge.take(position, tree, &child, stat, opacity)? {
+                    break;
+                }
+            }
+        }
+        Ok(merge.found)
+    }
+
+    /// Everything in the directory `path`, found before as `directory`, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if one of the directories cannot be read.
+    pub fn children(&self, path: &LayerPath, directory: &Found) -> Result<BTreeMap<Vec<u8>, Found>> {
+        let mut merges: BTreeMap<Vec<u8>, Merge> = BTreeMap::new();
+        for &position in &directory.parts {
+            let tree = self.trees[position];
+            let dir = tree.dir.open_dir(path.as_path())?;
+            let opacity = opacity(tree, path)?;
+            for entry in dir.names()? {
+                let child = path.join(&entry.name);
+                // A name that vanished between the listing and now is no name.
+                let Some(stat) = dir.stat(OsStr::from_bytes(&entry.name)).optional()? else { continue };
+                let merge = merges.entry(entry.name).or_default();
+                if !merge.closed {
+                    merge.take(position, tree, &child, stat, opacity)?;
+                }
+            }
+        }
+        Ok(merges.into_iter().filter_map(|(name, merge)| Some((name, merge.found?))).collect())
+    }
+
+    /// Reads the object at `path`, found before as `found`.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if it cannot be read.
+    pub fn object(&self, path: &LayerPath, found: &Found) -> Result<Object> {
+        let tree = self.trees[found.tree()];
+        let mut object = object::read(&tree.dir, path.as_path(), tree.marks)?;
+        if path.is_root() {
+            object.metadata = self.root_metadata()?;
+        }
+        Ok(object)
+    }
+
+    /// Opens the regular file at `path`, found before as `found`, for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if it cannot be opened.
+    pub fn open(&self, path: &LayerPath, found: &Found) -> Result<File> {
+        self.trees[found.tree()].dir.open_file(path.as_path())
+    }
+
+    /// Calls `visit` for everything in the stack but its root: a directory before what it holds, names in byte order.
+    ///
+    /// # Errors
+    ///
+    /// What `visit` returns, or [`crate::fs::Error`] if a directory cannot be read.
+    pub fn walk<E: From<crate::fs::Error>>(
+        &self,
+        visit: &mut dyn FnMut(&LayerPath, &Found) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self.root()? {
+            Some(root) => self.walk_below(&LayerPath::ROOT, &root, visit),
+            None => Ok(()),
+        }
+    }
+
+    /// Calls `visit` for everything below the directory `path`, found before as `directory`, without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stack::walk`].
+    pub fn walk_below<E: From<crate::fs::Error>>(
+        &self,
+        path: &LayerPath,
+        directory: &Found,
+        visit: &mut dyn FnMut(&LayerPath, &Found) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Its own stack instead of recursion: a container decides how deep its tree is.
+        let mut open = vec![(path.clone(), self.children(path, directory)?.into_iter())];
+        while let Some((parent, children)) = open.last_mut() {
+            let Some((name, found)) = children.next() else {
+                open.pop();
+                continue;
+            };
+            let path = parent.join(&name);
+            visit(&path, &found)?;
+            if found.is_directory() {
+                let children = self.children(&path, &found)?.into_iter();
+                open.push((path, children));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn opacity(tree: &Tree, path: &LayerPath) -> Result<Opacity> {
+    match tree.marks {
+        Marks::None => Ok(Opacity::Merged),
+        Marks::Overlay(family) => marks::opacity(&tree.dir, path.as_path(), family),
+    }
+}
+
+/// One name on its way down through the layers.
+#[derive(Default)]
+struct Merge {
+    found: Option<Found>,
+    closed: bool,
+}
+
+impl Merge {
+    /// Takes what the next lower tree has; false once nothing below can count any more.
+    fn take(
+        &mut self,
+        position: usize,
+        tree: &Tree,
+        path: &LayerPath,
+        stat: Stat,
+        parent: Opacity,
+    ) -> Result<bool> {
+        let whiteout = match tree.marks {
+            Marks::None => false,
+            Marks::Overlay(family) => marks::is_whiteout(&tree.dir, path.as_path(), &stat, family, parent)?,
+        };
+        let directory = stat.kind == Kind::Directory;
+        match &mut self.found {
+            None if whiteout => {}
+            None => self.found = Some(Found { stat, parts: vec![position] }),
+            Some(found) if directory && !whiteout => found.parts.push(position),
+            Some(_) => {}
+        }
+        self.closed = whiteout || !directory || opacity(tree, path)? == Opacity::Opaque;
+        Ok(!self.closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::marks::Families;
+    use super::*;
+
+    fn families() -> Families {
+        if rustix::process::geteuid().is_root() { Families::Both } else { Families::User }
+    }
+
+    fn tree(root: &Path, name: &str, make: impl Fn(&Dir)) -> Tree {
+        let dir = Dir::ensure_ambient(root.join(name)).unwrap();
+        make(&dir);
+        Tree { dir, marks: Marks::Overlay(families().own()), declares_root: false }
+    }
+
+    fn file(dir: &Dir, path: &str) {
+        dir.create_file(path, 0o644).unwrap();
+    }
+
+    fn shown(stack: &Stack<'_>) -> Vec<String> {
+        let mut names = Vec::new();
+        stack
+            .walk::<crate::fs::Error>(&mut |path, found| {
+                assert_eq!(stack.lookup(path)?.expect("what is listed is found").tree(), found.tree());
+                names.push(format!("{path}@{}", found.tree()));
+                Ok(())
+            })
+            .unwrap();
+        names
+    }
+
+    #[test]
+    fn a_stack_shows_what_overlayfs_would() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let bottom = tree(temp.path(), "bottom", |dir| {
+            for name in ["a", "b", "c"] {
+                dir.create_dir(name, 0o755).unwrap();
+                file(dir, &format!("{name}/one"));
+                file(dir, &format!("{name}/two"));
+            }
+            file(dir, "file");
+        });
+        let middle = tree(temp.path(), "middle", |dir| {
+            dir.create_dir("a", 0o755).unwrap();
+            families().whiteout(dir, Path::new("a"), Path::new("one")).unwrap();
+            dir.create_dir("b", 0o755).unwrap();
+            families().mark_opaque(dir, Path::new("b")).unwrap();
+            file(dir, "b/three");
+            families().whiteout(dir, Path::new(""), Path::new("c")).unwrap();
+        });
+        let top = tree(temp.path(), "top", |dir| {
+            dir.create_dir("c", 0o755).unwrap();
+            file(dir, "c/new");
+            dir.create_dir("file", 0o755).unwrap();
+            dir.create_dir("a", 0o755).unwrap();
+            file(dir, "a/one");
+        });
+        let stack = Stack::new([&top, &middle, &bottom]);
+        assert_eq!(
+            shown(&stack),
+            ["/a@0", "/a/one@0", "/a/two@2", "/b@1", "/b/three@1", "/c@0", "/c/new@0", "/file@0"]
+        );
+        assert_eq!(shown(&stack.below()), ["/a@0", "/a/two@1", "/b@0", "/b/three@0", "/file@1"]);
+        assert!(shown(&Stack::default()).is_empty());
+        let path = |name: &str| LayerPath::parse(name).unwrap();
+        for gone in ["a/three", "b/one", "c/one", "file/x", "nothing"] {
+            assert!(stack.lookup(&path(gone)).unwrap().is_none(), "{gone}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Objects of a tree as the image means them: [`read`] undoes what [`create`] and [`set_metadata`] had to do to hold
+//! them on this file system with these privileges.
+//!
+//! The invariant: what is written and then read is the same, or the difference was reported as a [`Loss`].
+
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::marks::{Families, Marks};
+use super::owner::{self, Override};
+use crate::fs::{DeviceNumber, Dir, Error, FileType, Kind, Metadata, Result, Stat};
+use crate::path::LayerPath;
+use crate::whiteout::{self, Stored};
+
+/// One object of a tree, as the image means it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// Its type, with the size or target or device.
+    pub file_type: FileType,
+    /// Mode, owner, time and attributes.
+    pub metadata: Metadata,
+    /// The inode that holds it.
+    pub stat: Stat,
+}
+
+/// Reads the object at `path`, which carries `marks` like the tree it is in.
+///
+/// # Errors
+///
+/// [`Error`] if it is missing or cannot be read.
+pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
+    let stat = dir.stat(path)?;
+    let mut metadata =
+        Metadata { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, ..Metadata::default() };
+    let (mut kind, mut node) = (stat.kind, stat.node);
+    for (name, value) in dir.xattrs(path)? {
+        if name == owner::KEY || name == owner::FUSE_KEY {
+            if let Some(meant) = Override::parse(&value) {
+                (metadata.uid, metadata.gid, metadata.mode) = (meant.uid, meant.gid, meant.mode);
+                // Only an empty file stands for something else: content is never thrown away.
+                if let Some((meant, device)) =
+                    meant.node.filter(|_| stat.kind == Kind::File && stat.size == 0)
+                {
+                    (kind, node) = (meant, device);
+                }
+            }
+            continue;
+        }
+        match (marks, whiteout::unescape(&name)) {
+            (Marks::None, _) | (_, Stored::Plain) => drop(metadata.xattrs.insert(name, value)),
+            (Marks::Overlay(_), Stored::Escaped(real)) => drop(metadata.xattrs.insert(real, value)),
+            (Marks::Overlay(_), Stored::Private) => {}
+        }
+    }
+    let file_type = match kind {
+        Kind::File => FileType::File { size: stat.size },
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink(dir.read_link(path)?),
+        Kind::Fifo => FileType::Fifo,
+        Kind::CharDevice => FileType::CharDevice(node),
+        Kind::BlockDevice => FileType::BlockDevice(node),
+        Kind::Socket => FileType::Socket,
+    };
+    Ok(Object { file_type, metadata, stat })
+}
+
+/// How objects are put on disk: what this process may do and who will read them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Style {
+    /// The marks of the tree; `None` for an ordinary directory, where attributes keep their names.
+    pub families: Option<Families>,
+    /// Whether the process passes permission checks on its own files (`CAP_DAC_OVERRIDE`). If not, every file stays
+    /// readable and every directory usable for its owner, and the mode that was meant is recorded.
+    pub privileged: bool,
+}
+
+/// Something of an object that this file system or this process could not hold. The object is there without it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Loss {
+    /// The object.
+    pub path: LayerPath,
+    /// What is missing.
+    pub what: Lost,
+    /// The refusal.
+    pub source: Error,
+}
+
+/// What was lost.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Lost {
+    /// The owner of something that can carry no record of it.
+    Owner {
+        /// Owner in the image.
+        uid: u32,
+        /// Group in the image.
+        gid: u32,
+    },
+    /// An extended attribute.
+    Xattr(Vec<u8>),
+}
+
+impl std::fmt::Display for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.what {
+            Lost::Owner { uid, gid } => write!(f, "{}: owner {uid}:{gid} cannot be kept", self.path)?,
+            Lost::Xattr(name) => {
+                write!(f, "{}: attribute {} cannot be kept", self.path, name.escape_ascii())?
+            }
+        }
+        write!(f, ": {}", self.source.source)
+    }
+}
+
+/// Creates `path`, which must not exist, as `file_type`, with the right type and target but preliminary metadata. A
+/// device or fifo that this process may not make becomes an empty file, which [`set_metadata`] then labels.
+///
+/// # Errors
+///
+/// [`Error`] if it cannot be created. Sockets are refused: they have no life outside the process that bound them.
+pub fn create(dir: &Dir, path: &Path, file_type: &FileType) -> Result<()> {
+    let node = |kind, device| match dir.create_node(path, kind, 0o600, device) {
+        Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS)) => {
+            dir.create_file(path, 0o600).map(drop)
+        }
+        done => done,
+    };
+    match file_type {
+        FileType::File { .. } => dir.create_file(path, 0o600).map(drop),
+        FileType::Directory => dir.create_dir(path, 0o700),
+        FileType::Symlink(target) => dir.create_symlink(target, path),
+        FileType::Fifo => node(Kind::Fifo, DeviceNumber::WHITEOUT),
+        FileType::CharDevice(device) => node(Kind::CharDevice, *device),
+        FileType::BlockDevice(device) => node(Kind::BlockDevice, *device),
+        FileType::Socket => Err(Error::new("create socket", dir.path_of(path), Errno::OPNOTSUPP)),
+    }
+}
+
+/// Gives `path`, of type `file_type`, its owner, mode, attributes and time, in that order: changing the owner clears
+/// setuid and file capabilities, and everything before changes the time.
+///
+/// `name` is the object's name in the image, for reports. Attributes that are there already and not wanted stay.
+///
+/// # Errors
+///
+/// [`Error`] for a refusal that is no [`Loss`]: out of space, or a file capability that root may not set.
+pub fn set_metadata(
+    dir: &Dir,
+    path: &Path,
+    file_type: &FileType,
+    metadata: &Metadata,
+    style: Style,
+    lose: &mut dyn FnMut(Loss),
+    name: &LayerPath,
+) -> Result<()> {
+    let stat = dir.stat(path)?;
+    let is_symlink = stat.kind == Kind::Symlink;
+    let mut recorded = stat.kind == Kind::File && !matches!(file_type, FileType::File { .. });
+    if (stat.uid, stat.gid) != (metadata.uid, metadata.gid) {
+        match dir.set_owner(path, metadata.uid, metadata.gid) {
+            Ok(()) => {}
+            Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::INVAL)) => {
+                if matches!(stat.kind, Kind::File | Kind::Directory) {
+                    recorded = true;
+                } else {
+                    let what = Lost::Owner { uid: metadata.uid, gid: metadata.gid };
+                    lose(Loss { path: name.clone(), what, source: error });
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let needed = match stat.kind {
+        _ if style.privileged => 0,
+        Kind::Directory => 0o700,
+        Kind::File => 0o400,
+        _ => 0,
+    };
+    recorded |= metadata.mode & needed != needed;
+    if !is_symlink {
+        dir.set_mode(path, metadata.mode | needed)?;
+    }
+    for (key, value) in &metadata.xattrs {
+        let stored = style.families.and_then(|_| whiteout::escape(key));
+        match dir.set_xattr(path, stored.as_deref().unwrap_or(key), value) {
+            Ok(()) => {}
+            Err(source) if is_loss(&source, key, style) => {
+                lose(Loss { path: name.clone(), what: Lost::Xattr(key.clone()), source });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if recorded {
+        let meant = Override { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, node: None };
+        if let Err(source) = dir.set_xattr(path, owner::KEY, &meant.to_value(file_type)) {
+            let what = Lost::Owner { uid: metadata.uid, gid: metadata.gid };
+            lose(Loss { path: name.clone(), what, source });
+        }
+    }
+    dir.set_mtime(path, metadata.mtime)
+}
+
+/// Whether a refused attribute is reported and done without.
+fn is_loss(error: &Error, key: &[u8], style: Style) -> bool {
+    let root = style.families == Some(Families::Both);
+    match error.errno() {
+        Some(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
+            !(root && key == b"security.capability")
+        }
+        Some(Errno::RANGE | Errno::TOOBIG) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Timestamp;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let own = dir.stat(".").unwrap();
+        let root = own.uid == 0;
+        let families = if root { Families::Both } else { Families::User };
+        let style = Style { families: Some(families), privileged: root };
+        let device = DeviceNumber { major: 1, minor: 3 };
+        let types = [
+            FileType::File { size: 0 },
+            FileType::Directory,
+            FileType::Symlink(b"/no/where".to_vec()),
+            FileType::Fifo,
+            FileType::CharDevice(device),
+        ];
+        for (number, file_type) in types.into_iter().enumerate() {
+            let name = number.to_string();
+            let mut metadata = Metadata {
+                mode: if matches!(file_type, FileType::Symlink(_)) { 0o777 } else { 0o4051 },
+                uid: if root { 7 } else { own.uid },
+                gid: own.gid,
+                mtime: Timestamp { seconds: -3, nanos: 999_999_999 },
+                ..Metadata::default()
+            };
+            if matches!(file_type, FileType::File { .. } | FileType::Directory) {
+                metadata.xattrs.insert(b"user.plain".to_vec(), b"\0=\n".to_vec());
+                metadata.xattrs.insert(b"user.overlay.opaque".to_vec(), b"y".to_vec());
+            }
+            let path = LayerPath::parse(&name).unwrap();
+            create(&dir, path.as_path(), &file_type).unwrap();
+            let mut lose = |loss: Loss| panic!("{loss}");
+            set_metadata(&dir, path.as_path(), &file_type, &metadata, style, &mut lose, &path).unwrap();
+            let object = read(&dir, path.as_path(), Marks::Overlay(families.own())).unwrap();
+            assert_eq!((object.file_type, object.metadata), (file_type, metadata));
+        }
+    }
+}

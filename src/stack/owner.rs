@@ -1,0 +1,93 @@
+//! [`Override`]: what a file is to the image, where the process may not make it so on disk.
+//!
+//! Without the right to change owners (a user namespace with a single id, a plain user) or to make device nodes, a file
+//! keeps its true owner, mode and type in an attribute, in the spelling of containers/storage:
+//! `user.containers.override_stat` = `uid:gid:mode[:type]`, the mode in octal. fuse-overlayfs 1.x writes
+//! `user.fuseoverlayfs.override_stat` with the file type in the mode's upper bits; that is read too.
+
+use crate::fs::{DeviceNumber, FileType, Kind};
+
+/// The attribute that is written.
+pub const KEY: &[u8] = b"user.containers.override_stat";
+
+/// The attribute of fuse-overlayfs 1.x.
+pub const FUSE_KEY: &[u8] = b"user.fuseoverlayfs.override_stat";
+
+/// Owner, mode and type that an image gives a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Override {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// The type and the device, where they are not those on disk.
+    pub node: Option<(Kind, DeviceNumber)>,
+}
+
+impl Override {
+    /// The value of [`KEY`] for this.
+    pub fn to_value(self, kind: &FileType) -> Vec<u8> {
+        let Self { uid, gid, mode, .. } = self;
+        let kind = match kind {
+            FileType::File { .. } => "file".to_owned(),
+            FileType::Directory => "dir".to_owned(),
+            FileType::Symlink(_) => "symlink".to_owned(),
+            FileType::Fifo => "pipe".to_owned(),
+            FileType::Socket => "socket".to_owned(),
+            FileType::CharDevice(device) => format!("char-{}-{}", device.major, device.minor),
+            FileType::BlockDevice(device) => format!("block-{}-{}", device.major, device.minor),
+        };
+        format!("{uid}:{gid}:0{mode:o}:{kind}").into_bytes()
+    }
+
+    /// Reads the value of either attribute; `None` if it is neither's.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(value).ok()?.split(':');
+        let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
+        let node = match parts.next() {
+            None => None,
+            Some(kind) => {
+                let mut words = kind.split('-');
+                let kind = match words.next()? {
+                    "char" => Some(Kind::CharDevice),
+                    "block" => Some(Kind::BlockDevice),
+                    "pipe" => Some(Kind::Fifo),
+                    "socket" => Some(Kind::Socket),
+                    _ => None,
+                };
+                let number = |words: &mut std::str::Split<'_, char>| {
+                    words.next().map_or(Some(0), |word| word.parse().ok())
+                };
+                let device = DeviceNumber { major: number(&mut words)?, minor: number(&mut words)? };
+                kind.map(|kind| (kind, device))
+            }
+        };
+        Some(Self { uid, gid, mode: mode & 0o7777, node })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_and_so_does_what_others_write() {
+        let device = DeviceNumber { major: 1, minor: 3 };
+        let own = Override { uid: 0, gid: 42, mode: 0o4755, node: None };
+        assert_eq!(own.to_value(&FileType::File { size: 3 }), b"0:42:04755:file");
+        assert_eq!(Override::parse(b"0:42:04755:file"), Some(own));
+        let node = Override { node: Some((Kind::CharDevice, device)), ..own };
+        assert_eq!(Override::parse(&node.to_value(&FileType::CharDevice(device))), Some(node));
+        assert_eq!(Override::parse(b"5:6:644"), Some(Override { uid: 5, gid: 6, mode: 0o644, node: None }));
+        assert_eq!(
+            Override::parse(b"5:6:100755"),
+            Some(Override { uid: 5, gid: 6, mode: 0o755, node: None })
+        );
+        for wrong in [&b""[..], b"1", b"1:2", b"a:b:c", b"1:2:9", b"1:2:7:char-x-1"] {
+            assert_eq!(Override::parse(wrong), None);
+        }
+    }
+}
