@@ -1,0 +1,302 @@
+//! [`Decoder`]: whatever a stream is compressed with, its content.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use super::gzip::GzipMembers;
+use super::input::Input;
+use super::zstd::ZstdFrames;
+use super::{CodecError, Compression, SNIFFED, sniff};
+use crate::limits::Limits;
+
+/// What may be unpacked before [`Limits::expansion`] is looked at: small blobs of zeros compress without bounds.
+const FREE: u64 = 64 << 20;
+
+/// Reads the content of a stream that may be compressed.
+///
+/// It decodes straight into the caller's buffer, so read with a large one (128 KiB is good). `Ok(0)` comes only after
+/// the compressed input was read to its end and found whole. Memory is bounded whatever the stream claims: 256 KiB of
+/// input, and up to 128 MiB for the window of a Zstandard frame that asks for so much (more is refused).
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use plywood::codec::{Compression, Decoder, Encoder, Encoding};
+///
+/// let mut encoder = Encoder::new(Vec::new(), Encoding::Gzip { level: 6 })?;
+/// encoder.write_all(b"content")?;
+/// let compressed = encoder.finish()?;
+///
+/// let mut decoder = Decoder::new(&compressed[..], &Default::default())?;
+/// assert_eq!(decoder.compression(), Compression::Gzip);
+/// let mut content = String::new();
+/// decoder.read_to_string(&mut content)?;
+/// assert_eq!(content, "content");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Reading fails with an [`io::Error`] that carries a [`CodecError`] (see [`CodecError::of`]) if the stream is not
+/// what it should be, again and again once it has; or with the error of the underlying reader as it is.
+pub struct Decoder<R> {
+    input: Input<R>,
+    format: Format,
+    produced: u64,
+    expansion: u64,
+    failure: Option<CodecError>,
+}
+
+enum Format {
+    Plain,
+    Gzip(GzipMembers),
+    Zstd(ZstdFrames),
+}
+
+impl<R: Read> Decoder<R> {
+    /// Reads the first bytes of `reader` to see how it is compressed.
+    ///
+    /// # Errors
+    ///
+    /// Those of `reader`.
+    pub fn new(reader: R, limits: &Limits) -> io::Result<Self> {
+        let mut input = Input::new(reader);
+        let format = match sniff(input.fill(SNIFFED)?) {
+            Compression::None => Format::Plain,
+            Compression::Gzip => Format::Gzip(GzipMembers::new()),
+            Compression::Zstd => Format::Zstd(ZstdFrames::new()?),
+        };
+        Ok(Self { input, format, produced: 0, expansion: limits.expansion, failure: None })
+    }
+
+    /// How the stream is compressed.
+    pub fn compression(&self) -> Compression {
+        match self.format {
+            Format::Plain => Compression::None,
+            Format::Gzip(_) => Compression::Gzip,
+            Format::Zstd(_) => Compression::Zstd,
+        }
+    }
+
+    /// The underlying reader. It may be ahead of what was decoded.
+    pub fn get_ref(&self) -> &R {
+        self.input.get_ref()
+    }
+
+    /// Returns the underlying reader. Before the end was reached, it is further ahead than what was decoded.
+    pub fn into_inner(self) -> R {
+        self.input.into_inner()
+    }
+
+    fn decode(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = match &mut self.format {
+            Format::Plain => return self.input.read_through(out),
+            Format::Gzip(members) => members.decode(&mut self.input, out)?,
+            Format::Zstd(frames) => frames.decode(&mut self.input, out)?,
+        };
+        self.produced += count as u64;
+        let compressed = self.input.consumed();
+        if self.produced > FREE && self.produced > compressed.saturating_mul(self.expansion) {
+            let compression = self.compression();
+            return Err(CodecError::Expansion { compression, compressed, limit: self.expansion }.into());
+        }
+        Ok(count)
+    }
+}
+
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone().into());
+        }
+        if out.is_empty() {
+            return Ok(0);
+        }
+        self.decode(out).inspect_err(|error| self.failure = CodecError::of(error).cloned())
+    }
+}
+
+impl<R> fmt::Debug for Decoder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder").field("produced", &self.produced).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::{Encoder, Encoding};
+    use super::*;
+
+    fn compress(encoding: Encoding, content: &[u8]) -> Vec<u8> {
+        let mut encoder = Encoder::new(Vec::new(), encoding).unwrap();
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        compress(Encoding::Gzip { level: 6 }, content)
+    }
+
+    fn zstd(content: &[u8]) -> Vec<u8> {
+        compress(Encoding::Zstd { level: 3 }, content)
+    }
+
+    fn decode(stream: &[u8]) -> Result<Vec<u8>, CodecError> {
+        // One byte at a time is the hardest way to get it.
+        struct Drip<'a>(&'a [u8]);
+        impl Read for Drip<'_> {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                let count = self.0.len().min(out.len()).min(1);
+                self.0.read(&mut out[..count])
+            }
+        }
+        let drip = read_all(Drip(stream));
+        assert_eq!(drip, read_all(stream), "the pieces of the input must not matter");
+        drip
+    }
+
+    fn read_all(reader: impl Read) -> Result<Vec<u8>, CodecError> {
+        let mut content = Vec::new();
+        match Decoder::new(reader, &Limits::default()).unwrap().read_to_end(&mut content) {
+            Ok(_) => Ok(content),
+            Err(error) => Err(CodecError::of(&error).expect("a memory reader has no errors").clone()),
+        }
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as u8 & 0x3f
+        })
+        .take(len)
+        .collect()
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        for content in [&b""[..], b"x", &noise(1 << 20), &[0; 300_000]] {
+            for encoding in [Encoding::None, Encoding::Gzip { level: 1 }, Encoding::Zstd { level: 1 }] {
+                let stream = compress(encoding, content);
+                assert!(read_all(&stream[..]).unwrap() == content, "{encoding:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn members_and_frames_follow_each_other() {
+        assert_eq!(decode(&[gzip(b"one"), gzip(b""), gzip(b"two")].concat()).unwrap(), b"onetwo");
+        assert_eq!(decode(&[zstd(b"one"), zstd(b""), zstd(b"two")].concat()).unwrap(), b"onetwo");
+    }
+
+    #[test]
+    fn skippable_frames_are_skipped_wherever_they_stand() {
+        let empty = b"\x5f\x2a\x4d\x18\0\0\0\0".to_vec();
+        let full = b"\x50\x2a\x4d\x18\x05\0\0\0hello".to_vec();
+        let stream = [full.clone(), zstd(b"one"), empty.clone(), full.clone(), zstd(b"two"), empty].concat();
+        assert_eq!(decode(&stream).unwrap(), b"onetwo");
+        assert_eq!(decode(&full).unwrap(), b"");
+    }
+
+    #[test]
+    fn every_optional_field_of_a_gzip_header_is_read_over() {
+        let plain = gzip(b"content");
+        let mut header = vec![0x1f, 0x8b, 8, 0x1f, 1, 2, 3, 4, 0, 3];
+        header.extend(b"\x05\0extra");
+        header.extend(b"name\0comment\0");
+        let sum = zlib_rs::crc32::crc32(0, &header) as u16;
+        let good = [&header[..], &sum.to_le_bytes(), &plain[10..]].concat();
+        assert_eq!(decode(&good).unwrap(), b"content");
+        let bad = [&header[..], &(!sum).to_le_bytes(), &plain[10..]].concat();
+        assert!(matches!(decode(&bad), Err(CodecError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_stream_cut_anywhere_says_so() {
+        for stream in [gzip(&noise(3000)), zstd(&noise(3000))] {
+            for end in 4..stream.len() {
+                let error = decode(&stream[..end]).unwrap_err();
+                assert!(matches!(error, CodecError::Truncated { .. }), "{end}: {error}");
+            }
+        }
+        let frames = [zstd(b"one"), zstd(b"two")].concat();
+        let error = decode(&frames[..zstd(b"one").len() + 2]).unwrap_err();
+        assert!(matches!(error, CodecError::Truncated { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_gzip_trailer_names_both_values() {
+        let stream = gzip(b"content");
+        let at = stream.len();
+        let mut wrong = stream.clone();
+        wrong[at - 8] ^= 1;
+        let found = zlib_rs::crc32::crc32(0, b"content");
+        let expected = CodecError::Checksum { position: at as u64, expected: found ^ 1, found };
+        assert_eq!(decode(&wrong), Err(expected));
+        let mut wrong = stream;
+        wrong[at - 4] ^= 1;
+        assert_eq!(decode(&wrong), Err(CodecError::Length { position: at as u64, expected: 6, found: 7 }));
+    }
+
+    #[test]
+    fn zeros_behind_the_last_member_are_ignored_and_nothing_else_is() {
+        let stream = gzip(b"content");
+        let position = stream.len() as u64;
+        assert_eq!(decode(&[&stream[..], &[0; 1000]].concat()).unwrap(), b"content");
+        let trailing = |position| CodecError::Trailing { compression: Compression::Gzip, position };
+        assert_eq!(decode(&[&stream[..], b"x"].concat()), Err(trailing(position)));
+        assert_eq!(decode(&[&stream[..], b"\x1fx"].concat()), Err(trailing(position)));
+        assert_eq!(decode(&[&stream[..], b"\0\0x"].concat()), Err(trailing(position + 2)));
+        let stream = zstd(b"content");
+        let position = stream.len() as u64;
+        let trailing = CodecError::Trailing { compression: Compression::Zstd, position };
+        assert_eq!(decode(&[&stream[..], b"\0"].concat()), Err(trailing.clone()));
+        assert_eq!(decode(&[&stream[..], b"garbage"].concat()), Err(trailing));
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_and_stays_stopped() {
+        let zeros = io::repeat(0).take(FREE + (10 << 20));
+        let mut encoder = Encoder::new(Vec::new(), Encoding::Zstd { level: 1 }).unwrap();
+        io::copy(&mut { zeros }, &mut encoder).unwrap();
+        let bomb = encoder.finish().unwrap();
+        let mut decoder = Decoder::new(&bomb[..], &Limits::default()).unwrap();
+        let error = io::copy(&mut decoder, &mut io::sink()).unwrap_err();
+        assert!(matches!(CodecError::of(&error), Some(CodecError::Expansion { limit: 1100, .. })));
+        let error = decoder.read(&mut [0; 10]).unwrap_err();
+        assert!(matches!(CodecError::of(&error), Some(CodecError::Expansion { .. })));
+        let limits = Limits { expansion: u64::MAX, ..Limits::default() };
+        let mut decoder = Decoder::new(&bomb[..], &limits).unwrap();
+        assert_eq!(io::copy(&mut decoder, &mut io::sink()).unwrap(), FREE + (10 << 20));
+    }
+
+    #[test]
+    fn errors_of_the_reader_come_through_as_they_are() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::from_raw_os_error(5))
+            }
+        }
+        let start = gzip(&noise(1000));
+        let mut decoder = Decoder::new(start[..500].chain(Broken), &Limits::default()).unwrap();
+        let error = io::copy(&mut decoder, &mut io::sink()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(5));
+        assert!(CodecError::of(&error).is_none());
+    }
+
+    #[test]
+    fn a_wrapped_error_is_still_found() {
+        let inner: io::Error = CodecError::Trailing { compression: Compression::Gzip, position: 1 }.into();
+        let outer = io::Error::other(io::Error::other(inner));
+        assert!(CodecError::of(&outer).is_some());
+    }
+
+    #[test]
+    fn decoder_and_encoder_may_change_threads() {
+        fn movable<T: Send>() {}
+        movable::<Decoder<std::fs::File>>();
+        movable::<Encoder<std::fs::File>>();
+    }
+}

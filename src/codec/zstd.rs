@@ -1,0 +1,76 @@
+//! Zstandard: frames and skippable frames in any order ([RFC 8878](https://www.rfc-editor.org/rfc/rfc8878)).
+
+use std::io::{self, Read};
+
+use ::zstd::stream::raw::{Decoder, Operation};
+
+use super::input::Input;
+use super::{CodecError, Compression, ZSTD_MAGIC, is_skippable};
+
+/// Decodes any number of frames one after the other.
+pub(super) struct ZstdFrames {
+    decoder: Decoder<'static>,
+    inside: bool,
+}
+
+impl ZstdFrames {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { decoder: Decoder::new()?, inside: false })
+    }
+
+    /// Decodes some bytes into `out`, which is not empty; 0 at the end of the input.
+    pub(super) fn decode<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.inside && !next_frame(input)? {
+                return Ok(0);
+            }
+            self.inside = true;
+            // At the end of the input there may still be output that had no room before.
+            let data = input.fill(1)?;
+            let at_end = data.is_empty();
+            let step = self.decoder.run_on_buffers(data, out);
+            let step = step.map_err(|error| corrupt(input, error.to_string()))?;
+            input.consume(step.bytes_read);
+            self.inside = step.remaining > 0;
+            if step.bytes_written > 0 {
+                return Ok(step.bytes_written);
+            }
+            if step.bytes_read == 0 && self.inside {
+                return Err(match at_end {
+                    true => truncated(input),
+                    false => corrupt(input, "the decompressor makes no progress".into()),
+                });
+            }
+        }
+    }
+}
+
+/// Whether another frame begins here; `false` at the end of the input.
+fn next_frame<R: Read>(input: &mut Input<R>) -> io::Result<bool> {
+    let data = input.fill(4)?;
+    match data.len() {
+        0 => Ok(false),
+        1..=3 if ZSTD_MAGIC.starts_with(data) || may_become_skippable(data) => {
+            input.consume(input.buffered().len());
+            Err(truncated(input))
+        }
+        4.. if data.starts_with(&ZSTD_MAGIC) || is_skippable(data) => Ok(true),
+        _ => {
+            let position = input.consumed();
+            Err(CodecError::Trailing { compression: Compression::Zstd, position }.into())
+        }
+    }
+}
+
+fn may_become_skippable(data: &[u8]) -> bool {
+    matches!(data, [0x50..=0x5f] | [0x50..=0x5f, 0x2a] | [0x50..=0x5f, 0x2a, 0x4d])
+}
+
+fn truncated<R: Read>(input: &Input<R>) -> io::Error {
+    let position = input.consumed();
+    CodecError::Truncated { compression: Compression::Zstd, position, inside: "a frame" }.into()
+}
+
+fn corrupt<R: Read>(input: &Input<R>, reason: String) -> io::Error {
+    CodecError::Corrupt { compression: Compression::Zstd, position: input.consumed(), reason }.into()
+}
