@@ -4,6 +4,7 @@ pub mod blob;
 pub mod codec;
 pub mod digest;
 pub mod fs;
+pub mod image;
 pub mod layer;
 pub mod limits;
 pub mod path;
