@@ -1,6 +1,7 @@
 //! Plywood: a layered image store and an overlay storage driver, as a library.
 
 pub mod blob;
+pub mod changeset;
 pub mod codec;
 pub mod digest;
 pub mod fs;
