@@ -325,8 +325,7 @@ mod tests {
 
     #[test]
     fn more_layers_than_the_limit_are_refused() {
-        let mut limits = Limits::default();
-        limits.layers = 1;
+        let limits = Limits { layers: 1, ..Limits::default() };
         let bytes = config(&["a", "b"], &[]).to_json();
         assert!(matches!(
             Config::parse(&bytes, &limits),

@@ -196,8 +196,7 @@ mod tests {
 
     #[test]
     fn more_entries_than_the_limit_are_refused() {
-        let mut limits = Limits::default();
-        limits.images = 1;
+        let limits = Limits { images: 1, ..Limits::default() };
         let index = Index::new(vec![entry(b"a", None), entry(b"b", None)]);
         assert!(matches!(Index::parse(&index.to_json(), &limits), Err(ImageError::TooMany { found: 2, .. })));
     }

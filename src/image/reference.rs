@@ -134,10 +134,8 @@ impl Reference {
             path.to_owned()
         };
         check_path(&path).map_err(fault)?;
-        let tag = match tag.strip_prefix(':') {
-            Some(tag) => Some(tag.to_owned()),
-            None => None, // empty, for the path ends only at `:`, `@` or the end
-        };
+        // The path ends only at `:`, `@` or the end, so what has no colon is empty.
+        let tag = tag.strip_prefix(':').map(str::to_owned);
         if let Some(tag) = &tag {
             check_tag(tag).map_err(fault)?;
         }
