@@ -49,7 +49,7 @@ impl Staging {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be made.
+    /// [`Error`](super::Error) if it cannot be made.
     pub fn workspace(&self) -> Result<Workspace> {
         let staging = self.dir.try_clone()?;
         let name = unique_name()?;
@@ -66,7 +66,7 @@ impl Staging {
     ///
     /// # Errors
     ///
-    /// [`Error`] if the directory cannot be read or something cannot be moved.
+    /// [`Error`](super::Error) if the directory cannot be read or something cannot be moved.
     pub fn sweep(&self, rubbish: &Workspace) -> Result<(Vec<Dir>, u64)> {
         let (mut live, mut swept) = (Vec::new(), 0);
         for entry in self.dir.names()? {
@@ -104,7 +104,7 @@ impl Staging {
 ///
 /// # Errors
 ///
-/// [`Error`] if the kernel gives no random bytes.
+/// [`Error`](super::Error) if the kernel gives no random bytes.
 pub fn unique_name() -> Result<String> {
     use std::fmt::Write as _;
     let mut random = [0; 16];
@@ -142,7 +142,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be made.
+    /// [`Error`](super::Error) if it cannot be made.
     pub fn file(&self) -> Result<StagedFile<'_>> {
         let name = self.fresh();
         Ok(StagedFile { file: self.dir.create_file(&name, 0o644)?, workspace: self, name })
@@ -152,7 +152,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be made.
+    /// [`Error`](super::Error) if it cannot be made.
     pub fn directory(&self) -> Result<StagedDir<'_>> {
         let name = self.fresh();
         self.dir.create_dir(&name, 0o755)?;
@@ -163,7 +163,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// [`Error`] if the file system refuses; the old content is then still there.
+    /// [`Error`](super::Error) if the file system refuses; the old content is then still there.
     pub fn replace(
         &self,
         content: &[u8],
@@ -184,7 +184,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it is missing or the file system refuses.
+    /// [`Error`](super::Error) if it is missing or the file system refuses.
     pub fn discard(&self, from: &Dir, name: impl AsRef<Path>) -> Result<()> {
         from.rename(name, &self.dir, self.fresh())
     }
@@ -193,7 +193,7 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// [`Error`] if something cannot be removed; the next collection tries again.
+    /// [`Error`](super::Error) if something cannot be removed; the next collection tries again.
     pub fn close(mut self) -> Result<()> {
         self.remove()
     }
@@ -237,7 +237,7 @@ impl StagedFile<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error`] if the file system refuses; nothing is visible then.
+    /// [`Error`](super::Error) if the file system refuses; nothing is visible then.
     pub fn publish(self, into: &Dir, name: impl AsRef<Path>, durability: Durability) -> Result<()> {
         if durability == Durability::Full {
             self.file.sync_all().at("sync", self.path())?;
@@ -249,7 +249,7 @@ impl StagedFile<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be removed.
+    /// [`Error`](super::Error) if it cannot be removed.
     pub fn discard(self) -> Result<()> {
         self.workspace.dir.remove_file(&self.name)
     }
@@ -273,7 +273,7 @@ impl StagedDir<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error`] with [`Error::is_exists`] if the name is taken, otherwise if the file system refuses. The directory
+    /// [`Error`](super::Error) with [`Error::is_exists`](super::Error::is_exists) if the name is taken, otherwise if the file system refuses. The directory
     /// then stays in the workspace.
     pub fn publish(self, into: &Dir, name: impl AsRef<Path>) -> Result<Dir> {
         self.workspace.dir.rename_new(&self.name, into, name)?;
@@ -284,7 +284,7 @@ impl StagedDir<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error`] if something cannot be removed.
+    /// [`Error`](super::Error) if something cannot be removed.
     pub fn discard(self) -> Result<()> {
         self.workspace.dir.remove_all(&self.name)
     }
