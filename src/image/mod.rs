@@ -7,14 +7,14 @@
 //!
 //! ```
 //! use plywood::digest::{Digest, DiffId};
-//! use plywood::image::{Config, History, Platform};
+//! use plywood::image::{Config, ConfigChange, History, Platform};
 //! use plywood::limits::Limits;
 //!
 //! let mut config = Config::new(&"linux/arm64".parse()?);
 //! let mut step = History::default();
 //! step.created_by = Some("an example".to_owned());
 //! config.push_layer(DiffId::of_tar(Digest::of(b"a tar")), step);
-//! config.config.set_env("PORT", "80");
+//! config.apply(&["CMD [\"/srv/web\"]".parse()?, ConfigChange::env("PORT", "80")])?;
 //!
 //! let bytes = config.to_json();
 //! assert_eq!(Config::parse(&bytes, &Limits::default())?, config);
@@ -23,11 +23,14 @@
 //! ```
 
 mod base64;
+mod change;
 mod config;
 mod descriptor;
 mod document;
 mod error;
+mod expand;
 mod index;
+mod instruction;
 mod json;
 mod manifest;
 mod media_type;
@@ -36,11 +39,13 @@ mod reference;
 mod runtime;
 pub mod time;
 
+pub use change::{ChangeError, CommandLine, ConfigChange, Protocol};
 pub use config::{Config, ConfigWarning, History, RootFs};
 pub use descriptor::Descriptor;
 pub use document::ManifestDocument;
 pub use error::ImageError;
 pub use index::Index;
+pub use instruction::Instruction;
 pub use json::Extra;
 pub use manifest::Manifest;
 pub use media_type::{CompressionHint, MediaKind, MediaType};
