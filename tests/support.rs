@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use common::image::{Compression, Layout, image, image_of};
+use common::peers::{Containerd, Docker, Storage};
 use common::privilege::{self, Privilege};
 use common::tar::{Dialect, SparseDialect, Tar, seal, tar};
 use common::tree::{Kind, Tree, is_directory, snapshot};
@@ -328,4 +329,55 @@ fn a_reader_gets_all_members_of_a_compressed_layer() {
     let mut read = Vec::new();
     flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut read).unwrap();
     assert_eq!(read, layer);
+}
+
+/// The archive that every peer is given, and what its config and name are.
+fn archive(dir: &std::path::Path) -> (String, String) {
+    let (spec, _) =
+        image_of(&[tar().dir("").file("a", "1"), tar().whiteout("a").dir("etc").file("etc/b", "2")]);
+    let layout = Layout::of(&spec.name("docker.io/library/made-by-tests:one"));
+    let path = dir.join("docker.tar");
+    std::fs::write(&path, layout.docker_archive()).unwrap();
+    (path.to_str().unwrap().to_owned(), layout.images[0].config.clone())
+}
+
+#[test]
+fn podman_reads_an_archive_made_here() {
+    let Some(podman) = Storage::podman() else { return };
+    let dir = common::scratch();
+    let (path, config) = archive(dir.path());
+    podman.run(&["load", "--quiet", "--input", &path]);
+    let id = podman.run(&["image", "inspect", "--format", "{{.Id}}", "made-by-tests:one"]);
+    assert_eq!(format!("sha256:{id}"), config);
+    let root = podman.run(&["image", "mount", "made-by-tests:one"]);
+    assert_eq!(snapshot(root).names(), ["etc", "etc/b"]);
+}
+
+#[test]
+fn buildah_reads_an_archive_made_here() {
+    let Some(buildah) = Storage::buildah() else { return };
+    let dir = common::scratch();
+    let (path, config) = archive(dir.path());
+    assert_eq!(
+        format!("sha256:{}", buildah.run(&["pull", "--quiet", &format!("docker-archive:{path}")])),
+        config
+    );
+}
+
+#[test]
+fn docker_reads_an_archive_made_here() {
+    let Some(docker) = Docker::start() else { return };
+    let dir = common::scratch();
+    let (path, config) = archive(dir.path());
+    docker.run(&["load", "--quiet", "--input", &path]);
+    assert_eq!(docker.run(&["image", "inspect", "--format", "{{.Id}}", "made-by-tests:one"]), config);
+}
+
+#[test]
+fn containerd_reads_an_archive_made_here() {
+    let Some(containerd) = Containerd::start() else { return };
+    let dir = common::scratch();
+    let (path, _) = archive(dir.path());
+    containerd.run(&["images", "import", &path]);
+    assert_eq!(containerd.run(&["images", "ls", "--quiet"]), "docker.io/library/made-by-tests:one");
 }

@@ -7,6 +7,7 @@
 //! | [`model`] | what layers mean, by a slow and obvious interpreter over a map |
 //! | [`kernel`] | what GNU tar and the kernel's overlayfs make of layers |
 //! | [`image`] | OCI layouts, OCI archives and docker-archives around layer tars |
+//! | [`peers`] | podman, buildah, docker and containerd, each on its own |
 //! | [`privilege`] | the same test as root, in user namespaces and as a plain user |
 //!
 //! Nothing here uses the crate's own tar code, JSON types or digests: a mistake made on both sides would be invisible.
@@ -17,6 +18,7 @@
 pub mod image;
 pub mod kernel;
 pub mod model;
+pub mod peers;
 pub mod privilege;
 pub mod tar;
 pub mod tree;
