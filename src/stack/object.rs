@@ -179,8 +179,10 @@ pub fn set_metadata(
         _ => 0,
     };
     recorded |= metadata.mode & needed != needed;
+    // `user.*` attributes of a file can be set by whoever may write to it, its owner not excepted.
+    let writable = if stat.kind == Kind::File && !style.privileged { 0o200 } else { 0 };
     if !is_symlink {
-        dir.set_mode(path, metadata.mode | needed)?;
+        dir.set_mode(path, metadata.mode | needed | writable)?;
     }
     for (key, value) in &metadata.xattrs {
         let stored = style.families.and_then(|_| whiteout::escape(key));
@@ -198,6 +200,9 @@ pub fn set_metadata(
             let what = Lost::Owner { uid: metadata.uid, gid: metadata.gid };
             lose(Loss { path: name.clone(), what, source });
         }
+    }
+    if metadata.mode & writable != writable {
+        dir.set_mode(path, metadata.mode | needed)?;
     }
     dir.set_mtime(path, metadata.mtime)
 }
