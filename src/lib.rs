@@ -4,6 +4,7 @@ pub mod blob;
 pub mod changeset;
 pub mod codec;
 pub mod digest;
+pub mod driver;
 pub mod fs;
 pub mod image;
 pub mod layer;

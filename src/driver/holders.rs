@@ -1,0 +1,88 @@
+//! Who keeps a mount busy, as far as `/proc` tells: it is for a message, so what cannot be seen is left out.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use super::mounts::MountTable;
+use crate::fs::Dir;
+
+/// Someone who keeps a mount busy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Holder {
+    /// A process.
+    Process {
+        /// Its id.
+        pid: u32,
+        /// The name of its program.
+        command: String,
+        /// How it holds the mount: `its working directory`, `an open file`.
+        by: &'static str,
+    },
+    /// Another mount, on a directory of this one.
+    Mount {
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, command, by } => write!(f, "{command} (process {pid}, {by})"),
+            Self::Mount { path } => write!(f, "the mount at {path:?}"),
+        }
+    }
+}
+
+/// Names at most this many; a message is not a report.
+const MOST: usize = 8;
+
+/// Finds who holds the mount whose root is `root`, seen at `path`.
+pub(super) fn of(root: &Dir, path: &Path) -> Vec<Holder> {
+    let mut holders = Vec::new();
+    if let Ok(table) = MountTable::read() {
+        let above = table.within(path).filter(|mount| mount.point != path);
+        holders.extend(above.map(|mount| Holder::Mount { path: mount.point.clone() }));
+    }
+    if let Some(mount) = mount_id(&root.proc_path()) {
+        holders.extend(processes(mount));
+    }
+    holders.truncate(MOST);
+    holders
+}
+
+fn processes(mount: u64) -> impl Iterator<Item = Holder> {
+    let own = std::process::id();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let by = how(&entry.path(), mount, pid == own)?;
+        let command = fs::read_to_string(entry.path().join("comm"));
+        let command = command.map_or_else(|_| "?".to_owned(), |name| name.trim_end().to_owned());
+        Some(Holder::Process { pid, command, by })
+    })
+}
+
+/// How the process holds the mount, if it does. Of the own process one open file is the handle that asks.
+fn how(process: &Path, mount: u64, own: bool) -> Option<&'static str> {
+    for (link, by) in
+        [("cwd", "its working directory"), ("root", "its root directory"), ("exe", "its program")]
+    {
+        if mount_id(&process.join(link)) == Some(mount) {
+            return Some(by);
+        }
+    }
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let held = files.filter(|file| mount_id(&file.path()) == Some(mount)).take(2).count();
+    (held > usize::from(own)).then_some("an open file")
+}
+
+/// The number of the mount that `path` leads to; none before Linux 5.8.
+fn mount_id(path: &Path) -> Option<u64> {
+    let stat = statx(CWD, path, AtFlags::NO_AUTOMOUNT, StatxFlags::MNT_ID).ok()?;
+    (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+}

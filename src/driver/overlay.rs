@@ -1,0 +1,243 @@
+//! [`OverlayDriver`]: roots by the kernel's overlayfs.
+//!
+//! As root the marks are in `trusted.overlay.*`; elsewhere (a user namespace) the mount is made with `userxattr` and
+//! obeys `user.overlay.*`. A writable directory keeps the family that it was prepared with: read with the other one,
+//! deleted files would come back.
+
+use std::os::fd::OwnedFd;
+
+use super::error::DriverError;
+use super::mount_api::{self, MOST_LOWERS};
+use super::mounts::MountTable;
+use super::plan::{Changes, Lower, OverlayPlan};
+use super::record::{self, Record};
+use super::{
+    Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
+    usage,
+};
+use crate::fs::{Dir, Durability, FileType, Optional};
+use crate::path::LayerPath;
+use crate::stack::Tree;
+use crate::stack::marks::{Families, Marks};
+use crate::stack::object::{self, Style};
+use crate::whiteout::Namespace;
+
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const MERGED: &str = "merged";
+const TOP: &str = "top";
+const BOTTOM: &str = "bottom";
+
+/// Roots by the kernel's overlayfs.
+#[derive(Clone, Copy, Debug)]
+pub struct OverlayDriver {
+    style: Style,
+}
+
+impl OverlayDriver {
+    /// For a process that can write these families of attributes, and is or is not above permission checks. A
+    /// [`super::Probe`] finds out.
+    pub fn new(families: Families, privileged: bool) -> Self {
+        Self { style: Style { families: Some(families), privileged } }
+    }
+
+    /// The families that this process can write.
+    fn families(&self) -> Families {
+        self.style.families.unwrap_or(Families::User)
+    }
+
+    /// The family that a mount of these layers obeys: the own, unless a layer has the other one only.
+    fn family(&self, spec: &RootSpec<'_>) -> Namespace {
+        let trees = spec.layers.trees();
+        if trees.iter().any(|tree| tree.marks == Marks::Overlay(Namespace::User)) {
+            Namespace::User
+        } else {
+            self.families().own()
+        }
+    }
+
+    /// Makes the directory `name` in `dir` look like the root of the stack.
+    fn make_root(&self, spec: &RootSpec<'_>, name: &str, prepared: &mut Prepared) -> Result<(), DriverError> {
+        let metadata = spec.layers.root_metadata()?;
+        let path = std::path::Path::new(name);
+        let mut lose = |loss| prepared.losses.push(loss);
+        let root = LayerPath::ROOT;
+        object::create(spec.dir, path, &FileType::Directory)?;
+        object::set_metadata(spec.dir, path, &FileType::Directory, &metadata, self.style, &mut lose, &root)?;
+        Ok(())
+    }
+
+    fn overlay_plan<'a>(&self, spec: &RootSpec<'a>) -> Result<OverlayPlan<'a>, DriverError> {
+        let mut obeyed = self.family(spec);
+        let mut lowers: Vec<_> = spec.layers.trees().iter().map(|tree| Lower::Layer(&tree.dir)).collect();
+        let changes = match spec.options.access {
+            Access::Writable => {
+                let recorded = Record::read(spec.dir, DriverKind::Overlay)?.marks(spec.dir)?;
+                if (recorded, obeyed) == (Namespace::Trusted, Namespace::User) {
+                    return Err(DriverError::ForeignMarks {
+                        path: spec.dir.path_of(UPPER),
+                        recorded,
+                        obeyed,
+                    });
+                }
+                // Layers with `trusted.*` marks carry the others too; this directory may not.
+                obeyed = recorded;
+                refuse_volatile(spec.dir)?;
+                if lowers.is_empty() {
+                    lowers.push(Lower::Own(spec.dir.open_dir(BOTTOM)?));
+                }
+                Some(Changes::new(spec.dir.open_dir(UPPER)?, spec.dir.open_dir(WORK)?))
+            }
+            Access::ReadOnly => {
+                lowers.insert(0, Lower::Own(spec.dir.open_dir(TOP)?));
+                // A mount without a writable directory needs two others.
+                if lowers.len() == 1 {
+                    lowers.push(Lower::Own(spec.dir.open_dir(BOTTOM)?));
+                }
+                None
+            }
+        };
+        if lowers.len() > MOST_LOWERS {
+            return Err(DriverError::TooManyLayers { layers: lowers.len(), limit: MOST_LOWERS });
+        }
+        let mut options = Vec::new();
+        if obeyed == Namespace::User {
+            options.push(("userxattr", None));
+        }
+        // Said outright, because a kernel can be built or set to the opposite: no attribute in a layer may send a
+        // lookup elsewhere, and a directory that is renamed is copied, so that what changed can be told from the
+        // writable directory alone. An index would refuse a writable directory that was moved or restored.
+        options.extend([("redirect_dir", Some("nofollow")), ("metacopy", Some("off"))]);
+        if changes.is_some() {
+            options.push(("index", Some("off")));
+        }
+        if spec.options.volatile && changes.is_some() {
+            options.push(("volatile", None));
+        }
+        let (nosuid, nodev) = (spec.options.nosuid, spec.options.nodev);
+        Ok(OverlayPlan { source: spec.source, lowers, changes, options, nosuid, nodev })
+    }
+
+    /// The plan, for a root that is mounted nowhere and a place where nothing is.
+    fn free_plan<'a>(&self, spec: &RootSpec<'a>, at: &MountPoint) -> Result<OverlayPlan<'a>, DriverError> {
+        let table = MountTable::read()?;
+        // The kernel does not object to a second mount of one writable directory, and both then corrupt it.
+        if let Some(mount) = table.named(spec.source).next() {
+            return Err(DriverError::Mounted {
+                source_name: spec.source.to_owned(),
+                path: mount.point.clone(),
+            });
+        }
+        let path = at.path();
+        if let Some(mount) = table.at(&path) {
+            return Err(DriverError::Mounted {
+                source_name: mount.source.to_string_lossy().into_owned(),
+                path,
+            });
+        }
+        self.overlay_plan(spec)
+    }
+}
+
+/// What a `volatile` mount leaves behind unless it is unmounted in order.
+fn refuse_volatile(dir: &Dir) -> Result<(), DriverError> {
+    match dir.stat("work/work/incompat/volatile").optional()? {
+        Some(_) => Err(DriverError::Volatile { path: dir.path_of("") }),
+        None => Ok(()),
+    }
+}
+
+impl Driver for OverlayDriver {
+    fn kind(&self) -> DriverKind {
+        DriverKind::Overlay
+    }
+
+    fn prepare(&self, spec: &RootSpec<'_>) -> Result<Prepared, DriverError> {
+        let mut prepared = Prepared::default();
+        match spec.options.access {
+            Access::Writable => {
+                self.make_root(spec, UPPER, &mut prepared)?;
+                spec.dir.create_dir(WORK, 0o700)?;
+                Record::overlay(self.family(spec)).write(spec.dir, spec.options.durability)?;
+            }
+            Access::ReadOnly => self.make_root(spec, TOP, &mut prepared)?,
+        }
+        if spec.layers.is_empty() {
+            spec.dir.create_dir(BOTTOM, 0o755)?;
+        }
+        spec.dir.create_dir(MERGED, 0o700)?;
+        if spec.options.durability == Durability::Full {
+            if spec.options.access == Access::Writable {
+                spec.dir.open_dir(UPPER)?.sync()?;
+            }
+            spec.dir.sync()?;
+        }
+        Ok(prepared)
+    }
+
+    fn plan<'a>(&self, spec: &RootSpec<'a>) -> Result<MountPlan<'a>, DriverError> {
+        self.overlay_plan(spec).map(MountPlan::Overlay)
+    }
+
+    fn mount(&self, spec: &RootSpec<'_>, at: Option<&MountPoint>) -> Result<Root, DriverError> {
+        let default;
+        let at = match at {
+            Some(at) => at,
+            None => {
+                default = MountPoint::inside(spec.dir, MERGED)?;
+                &default
+            }
+        };
+        let plan = self.free_plan(spec, at)?;
+        let dir = mount_api::attached(&plan, spec.options.route, at)?;
+        Ok(Root { path: at.path(), dir, point: Some(at.try_clone()?) })
+    }
+
+    fn mount_detached(&self, spec: &RootSpec<'_>) -> Result<OwnedFd, DriverError> {
+        let scratch = MountPoint::inside(spec.dir, MERGED)?;
+        let plan = self.free_plan(spec, &scratch)?;
+        mount_api::detached(&plan, spec.options.route, &scratch)
+    }
+
+    fn unmount(&self, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+        let (table, path) = (MountTable::read()?, at.path());
+        match table.at(&path) {
+            Some(mount) if mount.source == source => at.detach(how),
+            other => Err(DriverError::NotMounted {
+                source_name: source.to_owned(),
+                path,
+                found: other.map(|mount| mount.source.to_string_lossy().into_owned()),
+            }),
+        }
+    }
+
+    fn writable(&self, dir: &Dir) -> Result<Writable, DriverError> {
+        let recorded = Record::read(dir, DriverKind::Overlay)?.marks(dir)?;
+        let obeyed = self.families().own();
+        if (recorded, obeyed) == (Namespace::Trusted, Namespace::User) {
+            return Err(DriverError::ForeignMarks { path: dir.path_of(UPPER), recorded, obeyed });
+        }
+        let dir = dir.open_dir(UPPER)?;
+        Ok(Writable::Upper(Tree { dir, marks: Marks::Overlay(recorded), declares_root: true }))
+    }
+
+    fn usage(&self, dir: &Dir) -> Result<Usage, DriverError> {
+        match dir.open_dir(UPPER).optional()? {
+            Some(upper) => Ok(usage::of(upper)?),
+            None => Ok(Usage::default()),
+        }
+    }
+
+    fn remove(&self, dir: &Dir) -> Result<(), DriverError> {
+        super::refuse_mounted(dir, MERGED)?;
+        // Never by removing what is in it first: if something is mounted there after all, that is not ours to empty.
+        match dir.remove_dir(MERGED).optional() {
+            Err(error) if error.is_exists() => dir.remove_all(MERGED)?,
+            done => drop(done?),
+        }
+        for name in [UPPER, WORK, TOP, BOTTOM, record::NAME] {
+            dir.remove_all(name)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! `root.json`: what a driver has to know later of a root that it prepared.
+//!
+//! Written once, beside what it describes, and never changed. It says nothing about whether the root is mounted.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::DriverKind;
+use super::error::DriverError;
+use crate::fs::{Context, Dir, Durability, Stat, Timestamp};
+use crate::path::LayerPath;
+use crate::stack::Tree;
+use crate::whiteout::Namespace;
+
+/// Its name.
+pub(super) const NAME: &str = "root.json";
+
+/// The only version there is.
+const VERSION: u32 = 1;
+
+/// More than a root of a million directories takes; nobody but the owner of the store writes it.
+const LONGEST: u64 = 1 << 30;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    pub(super) driver: DriverKind,
+    /// Overlay: the family of attributes that hold the marks of `upper/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    marks: Option<MarkFamily>,
+    /// Copy: what it looked like when it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copied: Option<Snapshot>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MarkFamily {
+    Trusted,
+    User,
+}
+
+/// The state of a copied root at the moment it was complete.
+#[derive(Debug, Serialize, Deserialize)]
+struct Snapshot {
+    /// The oldest change time in it.
+    begun: (i64, u32),
+    /// Later than the latest.
+    watermark: (i64, u32),
+    /// Path (with `%` and what is no UTF-8 as `%XX`) and inode number of every directory.
+    directories: Vec<(String, u64)>,
+}
+
+/// A root that holds everything, changed or not, and how to tell one from the other without reading it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Copied {
+    /// The root.
+    pub root: Tree,
+    /// What is in it and was not touched since it was made has a change time in this range. The end is the watermark:
+    /// everything done since has that time or a later one, as long as the clock was not set back; if it was, most
+    /// likely to before the beginning.
+    pub untouched: Range<Timestamp>,
+    /// The inode number of every directory that was made, the root among them.
+    pub directories: BTreeMap<LayerPath, u64>,
+}
+
+impl Copied {
+    /// Whether nothing about this inode was changed since the root was made. What changes further down does not
+    /// change a directory.
+    pub fn is_untouched(&self, stat: &Stat) -> bool {
+        self.untouched.contains(&stat.ctime)
+    }
+
+    /// Whether the directory that is at `path` now is the one that was made there. In any other, for example one that
+    /// was renamed, nothing can be told from change times.
+    pub fn is_original(&self, path: &LayerPath, stat: &Stat) -> bool {
+        self.directories.get(path) == Some(&stat.inode)
+    }
+}
+
+impl Record {
+    pub(super) fn overlay(family: Namespace) -> Self {
+        let marks = match family {
+            Namespace::Trusted => MarkFamily::Trusted,
+            Namespace::User => MarkFamily::User,
+        };
+        Self { version: VERSION, driver: DriverKind::Overlay, marks: Some(marks), copied: None }
+    }
+
+    pub(super) fn copy(untouched: Range<Timestamp>, directories: &[(LayerPath, u64)]) -> Self {
+        let snapshot = Snapshot {
+            begun: (untouched.start.seconds, untouched.start.nanos),
+            watermark: (untouched.end.seconds, untouched.end.nanos),
+            directories: directories.iter().map(|(path, inode)| (to_text(path.as_bytes()), *inode)).collect(),
+        };
+        Self { version: VERSION, driver: DriverKind::Copy, marks: None, copied: Some(snapshot) }
+    }
+
+    /// Writes the record into `dir`, which has none yet.
+    pub(super) fn write(&self, dir: &Dir, durability: Durability) -> Result<(), DriverError> {
+        let content = serde_json::to_vec(self).map_err(|error| damaged(dir, &error))?;
+        let mut file = dir.create_file(NAME, 0o644)?;
+        file.write_all(&content).at("write", dir.path_of(NAME))?;
+        if durability == Durability::Full {
+            file.sync_all().at("sync", dir.path_of(NAME))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the record in `dir`, which must be `driver`'s.
+    pub(super) fn read(dir: &Dir, driver: DriverKind) -> Result<Self, DriverError> {
+        let content = dir.read(NAME, LONGEST)?;
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+            driver: String,
+        }
+        let head: Head = serde_json::from_slice(&content).map_err(|error| damaged(dir, &error))?;
+        if head.version != VERSION {
+            return Err(damaged(dir, &format!("version {} is not known, only {VERSION}", head.version)));
+        }
+        if head.driver != driver.as_str() {
+            return Err(damaged(
+                dir,
+                &format!("it is the {} driver's, not the {driver} driver's", head.driver),
+            ));
+        }
+        serde_json::from_slice(&content).map_err(|error| damaged(dir, &error))
+    }
+
+    /// The family that the marks of an overlay's upper directory are in.
+    pub(super) fn marks(&self, dir: &Dir) -> Result<Namespace, DriverError> {
+        match self.marks {
+            Some(MarkFamily::Trusted) => Ok(Namespace::Trusted),
+            Some(MarkFamily::User) => Ok(Namespace::User),
+            None => Err(damaged(dir, &"it does not say which attributes hold the marks")),
+        }
+    }
+
+    /// What a copied root looked like when it was made.
+    pub(super) fn copied(self, dir: &Dir, root: Tree) -> Result<Copied, DriverError> {
+        let Some(snapshot) = self.copied else {
+            return Err(damaged(dir, &"it does not say what was copied"));
+        };
+        let time = |(seconds, nanos)| Timestamp { seconds, nanos };
+        let directories = snapshot.directories.into_iter().map(|(path, inode)| {
+            let path = from_text(&path).and_then(|path| LayerPath::parse(path).ok());
+            path.map(|path| (path, inode)).ok_or_else(|| damaged(dir, &"it holds a path that is none"))
+        });
+        Ok(Copied {
+            root,
+            untouched: time(snapshot.begun)..time(snapshot.watermark),
+            directories: directories.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn damaged(dir: &Dir, reason: &dyn std::fmt::Display) -> DriverError {
+    DriverError::Record { path: dir.path_of(NAME), reason: reason.to_string() }
+}
+
+/// Text that keeps every byte: what is UTF-8 as it is but for `%`, the rest as `%XX`.
+fn to_text(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for piece in chunk.valid().split_inclusive('%') {
+            text.push_str(piece.strip_suffix('%').unwrap_or(piece));
+            if piece.ends_with('%') {
+                text.push_str("%25");
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(text, "%{byte:02X}").expect("a String takes every write");
+        }
+    }
+    text
+}
+
+fn from_text(text: &str) -> Option<Vec<u8>> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (code, rest) = (piece.get(..2)?, piece.get(2..)?);
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::marks::Marks;
+
+    #[test]
+    fn every_path_survives_as_text() {
+        for path in [&b"plain"[..], b"100%", b"%41/\xff\xfe/\xc3\xa9", b"", b"%", b"a%%b"] {
+            assert_eq!(from_text(&to_text(path)).unwrap(), path);
+        }
+        assert_eq!(to_text(b"a%\xff"), "a%25%FF");
+        for wrong in ["%", "%4", "%zz", "%\u{e9}"] {
+            assert_eq!(from_text(wrong), None);
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_and_is_no_other_drivers() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let time = |seconds| Timestamp { seconds, nanos: 5 };
+        let directories = vec![(LayerPath::ROOT, 2), (LayerPath::parse(b"a/\xff").unwrap(), 3)];
+        Record::copy(time(1)..time(9), &directories).write(&dir, Durability::Full).unwrap();
+        let tree = Tree { dir: dir.try_clone().unwrap(), marks: Marks::None, declares_root: true };
+        let copied = Record::read(&dir, DriverKind::Copy).unwrap().copied(&dir, tree).unwrap();
+        assert_eq!(copied.untouched, time(1)..time(9));
+        assert_eq!(copied.directories.into_iter().collect::<Vec<_>>(), directories);
+        let error = Record::read(&dir, DriverKind::Overlay).unwrap_err().to_string();
+        assert!(error.ends_with("it is the copy driver's, not the overlay driver's"), "{error}");
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_refused_by_its_number() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        dir.create_file(NAME, 0o644).unwrap().write_all(b"{\"version\":7,\"driver\":\"erofs\"}").unwrap();
+        let error = Record::read(&dir, DriverKind::Overlay).unwrap_err().to_string();
+        assert!(error.ends_with("version 7 is not known, only 1"), "{error}");
+    }
+}
