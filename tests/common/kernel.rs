@@ -156,6 +156,9 @@ fn unpack(tar: &Path, into: &Path, lowers: &[PathBuf]) {
 /// The names that the archive has an entry for, as seen from the root.
 fn declared(tar: &Path) -> BTreeSet<PathBuf> {
     let names = run("tar", ["--list", "--quoting-style=literal", "--file", tar.to_str().unwrap()]);
+    if names.is_empty() {
+        return BTreeSet::new();
+    }
     // An entry with an empty name is the root, so only the last line break ends no name.
     let names = names.strip_suffix(b"\n").unwrap_or(&names);
     names

@@ -1,0 +1,447 @@
+//! [`Diff`]: what changed between a writable directory and the layers below it, as an ordered stream of events.
+//!
+//! The invariant: applied to the layers below, the events give what the writable directory shows, in every name, byte,
+//! attribute and hard link; and what did not change is no event, even if it was copied up or touched in between. The
+//! same edits give the same events whether they were made over an overlay mount or in a copy.
+//!
+//! Order: a directory before what is in it; in one directory first the deleted names, then the others, each by bytes.
+//! Every directory on the way to an event is itself an event, so that a layer made of them declares its directories.
+//! How names are found is in `listing`, when two objects are the same in `compare`, hard links in `links`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::fs::File;
+
+use crate::fs::{self, Kind, Optional, Timestamp};
+use crate::path::LayerPath;
+use crate::stack::marks::Marks;
+use crate::stack::object::{self, Object};
+use crate::stack::{Found, Stack, Tree};
+
+use super::xattrs::XattrPolicy;
+use compare::Verdict;
+use links::Groups;
+use listing::{Below, Child, Listing};
+
+mod compare;
+mod links;
+mod listing;
+
+/// Which part of a root is looked at. The default is all of it, but for attributes that belong to the machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Selection {
+    /// Names that are neither looked at nor missed, with everything below them: what an engine puts into a root for
+    /// its own purposes, such as mountpoints.
+    pub exclude: BTreeSet<LayerPath>,
+    /// Which attributes count. Others make no difference and are not written.
+    pub xattrs: XattrPolicy,
+}
+
+impl Selection {
+    /// Leaves out `path` and everything below it, too.
+    #[must_use]
+    pub fn exclude(mut self, path: LayerPath) -> Self {
+        self.exclude.insert(path);
+        self
+    }
+
+    /// With another policy for attributes.
+    #[must_use]
+    pub fn xattrs(mut self, policy: XattrPolicy) -> Self {
+        self.xattrs = policy;
+        self
+    }
+
+    /// Whether `path`, or a directory above it, is left out.
+    pub fn excludes(&self, path: &LayerPath) -> bool {
+        let set = &self.exclude;
+        !set.is_empty() && (set.contains(path) || path.ancestors().any(|above| set.contains(&above)))
+    }
+}
+
+/// What must be known of a directory that was made as a copy of a stack, to tell what was changed in it since.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyRecord {
+    /// A time between the last step of copying and the first change, in the clock of the file system: every inode of
+    /// the copy has an earlier change time, everything touched later has this or a later one.
+    pub watermark: Timestamp,
+    /// Every directory of the copy with its inode number. A directory of that number under another path was moved
+    /// there, and what it holds was never copied to that place.
+    pub directories: BTreeMap<LayerPath, u64>,
+}
+
+/// The comparison of a writable directory with what it was made on.
+#[derive(Debug)]
+pub struct Diff<'a> {
+    /// What the root shows; only the topmost tree is walked.
+    view: Stack<'a>,
+    below: Stack<'a>,
+    shape: Shape<'a>,
+    selection: Selection,
+}
+
+/// How the writable directory relates to what is below.
+#[derive(Clone, Copy, Debug)]
+enum Shape<'a> {
+    /// It holds what was changed, in overlayfs's form.
+    Upper,
+    /// It holds everything, changed or not.
+    Copied(&'a CopyRecord),
+    /// There is nothing below.
+    Whole,
+}
+
+impl<'a> Diff<'a> {
+    /// Compares an upper directory, the topmost tree of `stack`, with the trees below it. Only the upper directory is
+    /// walked, so this takes time by what was changed.
+    ///
+    /// It may be mounted meanwhile; what changes while it is read may or may not be seen.
+    pub fn of_upper(stack: Stack<'a>) -> Self {
+        Self { below: stack.below(), view: stack, shape: Shape::Upper, selection: Selection::default() }
+    }
+
+    /// Compares `copy`, made as `record` says from what `below` shows, with it. Every inode is looked at, but only
+    /// those that were touched are compared.
+    pub fn of_copy(copy: &'a Tree, below: Stack<'a>, record: &'a CopyRecord) -> Self {
+        let shape = Shape::Copied(record);
+        Self { view: Stack::new([copy]), below, shape, selection: Selection::default() }
+    }
+
+    /// Takes everything in `tree`, its root included, as added to nothing.
+    pub fn of_directory(tree: &'a Tree) -> Self {
+        let (view, below) = (Stack::new([tree]), Stack::default());
+        Self { view, below, shape: Shape::Whole, selection: Selection::default() }
+    }
+
+    /// The same comparison of another part.
+    #[must_use]
+    pub fn with(mut self, selection: Selection) -> Self {
+        self.selection = selection;
+        self
+    }
+
+    /// What changed, for people: sorted by path, directories of which only the time differs left out, the directories
+    /// above a change listed as changed. The root is listed only if its own mode, owner or attributes changed.
+    ///
+    /// # Errors
+    ///
+    /// [`DiffError`].
+    pub fn changes(&self) -> Result<Vec<Change>, DiffError> {
+        let mut changes = Vec::new();
+        // Directories above the present event that are not listed yet.
+        let mut above: Vec<LayerPath> = Vec::new();
+        self.walk::<DiffError>(&mut |event| {
+            let (kind, path) = match event {
+                DiffEvent::Deleted(path) => (ChangeKind::Deleted, path),
+                DiffEvent::Present(DiffEntry { kind: EntryChange::Added, path, .. }) => {
+                    (ChangeKind::Added, path)
+                }
+                DiffEvent::Present(DiffEntry { kind: EntryChange::Changed, path, .. }) => {
+                    (ChangeKind::Changed, path)
+                }
+                DiffEvent::Present(DiffEntry { kind: EntryChange::Touched, path, .. }) => {
+                    above.retain(|directory| path.starts_with(directory));
+                    if !path.is_root() {
+                        above.push(path.clone());
+                    }
+                    return Ok(());
+                }
+            };
+            let touched = above.drain(..).filter(|directory| path.starts_with(directory));
+            changes.extend(touched.map(|path| Change { kind: ChangeKind::Changed, path }));
+            changes.push(Change { kind, path: path.clone() });
+            Ok(())
+        })?;
+        changes.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(changes)
+    }
+
+    /// Calls `visit` for every event, in order.
+    ///
+    /// # Errors
+    ///
+    /// What `visit` returns, or [`DiffError`].
+    pub fn walk<E: From<DiffError>>(
+        &self,
+        visit: &mut dyn FnMut(DiffEvent<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut walk =
+            Walk { diff: self, groups: Groups::default(), written: HashMap::new(), open: Vec::new() };
+        walk.run(visit)
+    }
+
+    /// The tree that is walked.
+    fn tree(&self) -> &'a Tree {
+        self.view.tree(0)
+    }
+
+    /// Reads what the walked tree has at `path`; `None` if it vanished.
+    fn object(&self, path: &LayerPath) -> Result<Option<Object>, DiffError> {
+        let tree = self.tree();
+        let mut object = object::read(&tree.dir, path.as_path(), tree.marks).optional()?;
+        if let Some(object) = &mut object {
+            self.selection.xattrs.apply(&mut object.metadata.xattrs);
+        }
+        Ok(object)
+    }
+
+    /// Reads what the layers below have at `path`.
+    fn object_below(&self, path: &LayerPath, found: &Found) -> Result<Object, DiffError> {
+        let mut object = self.below.object(path, found)?;
+        self.selection.xattrs.apply(&mut object.metadata.xattrs);
+        Ok(object)
+    }
+
+    fn excludes(&self, path: &LayerPath) -> bool {
+        // Nobody comes to names below an excluded one.
+        self.selection.exclude.contains(path)
+    }
+
+    /// Refuses what an upper directory may hold that this walk would misread.
+    fn check_marks(&self, path: &LayerPath, kind: Kind, links_below: u64) -> Result<(), DiffError> {
+        let Marks::Overlay(family) = self.tree().marks else { return Ok(()) };
+        let keys: &[&'static str] = match kind {
+            Kind::Directory => &["redirect"],
+            // Only an inode that has several names below carries the count of an index.
+            Kind::File if links_below > 1 => &["metacopy", "nlink"],
+            Kind::File => &["metacopy"],
+            _ => &[],
+        };
+        for key in keys {
+            if self.tree().dir.xattr(path.as_path(), family.key(key)).optional()?.flatten().is_some() {
+                return Err(DiffError::Mark { path: path.clone(), mark: key });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One name that differs from the layers below, or leads to one.
+#[derive(Clone, Copy, Debug)]
+pub enum DiffEvent<'a> {
+    /// The layers below have it, with everything under it, and the root does not.
+    Deleted(&'a LayerPath),
+    /// The root has it.
+    Present(&'a DiffEntry<'a>),
+}
+
+impl<'a> DiffEvent<'a> {
+    /// What differs.
+    pub fn path(self) -> &'a LayerPath {
+        match self {
+            Self::Deleted(path) | Self::Present(DiffEntry { path, .. }) => path,
+        }
+    }
+}
+
+/// Something that the root has and the layers below do not have so.
+#[derive(Debug)]
+pub struct DiffEntry<'a> {
+    /// How it differs.
+    pub kind: EntryChange,
+    /// Its name.
+    pub path: LayerPath,
+    /// What it is, with those attributes that belong to a layer.
+    pub object: Object,
+    /// An earlier event's path, if this is one more name of the same inode.
+    pub link_to: Option<LayerPath>,
+    tree: &'a Tree,
+}
+
+impl DiffEntry<'_> {
+    /// Opens the regular file.
+    ///
+    /// # Errors
+    ///
+    /// [`fs::Error`] if it vanished or cannot be opened.
+    pub fn open(&self) -> fs::Result<File> {
+        self.tree.dir.open_file(self.path.as_path())
+    }
+}
+
+/// How something that the root has differs from the layers below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryChange {
+    /// The name is new.
+    Added,
+    /// Type, mode, owner, attributes, target, content or hard links differ; for anything but a directory, the time too.
+    Changed,
+    /// A directory that differs in nothing but perhaps its time, and may hold something that changed.
+    Touched,
+}
+
+/// One line of a list of changes. Prints as `C /etc`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// Where.
+    pub path: LayerPath,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.path)
+    }
+}
+
+/// What happened to a name. Prints as one letter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ChangeKind {
+    /// `A`: it is new.
+    Added,
+    /// `C`: it or something in it is different.
+    Changed,
+    /// `D`: it is gone.
+    Deleted,
+}
+
+impl ChangeKind {
+    /// The letter that stands for it.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Added => 'A',
+            Self::Changed => 'C',
+            Self::Deleted => 'D',
+        }
+    }
+}
+
+impl fmt::Display for ChangeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.letter())
+    }
+}
+
+/// Why two trees could not be compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiffError {
+    /// The upper directory was written by a mount with options under which it does not stand for itself.
+    #[error("{path} carries overlay.{mark}: changes made under {} cannot be read", mount_option(mark))]
+    Mark {
+        /// The marked object.
+        path: LayerPath,
+        /// The attribute behind `overlay.`: `redirect`, `metacopy` or `nlink`.
+        mark: &'static str,
+    },
+    /// The file system refused one step.
+    #[error(transparent)]
+    Io(#[from] fs::Error),
+}
+
+fn mount_option(mark: &str) -> &'static str {
+    match mark {
+        "redirect" => "redirect_dir=on",
+        "metacopy" => "metacopy=on",
+        _ => "index=on",
+    }
+}
+
+/// One directory on the way.
+struct Open {
+    path: LayerPath,
+    children: std::vec::IntoIter<Child>,
+    /// It is no event unless something in it is.
+    silent: bool,
+}
+
+/// A walk over the writable directory, with its own stack: a container decides how deep its tree is.
+struct Walk<'d, 'a> {
+    diff: &'d Diff<'a>,
+    groups: Groups,
+    /// The first name of each inode with several that was an event.
+    written: HashMap<(u64, u64), LayerPath>,
+    open: Vec<Open>,
+}
+
+type Visit<'v, E> = &'v mut dyn FnMut(DiffEvent<'_>) -> Result<(), E>;
+
+impl Walk<'_, '_> {
+    fn run<E: From<DiffError>>(&mut self, visit: Visit<'_, E>) -> Result<(), E> {
+        let diff = self.diff;
+        self.visit(diff.root()?, visit)?;
+        while let Some(directory) = self.open.last_mut() {
+            match directory.children.next() {
+                Some(child) => self.visit(child, visit)?,
+                None => drop(self.open.pop()),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit<E: From<DiffError>>(&mut self, child: Child, visit: Visit<'_, E>) -> Result<(), E> {
+        let Child { path, stat, mut below, untouched } = child;
+        let mut kind = None;
+        if !untouched {
+            let found = self.diff.resolve(&path, below)?;
+            let Some((object, verdict)) =
+                self.diff.compare(&path, &stat, found.as_ref(), &mut self.groups)?
+            else {
+                // It vanished, so it is not there.
+                return if found.is_some() { self.delete(&path, visit) } else { Ok(()) };
+            };
+            kind = match verdict {
+                Verdict::Added => Some(EntryChange::Added),
+                Verdict::Changed => Some(EntryChange::Changed),
+                Verdict::Touched => Some(EntryChange::Touched),
+                Verdict::Same => None,
+            };
+            if let Some(kind) = kind {
+                self.emit(path.clone(), kind, object, visit)?;
+            }
+            below = Below::Known(found);
+        }
+        if stat.kind == Kind::Directory {
+            let Listing { deleted, children } = self.diff.list(&path, &stat, below, &mut self.groups)?;
+            self.open.push(Open { path, children: children.into_iter(), silent: kind.is_none() });
+            for path in deleted {
+                self.delete(&path, visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn delete<E: From<DiffError>>(&mut self, path: &LayerPath, visit: Visit<'_, E>) -> Result<(), E> {
+        self.emit_silent(visit)?;
+        visit(DiffEvent::Deleted(path))
+    }
+
+    fn emit<E: From<DiffError>>(
+        &mut self,
+        path: LayerPath,
+        kind: EntryChange,
+        object: Object,
+        visit: Visit<'_, E>,
+    ) -> Result<(), E> {
+        self.emit_silent(visit)?;
+        let mut link_to = None;
+        if let Some(inode) = links::key(&object.stat) {
+            match self.written.get(&inode) {
+                Some(first) => link_to = Some(first.clone()),
+                None => drop(self.written.insert(inode, path.clone())),
+            }
+        }
+        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, tree: self.diff.tree() }))
+    }
+
+    /// Makes events of the directories that lead to one.
+    fn emit_silent<E: From<DiffError>>(&mut self, visit: Visit<'_, E>) -> Result<(), E> {
+        // Above a directory that is an event, all are.
+        let first = self.open.iter().rposition(|directory| !directory.silent).map_or(0, |last| last + 1);
+        for directory in &mut self.open[first..] {
+            directory.silent = false;
+            let path = directory.path.clone();
+            // A layer that says nothing of its root leaves that to the layers below.
+            if path.is_root() {
+                continue;
+            }
+            if let Some(object) = self.diff.object(&path)? {
+                let (kind, tree) = (EntryChange::Touched, self.diff.tree());
+                visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to: None, tree }))?;
+            }
+        }
+        Ok(())
+    }
+}

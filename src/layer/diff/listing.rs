@@ -1,0 +1,203 @@
+//! Which names of one directory may differ from the layers below: those to look at, and those that are gone.
+//!
+//! An upper directory has what was changed and says what was deleted. A copy has everything, and tells by inode and
+//! change time what needs no look. Other marks than overlayfs's own (`.wh.` files of fuse-overlayfs 1.x) would be read
+//! in [`Diff::list_upper`].
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use super::links::{self, Groups};
+use super::{CopyRecord, Diff, DiffError, Shape};
+use crate::fs::{self, Dir, Kind, Optional, Stat};
+use crate::path::LayerPath;
+use crate::stack::Found;
+use crate::stack::marks::{self, Marks, Opacity};
+
+/// The names of one directory that need a look.
+#[derive(Default)]
+pub(super) struct Listing {
+    /// Names that the layers below have and the root does not.
+    pub(super) deleted: Vec<LayerPath>,
+    /// Names that the root has.
+    pub(super) children: Vec<Child>,
+}
+
+/// One name that the root has.
+pub(super) struct Child {
+    pub(super) path: LayerPath,
+    pub(super) stat: Stat,
+    pub(super) below: Below,
+    /// A directory that is as it was copied, and where; what is in it may still differ.
+    pub(super) untouched: bool,
+}
+
+/// What the layers below have under a name.
+pub(super) enum Below {
+    /// Nobody asked yet.
+    NotLooked,
+    /// It was looked up.
+    Known(Option<Found>),
+}
+
+/// The names in `dir`, which is at `path`, by bytes. One that vanished since it was listed is no name.
+pub(super) fn names(path: &LayerPath, dir: &Dir) -> fs::Result<Vec<(Vec<u8>, LayerPath, Stat)>> {
+    let mut names = Vec::new();
+    for entry in dir.names()? {
+        if let Some(stat) = dir.stat(OsStr::from_bytes(&entry.name)).optional()? {
+            let path = path.join(&entry.name);
+            names.push((entry.name, path, stat));
+        }
+    }
+    Ok(names)
+}
+
+impl CopyRecord {
+    /// Whether the directory at `path` is the one that was copied there.
+    pub(super) fn has(&self, path: &LayerPath, stat: &Stat) -> bool {
+        self.directories.get(path) == Some(&stat.inode)
+    }
+
+    /// Whether the inode may have been changed, linked or renamed since.
+    fn is_touched(&self, stat: &Stat) -> bool {
+        stat.ctime >= self.watermark
+    }
+}
+
+impl Diff<'_> {
+    /// The root directory.
+    pub(super) fn root(&self) -> Result<Child, DiffError> {
+        let (path, stat) = (LayerPath::ROOT, self.tree().dir.stat(LayerPath::ROOT.as_path())?);
+        let untouched = match self.shape {
+            Shape::Copied(record) => record.has(&path, &stat) && !record.is_touched(&stat),
+            Shape::Upper | Shape::Whole => false,
+        };
+        Ok(Child { path, stat, below: Below::NotLooked, untouched })
+    }
+
+    /// What the layers below have at `path`.
+    pub(super) fn resolve(&self, path: &LayerPath, below: Below) -> Result<Option<Found>, DiffError> {
+        match below {
+            Below::Known(found) => Ok(found),
+            Below::NotLooked => Ok(self.below.lookup(path)?),
+        }
+    }
+
+    /// Lists the directory `path`, over which the layers below have `below`.
+    pub(super) fn list(
+        &self,
+        path: &LayerPath,
+        stat: &Stat,
+        below: Below,
+        groups: &mut Groups,
+    ) -> Result<Listing, DiffError> {
+        // One that was removed meanwhile has nothing in it.
+        let Some(dir) = self.tree().dir.open_dir(path.as_path()).optional()? else {
+            return Ok(Listing::default());
+        };
+        let mut listing = match self.shape {
+            Shape::Upper => self.list_upper(path, &dir, below)?,
+            Shape::Copied(record) => self.list_copied(path, stat, &dir, below, record, groups)?,
+            Shape::Whole => Self::list_whole(path, &dir)?,
+        };
+        listing.deleted.retain(|path| !self.excludes(path));
+        listing.children.retain(|child| !self.excludes(&child.path));
+        // A socket cannot be stored; in place of something else, that is deleted.
+        for child in listing.children.iter_mut().filter(|child| child.stat.kind == Kind::Socket) {
+            let below = std::mem::replace(&mut child.below, Below::Known(None));
+            if self.resolve(&child.path, below)?.is_some() {
+                listing.deleted.push(child.path.clone());
+            }
+        }
+        listing.deleted.sort_unstable();
+        Ok(listing)
+    }
+
+    fn list_upper(&self, path: &LayerPath, dir: &Dir, below: Below) -> Result<Listing, DiffError> {
+        let below = self.resolve(path, below)?.filter(Found::is_directory);
+        let mut listing = Listing::default();
+        let family = match self.tree().marks {
+            Marks::Overlay(family) => Some(family),
+            Marks::None => None,
+        };
+        let opacity = family
+            .map_or(Ok(Opacity::Merged), |family| marks::opacity(dir, LayerPath::ROOT.as_path(), family))?;
+        // What an opaque directory hides is deleted, unless it was made again.
+        let mut hidden = match &below {
+            Some(below) if opacity == Opacity::Opaque => self.below.children(path, below)?,
+            _ => BTreeMap::new(),
+        };
+        for (name, path_of_name, stat) in names(path, dir)? {
+            let below = match &below {
+                Some(_) if opacity == Opacity::Opaque => hidden.remove(&name),
+                Some(below) => self.below.child(path, below, &name)?,
+                None => None,
+            };
+            let on_disk = OsStr::from_bytes(&name).as_ref();
+            let is_whiteout = family
+                .map_or(Ok(false), |family| marks::is_whiteout(dir, on_disk, &stat, family, opacity))?;
+            match (is_whiteout, below) {
+                (false, below) => {
+                    let below = Below::Known(below);
+                    listing.children.push(Child { path: path_of_name, stat, below, untouched: false });
+                }
+                (true, Some(_)) => listing.deleted.push(path_of_name),
+                // A deletion of nothing: overlayfs leaves one where a name was made and removed again.
+                (true, None) => {}
+            }
+        }
+        listing.deleted.extend(hidden.keys().map(|name| path.join(name)));
+        Ok(listing)
+    }
+
+    fn list_copied(
+        &self,
+        path: &LayerPath,
+        stat: &Stat,
+        dir: &Dir,
+        below: Below,
+        record: &CopyRecord,
+        groups: &mut Groups,
+    ) -> Result<Listing, DiffError> {
+        let mut listing = Listing::default();
+        let is_copied = record.has(path, stat);
+        // Names come and go only by touching the directory.
+        let mut expected = if is_copied && !record.is_touched(stat) {
+            None
+        } else {
+            Some(match self.resolve(path, below)?.filter(Found::is_directory) {
+                Some(below) => self.below.children(path, &below)?,
+                None => BTreeMap::new(),
+            })
+        };
+        for (name, path, stat) in names(path, dir)? {
+            let below = match &mut expected {
+                Some(expected) => Below::Known(expected.remove(&name)),
+                None => Below::NotLooked,
+            };
+            let untouched = !record.is_touched(&stat)
+                && match (stat.kind, links::key(&stat)) {
+                    (Kind::Directory, _) => record.has(&path, &stat),
+                    (_, None) => is_copied,
+                    // One inode, so all its names are untouched; but another one may have moved with its directory.
+                    (_, Some(key)) => is_copied && !groups.moved(self, key)?,
+                };
+            if !untouched || stat.kind == Kind::Directory {
+                listing.children.push(Child { path, stat, below, untouched });
+            }
+        }
+        listing.deleted.extend(expected.unwrap_or_default().keys().map(|name| path.join(name)));
+        Ok(listing)
+    }
+
+    fn list_whole(path: &LayerPath, dir: &Dir) -> Result<Listing, DiffError> {
+        let children = names(path, dir)?.into_iter().map(|(_, path, stat)| Child {
+            path,
+            stat,
+            below: Below::Known(None),
+            untouched: false,
+        });
+        Ok(Listing { deleted: Vec::new(), children: children.collect() })
+    }
+}

@@ -1,0 +1,54 @@
+//! [`flatten`]: everything that a stack shows as one plain tar, an export.
+//!
+//! It is no layer: there is nothing below it to delete, so names that begin with `.wh.` are stored as they are. Entries
+//! are in the order of [`LayerPath`], the root first.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use crate::changeset::Writer;
+use crate::digest::{Algorithm, HashingWriter};
+use crate::path::LayerPath;
+use crate::stack::{Found, Stack};
+
+use super::diff::Selection;
+use super::pack::{PackError, PackOptions, Packed, Packer};
+
+/// Writes everything that `stack` shows, its root directory included. An ordinary directory is a stack of one tree
+/// without marks. Names that are one inode of one tree are hard links; sockets are left out.
+///
+/// # Errors
+///
+/// [`PackError`].
+pub fn flatten(
+    stack: &Stack<'_>,
+    selection: &Selection,
+    writer: impl Write,
+    options: &PackOptions,
+) -> Result<Packed, PackError> {
+    let out = Writer::new(HashingWriter::new(Algorithm::Sha256, writer)).allow_reserved_names();
+    let mut out = Packer::new(out, options);
+    // The first name of each inode that has several.
+    let mut written: HashMap<(usize, u64, u64), LayerPath> = HashMap::new();
+    let mut add = |path: &LayerPath, found: &Found| {
+        if selection.excludes(path) {
+            return Ok(());
+        }
+        let mut object = stack.object(path, found)?;
+        selection.xattrs.apply(&mut object.metadata.xattrs);
+        let mut first = None;
+        if found.stat.links > 1 && !found.is_directory() {
+            let inode = (found.tree(), found.stat.device, found.stat.inode);
+            first = written.get(&inode).cloned();
+            if first.is_none() {
+                written.insert(inode, path.clone());
+            }
+        }
+        out.object(path, &object, first.as_ref(), || stack.open(path, found))
+    };
+    if let Some(root) = stack.root()? {
+        add(&LayerPath::ROOT, &root)?;
+        stack.walk_below::<PackError>(&LayerPath::ROOT, &root, &mut add)?;
+    }
+    out.finish()
+}

@@ -1,0 +1,491 @@
+//! What changed in a root is found exactly, whether it was an overlay or a copy, and becomes a layer that makes the same
+//! root again. The judges are the kernel's overlayfs and GNU tar.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::tree::{Kind, Tree as Snapshot, snapshot};
+use common::{is_real_root, kernel, run_command, skip};
+use plywood::fs::{Dir, Timestamp};
+use plywood::layer::{CopyRecord, Diff, DiffError, DiffEvent, PackOptions, Selection, flatten, pack};
+use plywood::path::LayerPath;
+use plywood::stack::marks::Marks;
+use plywood::stack::{Stack, Tree};
+use plywood::whiteout::Namespace;
+use proptest::prelude::*;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
+
+/// Whether this test may make owners, devices and mounts.
+fn root() -> bool {
+    if !is_real_root() {
+        skip("needs root in the initial user namespace");
+    }
+    is_real_root()
+}
+
+/// Layers made by the kernel: each is the upper directory of a mount over those before it.
+struct Lab {
+    scratch: tempfile::TempDir,
+    layers: usize,
+}
+
+/// A mounted overlay; unmounted with the value.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run_command(Command::new("umount").arg(&self.0));
+    }
+}
+
+impl Lab {
+    fn new() -> Self {
+        Self { scratch: common::scratch(), layers: 0 }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn layer_path(&self, index: usize) -> PathBuf {
+        self.path(&index.to_string())
+    }
+
+    /// Adds a layer with what `edit` does to the root so far.
+    fn layer(mut self, edit: impl FnOnce(&Path)) -> Self {
+        let path = self.layer_path(self.layers);
+        fs::create_dir(&path).unwrap();
+        self.layers += 1;
+        if self.layers == 1 {
+            edit(&path);
+        } else {
+            copy_directory_metadata(&self.layer_path(self.layers - 2), &path);
+            let mounted = self.mount();
+            edit(&mounted.0);
+        }
+        self
+    }
+
+    /// Mounts the topmost layer writable over the others.
+    fn mount(&self) -> Mounted {
+        let lowers: Vec<_> = (0..self.layers - 1).rev().map(|layer| layer.to_string()).collect();
+        let (work, merged) = (self.path("work"), self.path("merged"));
+        fs::remove_dir_all(&work).ok();
+        fs::create_dir(&work).unwrap();
+        fs::create_dir_all(&merged).unwrap();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir=work,index=off,metacopy=off,redirect_dir=nofollow",
+            lowers.join(":"),
+            self.layers - 1
+        );
+        run_command(
+            Command::new("mount")
+                .env("LIBMOUNT_FORCE_MOUNT2", "always")
+                .current_dir(self.scratch.path())
+                .args(["-t", "overlay", "overlay", "-o", &options, "merged"]),
+        );
+        Mounted(merged)
+    }
+
+    /// All layers, topmost first.
+    fn trees(&self) -> Vec<Tree> {
+        let tree = |index| Tree {
+            dir: Dir::open_ambient(self.layer_path(index)).unwrap(),
+            marks: Marks::Overlay(Namespace::Trusted),
+            declares_root: true,
+        };
+        (0..self.layers).rev().map(tree).collect()
+    }
+
+    /// Copies what the layers so far show to `copy`, in the way of a driver.
+    fn copy(&self) -> CopyRecord {
+        let top = Lab { scratch: common::scratch(), layers: self.layers + 1 };
+        // A mount of its own, with an empty upper directory.
+        for layer in 0..self.layers {
+            symlink(self.layer_path(layer), top.layer_path(layer)).unwrap();
+        }
+        fs::create_dir(top.layer_path(self.layers)).unwrap();
+        copy_directory_metadata(&self.layer_path(self.layers - 1), &top.layer_path(self.layers));
+        let mounted = top.mount();
+        run_command(Command::new("cp").arg("-a").arg(&mounted.0).arg(self.path("copy")));
+        let mut directories = BTreeMap::new();
+        let copy = snapshot(self.path("copy"));
+        for (path, node) in &copy.0 {
+            if node.kind == Kind::Directory {
+                let inode = fs::symlink_metadata(self.path("copy").join(path)).unwrap().ino();
+                directories.insert(layer_path(path), inode);
+            }
+        }
+        let pause = || std::thread::sleep(std::time::Duration::from_millis(12));
+        pause();
+        let probe = self.path("probe");
+        fs::write(&probe, "").unwrap();
+        let probe = fs::metadata(&probe).unwrap();
+        let nanos = u32::try_from(probe.ctime_nsec()).unwrap();
+        CopyRecord { watermark: Timestamp { seconds: probe.ctime(), nanos }, directories }
+    }
+
+    fn copied(&self) -> Tree {
+        let dir = Dir::open_ambient(self.path("copy")).unwrap();
+        Tree { dir, marks: Marks::None, declares_root: true }
+    }
+}
+
+fn layer_path(path: impl AsRef<Path>) -> LayerPath {
+    LayerPath::parse(path.as_ref().as_os_str().as_encoded_bytes()).unwrap()
+}
+
+fn copy_directory_metadata(from: &Path, to: &Path) {
+    let metadata = fs::symlink_metadata(from).unwrap();
+    rustix::fs::chown(to, Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid()))).unwrap();
+    rustix::fs::chmod(to, Mode::from_raw_mode(metadata.mode() & 0o7777)).unwrap();
+    for (name, value) in common::tree::xattrs(from) {
+        if !name.starts_with(b"trusted.overlay.") {
+            rustix::fs::lsetxattr(to, name.as_slice(), &value, XattrFlags::empty()).unwrap();
+        }
+    }
+    set_mtime(to, (metadata.mtime(), metadata.mtime_nsec())).unwrap();
+}
+
+fn set_mtime(path: &Path, (seconds, nanos): (i64, i64)) -> io::Result<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn listed(diff: &Diff<'_>) -> Vec<String> {
+    diff.changes().unwrap().iter().map(ToString::to_string).collect()
+}
+
+/// All events as text, with everything that they say.
+fn events(diff: &Diff<'_>) -> Vec<String> {
+    let mut events = Vec::new();
+    diff.walk::<DiffError>(&mut |event| {
+        events.push(match event {
+            DiffEvent::Deleted(path) => format!("{path:?} deleted"),
+            DiffEvent::Present(entry) => format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                entry.path, entry.kind, entry.object.file_type, entry.object.metadata, entry.link_to
+            ),
+        });
+        Ok(())
+    })
+    .unwrap();
+    events
+}
+
+fn packed(diff: &Diff<'_>) -> Vec<u8> {
+    let (mut tar, mut again) = (Vec::new(), Vec::new());
+    let first = pack(diff, &mut tar, &PackOptions::default()).unwrap();
+    assert_eq!(pack(diff, &mut again, &PackOptions::default()).unwrap(), first);
+    assert_eq!(tar, again, "equal trees give equal bytes");
+    assert_eq!(first.bytes, tar.len() as u64);
+    assert_eq!(first.diff_id.to_string(), format!("sha256:{}", common::sha256(&tar)));
+    tar
+}
+
+/// What a tar has no form for is no difference.
+fn storable(mut tree: Snapshot) -> Snapshot {
+    tree.0.retain(|_, node| node.kind != Kind::Socket);
+    tree.without_holes()
+}
+
+/// Everything below `path` as GNU tar sees it.
+fn gnu_tar(path: &Path) -> Vec<u8> {
+    let mut command = Command::new("tar");
+    command.args(["--create", "--format=pax", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C"]);
+    command.arg(path).arg(".");
+    let tar = command.output().unwrap();
+    assert!(tar.status.success(), "{tar:?}");
+    tar.stdout
+}
+
+fn untarred(tar: &[u8]) -> Snapshot {
+    let dir = common::scratch();
+    fs::write(dir.path().join("tar"), tar).unwrap();
+    fs::create_dir(dir.path().join("out")).unwrap();
+    kernel::untar(&dir.path().join("tar"), &dir.path().join("out"));
+    snapshot(dir.path().join("out"))
+}
+
+/// One thing that a process does to a root. Times are set, never left to the clock.
+#[derive(Clone, Debug)]
+enum Edit {
+    /// Writes a new content, in place if the file is there.
+    Write(String, Vec<u8>, When),
+    /// Opens for writing and does nothing.
+    Open(String),
+    Remove(String),
+    Mkdir(String),
+    Symlink(String, String),
+    Node(String, bool),
+    Socket(String),
+    Link(String, String),
+    Rename(String, String),
+    Exchange(String, String),
+    Mode(String, u32),
+    Owner(String, u32),
+    Attribute(String, bool),
+    Touch(String),
+    /// Makes a file and removes it again.
+    Passing(String),
+}
+
+/// The time that a file is given after it was written.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    Later,
+    AsBefore,
+}
+
+impl Edit {
+    /// Does it; `step` makes times differ.
+    fn apply(&self, root: &Path, step: usize) -> io::Result<()> {
+        let at = |path: &String| root.join(path);
+        let mtime = (1_700_000_000 + i64::try_from(step).unwrap(), 5 * i64::try_from(step).unwrap());
+        // Before anything is done: a failed edit must leave no trace.
+        let parents =
+            self.paths().into_iter().filter_map(|path| root.join(path).parent().map(Path::to_owned));
+        let parents = parents.map(fs::canonicalize).collect::<io::Result<Vec<_>>>()?;
+        let mut touched = Vec::new();
+        match self {
+            Self::Write(path, content, when) => {
+                let path = at(path);
+                let before = fs::symlink_metadata(&path).ok();
+                if before.as_ref().is_some_and(|before| !before.is_file()) {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                fs::write(&path, content)?;
+                match (before, when) {
+                    (Some(before), When::AsBefore) => {
+                        set_mtime(&path, (before.mtime(), before.mtime_nsec()))?;
+                    }
+                    _ => touched.push(path),
+                }
+            }
+            Self::Open(path) => {
+                let path = at(path);
+                if !fs::symlink_metadata(&path)?.is_file() {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
+                drop(File::options().append(true).open(path)?);
+                return Ok(());
+            }
+            Self::Remove(path) => {
+                let path = at(path);
+                match fs::symlink_metadata(&path)?.is_dir() {
+                    true => fs::remove_dir_all(&path)?,
+                    false => fs::remove_file(&path)?,
+                }
+            }
+            Self::Mkdir(path) => {
+                fs::create_dir(at(path))?;
+                touched.push(at(path));
+            }
+            Self::Symlink(target, path) => {
+                symlink(target, at(path))?;
+                touched.push(at(path));
+            }
+            Self::Node(path, device) => {
+                let kind = if *device { FileType::CharacterDevice } else { FileType::Fifo };
+                let device = if *device { rustix::fs::makedev(1, 3) } else { 0 };
+                rustix::fs::mknodat(CWD, at(path), kind, Mode::from_raw_mode(0o640), device)?;
+                touched.push(at(path));
+            }
+            Self::Socket(path) => {
+                rustix::fs::mknodat(CWD, at(path), FileType::Socket, Mode::from_raw_mode(0o600), 0)?;
+                touched.push(at(path));
+            }
+            Self::Link(from, to) => {
+                fs::hard_link(at(from), at(to))?;
+            }
+            Self::Rename(from, to) => {
+                rename(&at(from), &at(to))?;
+            }
+            Self::Exchange(from, to) => {
+                rustix::fs::renameat_with(CWD, at(from), CWD, at(to), RenameFlags::EXCHANGE)?;
+            }
+            Self::Mode(path, mode) => {
+                if fs::symlink_metadata(at(path))?.is_symlink() {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
+                fs::set_permissions(at(path), fs::Permissions::from_mode(*mode))?;
+            }
+            Self::Owner(path, uid) => {
+                let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(uid / 2));
+                rustix::fs::chownat(CWD, at(path), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            Self::Attribute(path, there) => {
+                let name = if path.len() % 2 == 0 { "user.some" } else { "trusted.some" };
+                match there {
+                    true => {
+                        rustix::fs::lsetxattr(at(path), name, &mtime.0.to_be_bytes(), XattrFlags::empty())?
+                    }
+                    false => rustix::fs::lremovexattr(at(path), name)?,
+                }
+            }
+            Self::Touch(path) => touched.push(at(path)),
+            Self::Passing(path) => {
+                fs::create_dir(at(path))?;
+                fs::remove_dir(at(path))?;
+            }
+        }
+        for path in touched.into_iter().chain(parents) {
+            set_mtime(&path, mtime)?;
+        }
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<&str> {
+        match self {
+            Self::Link(one, other) | Self::Rename(one, other) | Self::Exchange(one, other) => {
+                vec![one, other]
+            }
+            Self::Write(path, ..)
+            | Self::Open(path)
+            | Self::Remove(path)
+            | Self::Mkdir(path)
+            | Self::Symlink(_, path)
+            | Self::Node(path, _)
+            | Self::Socket(path)
+            | Self::Mode(path, _)
+            | Self::Owner(path, _)
+            | Self::Attribute(path, _)
+            | Self::Touch(path)
+            | Self::Passing(path) => vec![path],
+        }
+    }
+}
+
+/// As mv(1) does: overlayfs does not rename directories that come from below.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    if to.starts_with(from) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            if fs::symlink_metadata(to).is_ok() {
+                fs::remove_dir(to)?;
+            }
+            run_command(Command::new("cp").arg("-aT").arg(from).arg(to));
+            fs::remove_dir_all(from)
+        }
+        done => done,
+    }
+}
+
+/// Does these edits as far as they are possible, and says which were.
+fn edit(root: &Path, edits: &[Edit], first: usize) -> Vec<bool> {
+    edits.iter().enumerate().map(|(step, edit)| edit.apply(root, first + step).is_ok()).collect()
+}
+
+/// What is done with everything else.
+fn laws(base: &[Edit], more: &[Edit], edits: &[Edit]) {
+    // Layers hold no sockets.
+    let lay = |edits: &[Edit]| -> Vec<_> {
+        edits.iter().filter(|edit| !matches!(edit, Edit::Socket(_))).cloned().collect()
+    };
+    let lab = Lab::new()
+        .layer(|root| {
+            set_mtime(root, (1_600_000_000, 0)).unwrap();
+            edit(root, &lay(base), 0);
+        })
+        .layer(|root| drop(edit(root, &lay(more), 1000)));
+    let record = lab.copy();
+    let below_tar = gnu_tar(&lab.path("copy"));
+    let has_links_below = snapshot(lab.path("copy")).0.values().any(|node| node.linked_as.is_some());
+
+    let mut done = Vec::new();
+    let mut over = Snapshot::default();
+    let mut seen_by_tar = Vec::new();
+    let lab = lab.layer(|root| {
+        done = edit(root, edits, 2000);
+        over = snapshot(root);
+        seen_by_tar = gnu_tar(root);
+    });
+    let trees = lab.trees();
+    let stack = Stack::new(&trees);
+    let of_upper = Diff::of_upper(stack.clone());
+    let layer = packed(&of_upper);
+    let made_again = kernel::stack_bytes(&[&below_tar, &layer]);
+    let what = "layer of an upper directory, applied";
+    storable(snapshot(made_again.path())).assert_same(&storable(over.clone()), what);
+
+    let mut flat = Vec::new();
+    flatten(&stack, &Selection::default(), &mut flat, &PackOptions::default()).unwrap();
+    untarred(&flat).without_holes().assert_same(&untarred(&seen_by_tar).without_holes(), "export");
+
+    for (step, edit) in edits.iter().enumerate().filter(|(step, _)| done[*step]) {
+        // Where the overlay broke a hard link, what was possible there may be impossible here.
+        let result = edit.apply(&lab.path("copy"), 2000 + step);
+        assert!(result.is_ok() || has_links_below, "{edit:?}: {result:?}");
+    }
+    let copied = lab.copied();
+    let of_copy = Diff::of_copy(&copied, stack.below(), &record);
+    let layer_of_copy = packed(&of_copy);
+    let made_again = kernel::stack_bytes(&[&below_tar, &layer_of_copy]);
+    let copy = snapshot(lab.path("copy"));
+    let what = "layer of a copy, applied";
+    storable(snapshot(made_again.path())).assert_same(&storable(copy.clone()), what);
+    if copy == over && !has_links_below {
+        assert_eq!(events(&of_copy), events(&of_upper));
+        assert_eq!(listed(&of_copy), listed(&of_upper));
+        assert_eq!(layer_of_copy, layer);
+    } else {
+        assert!(has_links_below, "{:?}", copy.differences(&over));
+    }
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "c", "a-b"]), 1..4)
+        .prop_map(|parts| parts.join("/"))
+}
+
+fn an_edit() -> impl Strategy<Value = Edit> {
+    let content = || prop::sample::select(vec![vec![], b"x".to_vec(), b"y".to_vec(), vec![b'z'; 70_000]]);
+    let when = prop::sample::select(vec![When::Later, When::AsBefore]);
+    prop_oneof![
+        6 => (path(), content(), when).prop_map(|(path, content, when)| Edit::Write(path, content, when)),
+        1 => path().prop_map(Edit::Open),
+        4 => path().prop_map(Edit::Remove),
+        8 => path().prop_map(Edit::Mkdir),
+        1 => (path(), path()).prop_map(|(target, path)| Edit::Symlink(target, path)),
+        1 => (path(), any::<bool>()).prop_map(|(path, device)| Edit::Node(path, device)),
+        1 => path().prop_map(Edit::Socket),
+        2 => (path(), path()).prop_map(|(from, to)| Edit::Link(from, to)),
+        4 => (path(), path()).prop_map(|(from, to)| Edit::Rename(from, to)),
+        2 => (path(), path()).prop_map(|(from, to)| Edit::Exchange(from, to)),
+        1 => (path(), prop::sample::select(vec![0o700, 0o644, 0o4755])).prop_map(|(path, mode)| Edit::Mode(path, mode)),
+        1 => (path(), 0..3u32).prop_map(|(path, uid)| Edit::Owner(path, uid)),
+        1 => (path(), any::<bool>()).prop_map(|(path, there)| Edit::Attribute(path, there)),
+        1 => path().prop_map(Edit::Touch),
+        1 => path().prop_map(Edit::Passing),
+    ]
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn applying_a_diff_gives_the_changed_root(
+        base in prop::collection::vec(an_edit(), 5..40),
+        more in prop::collection::vec(an_edit(), 0..15),
+        edits in prop::collection::vec(an_edit(), 0..25),
+    ) {
+        if root() {
+            laws(&base, &more, &edits);
+        }
+    }
+}
