@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use common::image::{Compression, Layout, image, image_of};
 use common::peers::{Containerd, Docker, Storage};
 use common::privilege::{self, Privilege};
-use common::tar::{Dialect, SparseDialect, Tar, seal, tar};
+use common::tar::{Dialect, SparseDialect, Tar, seal, tar, tar_of};
 use common::tree::{Kind, Tree, is_directory, snapshot};
-use common::{is_real_root, kernel, model, skip};
+use common::{is_real_root, kernel, model, random, skip};
+use proptest::prelude::*;
 
 /// What GNU tar makes of a tar.
 fn untarred(tar: &[u8]) -> Tree {
@@ -380,4 +381,19 @@ fn containerd_reads_an_archive_made_here() {
     let (path, _) = archive(dir.path());
     containerd.run(&["images", "import", &path]);
     assert_eq!(containerd.run(&["images", "ls", "--quiet"]), "docker.io/library/made-by-tests:one");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_model_and_the_kernel_agree_on_layers_that_nobody_thought_of(layers in random::layers(4)) {
+        if !root() {
+            return Ok(());
+        }
+        let layers: Vec<_> = layers.iter().map(|layer| random::for_gnu_tar(layer)).collect();
+        let tars: Vec<_> = layers.iter().map(|layer| tar_of(layer)).collect();
+        let expected = model::stack(layers.iter().map(Vec::as_slice));
+        snapshot(kernel::stack_bytes(&tars).path()).assert_same(&expected, "the kernel's view");
+    }
 }

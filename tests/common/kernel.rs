@@ -63,8 +63,10 @@ pub fn stack<T: AsRef<Path>>(layers: &[T]) -> KernelRoot {
     }
     // An upper directory's own metadata is that of the root.
     copy_metadata(&root.layer(layers.len() - 1), &root.upper());
+    // The kernel does not look whether the root of a layer is opaque: what lies below it is left out.
+    let lowest = (0..layers.len()).rfind(|&index| is_opaque(&root.layer(index))).unwrap_or(0);
     // Relative names keep 120 layers within the page that the kernel has for options.
-    let lowers: Vec<_> = (0..layers.len()).rev().map(|index| index.to_string()).collect();
+    let lowers: Vec<_> = (lowest..layers.len()).rev().map(|index| index.to_string()).collect();
     let options = format!(
         "lowerdir={},upperdir=upper,workdir=work,index=off,metacopy=off,redirect_dir=nofollow",
         lowers.join(":")
@@ -114,41 +116,34 @@ fn unpack(tar: &Path, into: &Path, lowers: &[PathBuf]) {
         .filter(|path| is_dir(&into.join(path)))
         .map(|path| (path.clone(), fs::symlink_metadata(into.join(path)).unwrap()))
         .collect();
+    // Directories that hide what is below: with a marker in them, they are still the directory that was there.
+    let (mut opaque, mut replaced) = (BTreeSet::new(), BTreeSet::new());
     for path in &paths {
         let name = path.file_name().unwrap_or_default().as_bytes();
         let Some(deleted) = name.strip_prefix(b".wh.") else { continue };
-        let directory = into.join(path.parent().unwrap());
         fs::remove_file(into.join(path)).unwrap();
-        let deleted = std::ffi::OsString::from_vec(deleted.to_vec());
+        let deleted = path.with_file_name(std::ffi::OsString::from_vec(deleted.to_vec()));
         if name == b".wh..wh..opq" {
-            set_opaque(&directory);
-        } else if is_dir(&directory.join(&deleted)) {
-            set_opaque(&directory.join(&deleted));
-        } else if fs::symlink_metadata(directory.join(&deleted)).is_err() {
-            // A deletion of nothing would show as a ghost.
-            let below = path.with_file_name(&deleted);
-            if lowers.iter().any(|lower| fs::symlink_metadata(lower.join(&below)).is_ok()) {
-                let mode = Mode::empty();
-                rustix::fs::mknodat(CWD, directory.join(&deleted), FileType::CharacterDevice, mode, 0)
-                    .unwrap();
-            }
+            opaque.insert(path.parent().unwrap().to_owned());
+        } else if is_dir(&into.join(&deleted)) {
+            replaced.insert(deleted);
+        } else if fs::symlink_metadata(into.join(&deleted)).is_err() && lookup(lowers, &deleted).is_some() {
+            // Only where there is something to delete: the mark of a deletion of nothing would show as a ghost.
+            let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+            rustix::fs::mknodat(CWD, into.join(&deleted), kind, mode, 0).unwrap();
         }
     }
-    // A deletion under an opaque directory is listed by the kernel, though it cannot be looked up.
-    let mut opaque = Vec::new();
-    for path in paths.iter().map(|path| into.join(path)).filter(|path| is_dir(path)) {
-        let mut value = [0; 8];
-        if rustix::fs::lgetxattr(&path, "trusted.overlay.opaque", value.as_mut_slice()).is_ok() {
-            opaque.push(path);
-        }
-    }
-    for directory in opaque {
-        remove_whiteouts(&directory);
+    for path in opaque.iter().chain(&replaced) {
+        set_opaque(&into.join(path));
+        // The kernel would list a deletion in there, though it cannot be looked up.
+        remove_whiteouts(&into.join(path));
     }
     for (path, metadata) in times.into_iter().rev() {
         set_mtime(&into.join(&path), &metadata);
         if !declared.contains(&path) {
-            imply(into, &path, lowers);
+            let fresh = path.ancestors().any(|above| replaced.contains(above))
+                || path.ancestors().skip(1).any(|above| opaque.contains(above));
+            imply(&into.join(&path), lookup(if fresh { &[] } else { lowers }, &path));
         }
     }
 }
@@ -160,7 +155,7 @@ fn declared(tar: &Path) -> BTreeSet<PathBuf> {
         return BTreeSet::new();
     }
     // An entry with an empty name is the root, so only the last line break ends no name.
-    let names = names.strip_suffix(b"\n").unwrap_or(&names);
+    let Some(names) = names.strip_suffix(b"\n") else { return BTreeSet::new() };
     names
         .split(|&byte| byte == b'\n')
         .map(|name| {
@@ -170,16 +165,41 @@ fn declared(tar: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Gives a directory that the layer does not declare the metadata of the nearest layer below.
-fn imply(into: &Path, path: &Path, lowers: &[PathBuf]) {
-    let target = into.join(path);
-    match lowers.iter().map(|lower| lower.join(path)).find(|lower| is_dir(lower)) {
-        Some(lower) => copy_metadata(&lower, &target),
+/// What the unpacked layers (topmost first) show at `path`, as overlayfs looks it up.
+fn lookup(layers: &[PathBuf], path: &Path) -> Option<PathBuf> {
+    let visible = layers.iter().position(|layer| is_opaque(layer)).map_or(layers.len(), |last| last + 1);
+    let mut merged = layers[..visible].to_vec();
+    for name in path {
+        let mut parts = Vec::new();
+        for part in merged.iter().map(|part| part.join(name)) {
+            let Ok(metadata) = fs::symlink_metadata(&part) else { continue };
+            if !metadata.is_dir() {
+                if parts.is_empty() && !is_whiteout(&metadata) {
+                    parts.push(part);
+                }
+                break;
+            }
+            let opaque =
+                super::tree::xattrs(&part).get(&b"trusted.overlay.opaque"[..]) == Some(&b"y".to_vec());
+            parts.push(part);
+            if opaque {
+                break;
+            }
+        }
+        merged = parts;
+    }
+    merged.into_iter().next()
+}
+
+/// Gives a directory that the layer does not declare the metadata of the directory below, if there is one.
+fn imply(target: &Path, below: Option<PathBuf>) {
+    match below.filter(|below| is_dir(below)) {
+        Some(below) => copy_metadata(&below, target),
         None => {
-            rustix::fs::chmod(&target, Mode::from_raw_mode(0o755)).unwrap();
+            rustix::fs::chmod(target, Mode::from_raw_mode(0o755)).unwrap();
             let epoch = Timespec { tv_sec: 0, tv_nsec: 0 };
             let times = Timestamps { last_access: epoch, last_modification: epoch };
-            rustix::fs::utimensat(CWD, &target, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            rustix::fs::utimensat(CWD, target, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
         }
     }
 }
@@ -203,6 +223,10 @@ fn set_mtime(path: &Path, metadata: &fs::Metadata) {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
+fn is_opaque(directory: &Path) -> bool {
+    super::tree::xattrs(directory).get(&b"trusted.overlay.opaque"[..]) == Some(&b"y".to_vec())
+}
+
 fn set_opaque(directory: &Path) {
     rustix::fs::lsetxattr(directory, "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
 }
@@ -219,6 +243,10 @@ fn remove_whiteouts(directory: &Path) {
             fs::remove_file(&path).unwrap();
         }
     }
+}
+
+fn is_whiteout(metadata: &fs::Metadata) -> bool {
+    metadata.rdev() == 0 && FileType::from_raw_mode(metadata.mode()) == FileType::CharacterDevice
 }
 
 /// Everything below `root`, a directory before what it holds.

@@ -9,6 +9,7 @@
 //! | [`image`] | OCI layouts, OCI archives and docker-archives around layer tars |
 //! | [`peers`] | podman, buildah, docker and containerd, each on its own |
 //! | [`privilege`] | the same test as root, in user namespaces and as a plain user |
+//! | [`random`] | layers that nobody thought of |
 //!
 //! Nothing here uses the crate's own tar code, JSON types or digests: a mistake made on both sides would be invisible.
 
@@ -20,6 +21,7 @@ pub mod kernel;
 pub mod model;
 pub mod peers;
 pub mod privilege;
+pub mod random;
 pub mod tar;
 pub mod tree;
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub const MTIME: i64 = 1_700_000_000;
 
 /// One member of a tar, as the test means it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The name as it stands in the archive.
     pub name: Vec<u8>,
@@ -23,6 +23,25 @@ pub struct Entry {
     pub dialect: Dialect,
     /// More records for the entry's PAX header, after those that the fields need.
     pub records: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// One line, so that a list of layers that a property test came upon can be read.
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        write!(f, "\"{}\" ", text(&self.name))?;
+        match &self.kind {
+            Kind::File(content) => write!(f, "File({})", text(content))?,
+            Kind::Symlink(target) => write!(f, "Symlink({})", text(target))?,
+            Kind::Link(target) => write!(f, "Link({})", text(target))?,
+            other => write!(f, "{other:?}")?,
+        }
+        write!(f, " {:04o} {}:{} {}.{:09}", self.mode, self.uid, self.gid, self.mtime.0, self.mtime.1)?;
+        for (key, value) in self.xattrs.iter().chain(self.records.iter().map(|(key, value)| (key, value))) {
+            write!(f, " {}={}", text(key), text(value))?;
+        }
+        Ok(())
+    }
 }
 
 /// What an entry is.
