@@ -233,9 +233,11 @@ impl Editor {
     }
 }
 
-/// `path`, below `base` if it is relative, without `.` and `..`.
+/// `path` as it is, or if it is relative, below `base` and without `.` and `..`.
 fn joined(base: &str, path: &str) -> String {
-    let base = if path.starts_with('/') { "" } else { base };
+    if path.starts_with('/') {
+        return path.to_owned();
+    }
     let mut names = Vec::new();
     for name in base.split('/').chain(path.split('/')) {
         match name {
@@ -478,10 +480,12 @@ mod tests {
     }
 
     #[test]
-    fn a_working_directory_never_leaves_the_root() {
+    fn a_relative_working_directory_is_joined_and_stays_below_the_root() {
         assert_eq!(joined("/a", "../../../b"), "/b");
         assert_eq!(joined("", "x"), "/x");
-        assert_eq!(joined("/a", "/"), "/");
+        assert_eq!(joined("/a", "."), "/a");
+        // An absolute one is docker's to the letter: which directory `..` leads to is for the container to find out.
+        assert_eq!(joined("/a", "/b/../c/"), "/b/../c/");
         assert_eq!(joined("a/b", "c"), "/a/b/c");
     }
 

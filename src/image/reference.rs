@@ -1,7 +1,8 @@
 //! [`Reference`]: the name a person gives a manifest, such as `debian:12`.
 //!
-//! The grammar is docker's ([distribution/reference](https://pkg.go.dev/github.com/distribution/reference)), letter by
-//! letter: a name that docker accepts means the same here. A value always has a domain and a path, and a tag or a digest
+//! The grammar is docker's ([distribution/reference](https://pkg.go.dev/github.com/distribution/reference)): a name means
+//! here what it means there. One oddity is not followed: `a_b.c/x`, whose domain is none, is a path without a domain to
+//! docker, and refused here. A value always has a domain and a path, and a tag or a digest
 //! or both; [`Reference::canonical`] is what gets stored and [`Reference::familiar`] what gets shown, and either reads back as the same value.
 
 use std::collections::BTreeMap;
