@@ -44,7 +44,7 @@ fn meaning(value: Value) -> Value {
 }
 
 fn assert_same_meaning(name: &str, theirs: &[u8], ours: &[u8]) {
-    let read = |bytes| meaning(serde_json::from_slice(bytes).unwrap());
+    let read = |bytes| meaning(serde_json::from_slice(bytes).expect("a JSON document"));
     assert_eq!(read(ours), read(theirs), "{name}");
 }
 
