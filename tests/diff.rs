@@ -15,7 +15,10 @@ use std::process::Command;
 use common::tree::{Kind, Tree as Snapshot, snapshot};
 use common::{is_real_root, kernel, run_command, skip};
 use plywood::fs::{Dir, Timestamp};
-use plywood::layer::{CopyRecord, Diff, DiffError, DiffEvent, PackOptions, Selection, flatten, pack};
+use plywood::layer::{
+    CopyRecord, Diff, DiffError, DiffEvent, PackError, PackOptions, Selection, XattrPolicy, flatten, pack,
+    pack_directory,
+};
 use plywood::path::LayerPath;
 use plywood::stack::marks::Marks;
 use plywood::stack::{Stack, Tree};
@@ -118,6 +121,7 @@ impl Lab {
         run_command(Command::new("cp").arg("-a").arg(&mounted.0).arg(self.path("copy")));
         let mut directories = BTreeMap::new();
         let copy = snapshot(self.path("copy"));
+        let begun = Timestamp { seconds: 1_750_000_000, nanos: 0 };
         for (path, node) in &copy.0 {
             if node.kind == Kind::Directory {
                 let inode = fs::symlink_metadata(self.path("copy").join(path)).unwrap().ino();
@@ -130,7 +134,7 @@ impl Lab {
         fs::write(&probe, "").unwrap();
         let probe = fs::metadata(&probe).unwrap();
         let nanos = u32::try_from(probe.ctime_nsec()).unwrap();
-        CopyRecord { watermark: Timestamp { seconds: probe.ctime(), nanos }, directories }
+        CopyRecord { untouched: begun..Timestamp { seconds: probe.ctime(), nanos }, directories }
     }
 
     fn copied(&self) -> Tree {
@@ -235,8 +239,10 @@ enum Edit {
     Owner(String, u32),
     Attribute(String, bool),
     Touch(String),
-    /// Makes a file and removes it again.
+    /// Makes a directory and removes it again.
     Passing(String),
+    /// Removes it and makes it and a directory in it again.
+    Replace(String, String),
 }
 
 /// The time that a file is given after it was written.
@@ -333,6 +339,12 @@ impl Edit {
                 }
             }
             Self::Touch(path) => touched.push(at(path)),
+            Self::Replace(path, inner) => {
+                fs::remove_dir_all(at(path))?;
+                fs::create_dir(at(path))?;
+                fs::create_dir(at(path).join(inner))?;
+                touched.extend([at(path).join(inner), at(path)]);
+            }
             Self::Passing(path) => {
                 fs::create_dir(at(path))?;
                 fs::remove_dir(at(path))?;
@@ -360,6 +372,7 @@ impl Edit {
             | Self::Owner(path, _)
             | Self::Attribute(path, _)
             | Self::Touch(path)
+            | Self::Replace(path, _)
             | Self::Passing(path) => vec![path],
         }
     }
@@ -468,6 +481,7 @@ fn an_edit() -> impl Strategy<Value = Edit> {
         1 => (path(), any::<bool>()).prop_map(|(path, there)| Edit::Attribute(path, there)),
         1 => path().prop_map(Edit::Touch),
         1 => path().prop_map(Edit::Passing),
+        3 => (path(), prop::sample::select(vec!["a", "b", "c"])).prop_map(|(path, inner)| Edit::Replace(path, inner.to_owned())),
     ]
 }
 
@@ -488,4 +502,415 @@ proptest! {
             laws(&base, &more, &edits);
         }
     }
+}
+
+/// A root of one layer with a few things in it.
+fn small() -> Lab {
+    Lab::new().layer(|root| {
+        for directory in ["etc", "etc/conf.d", "usr", "usr/bin", "usr/lib", "empty"] {
+            fs::create_dir(root.join(directory)).unwrap();
+        }
+        for file in
+            ["etc/passwd", "etc/hosts", "etc/conf.d/one", "etc/conf.d/two", "usr/bin/sh", "usr/lib/libc"]
+        {
+            fs::write(root.join(file), file).unwrap();
+        }
+        for path in ["etc", "etc/conf.d", "usr", "usr/bin", "usr/lib", "empty", ""] {
+            set_mtime(&root.join(path), (1_600_000_000, 0)).unwrap();
+        }
+    })
+}
+
+/// What is listed after `edit`, made on an overlay; the same must be listed, and packed, after it was made on a copy.
+#[track_caller]
+fn both(edit: impl Fn(&Path)) -> Vec<String> {
+    let lab = small();
+    let record = lab.copy();
+    edit(&lab.path("copy"));
+    let lab = lab.layer(&edit);
+    let trees = lab.trees();
+    let stack = Stack::new(&trees);
+    let (of_upper, copied) = (Diff::of_upper(stack.clone()), lab.copied());
+    let of_copy = Diff::of_copy(&copied, stack.below(), &record);
+    let listed_in_upper = listed(&of_upper);
+    assert_eq!(listed(&of_copy), listed_in_upper);
+    let without_times = |diff| {
+        let tar = packed(diff);
+        untarred(&tar).without_mtimes(|_, _| true).without_root()
+    };
+    without_times(&of_copy).assert_same(&without_times(&of_upper), "layer of a copy");
+    listed_in_upper
+}
+
+#[test]
+fn changes_are_listed_as_docker_lists_them() {
+    if !root() {
+        return;
+    }
+    let changes = both(|root| {
+        fs::write(root.join("etc/passwd"), "changed").unwrap();
+        fs::remove_file(root.join("etc/hosts")).unwrap();
+        fs::create_dir(root.join("etc/new")).unwrap();
+        fs::write(root.join("etc/new/file"), "").unwrap();
+        fs::remove_dir_all(root.join("usr/lib")).unwrap();
+        fs::set_permissions(root.join("empty"), fs::Permissions::from_mode(0o700)).unwrap();
+    });
+    let expected = [
+        "C /empty",
+        "C /etc",
+        "D /etc/hosts",
+        "A /etc/new",
+        "A /etc/new/file",
+        "C /etc/passwd",
+        "C /usr",
+        "D /usr/lib",
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn what_is_the_same_again_is_no_change() {
+    if !root() {
+        return;
+    }
+    let changes = both(|root| {
+        // Everything is copied up and nothing changes.
+        for file in ["etc/passwd", "usr/bin/sh", "etc/conf.d/one"] {
+            let path = root.join(file);
+            let before = fs::metadata(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::set_permissions(&path, before.permissions()).unwrap();
+            fs::write(&path, file).unwrap();
+            set_mtime(&path, (before.mtime(), before.mtime_nsec())).unwrap();
+        }
+        // Something comes and goes.
+        fs::write(root.join("usr/lib/passing"), "").unwrap();
+        fs::remove_file(root.join("usr/lib/passing")).unwrap();
+        // A name goes and comes.
+        let path = root.join("etc/hosts");
+        let before = fs::metadata(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "etc/hosts").unwrap();
+        set_mtime(&path, (before.mtime(), before.mtime_nsec())).unwrap();
+    });
+    assert_eq!(changes, [""; 0]);
+}
+
+#[test]
+fn a_changed_byte_is_found_whatever_size_and_time_say() {
+    if !root() {
+        return;
+    }
+    let changes = both(|root| {
+        let path = root.join("usr/bin/sh");
+        let before = fs::metadata(&path).unwrap();
+        fs::write(&path, "usr/bin/SH").unwrap();
+        set_mtime(&path, (before.mtime(), before.mtime_nsec())).unwrap();
+    });
+    assert_eq!(changes, ["C /usr", "C /usr/bin", "C /usr/bin/sh"]);
+}
+
+#[test]
+fn a_replaced_directory_is_compared_name_by_name() {
+    if !root() {
+        return;
+    }
+    let changes = both(|root| {
+        let old = fs::metadata(root.join("etc/passwd")).unwrap();
+        fs::remove_dir_all(root.join("etc")).unwrap();
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(root.join("etc/passwd"), "etc/passwd").unwrap();
+        set_mtime(&root.join("etc/passwd"), (old.mtime(), old.mtime_nsec())).unwrap();
+        fs::create_dir(root.join("etc/conf.d")).unwrap();
+        fs::write(root.join("etc/conf.d/three"), "").unwrap();
+    });
+    let expected = [
+        "C /etc",
+        "C /etc/conf.d",
+        "D /etc/conf.d/one",
+        "A /etc/conf.d/three",
+        "D /etc/conf.d/two",
+        "D /etc/hosts",
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn another_type_under_the_same_name_is_a_change_without_deletions() {
+    if !root() {
+        return;
+    }
+    let changes = both(|root| {
+        fs::remove_dir_all(root.join("etc/conf.d")).unwrap();
+        fs::write(root.join("etc/conf.d"), "").unwrap();
+        fs::remove_file(root.join("etc/hosts")).unwrap();
+        fs::create_dir(root.join("etc/hosts")).unwrap();
+        fs::write(root.join("etc/hosts/a"), "").unwrap();
+    });
+    assert_eq!(changes, ["C /etc", "C /etc/conf.d", "C /etc/hosts", "A /etc/hosts/a"]);
+}
+
+#[test]
+fn a_socket_is_listed_and_not_packed_but_what_it_replaced_is_deleted() {
+    if !root() {
+        return;
+    }
+    let lab = small().layer(|root| {
+        for name in ["etc/hosts", "empty/socket"] {
+            fs::remove_file(root.join(name)).ok();
+            Edit::Socket(name.to_owned()).apply(root, 0).unwrap();
+        }
+    });
+    let trees = lab.trees();
+    let diff = Diff::of_upper(Stack::new(&trees));
+    assert_eq!(listed(&diff), ["C /empty", "A /empty/socket", "C /etc", "D /etc/hosts", "A /etc/hosts"]);
+    let layer = untarred(&packed(&diff));
+    assert_eq!(layer.without_root().names(), ["empty", "etc", "etc/.wh.hosts"]);
+}
+
+#[test]
+fn moved_and_swapped_things_are_found_in_a_copy_though_their_times_are_old() {
+    if !root() {
+        return;
+    }
+    let swap = |root: &Path, one: &str, other: &str| {
+        rustix::fs::renameat_with(CWD, root.join(one), CWD, root.join(other), RenameFlags::EXCHANGE).unwrap();
+    };
+    let lab = small();
+    let record = lab.copy();
+    let copy = lab.path("copy");
+    swap(&copy, "etc/conf.d", "usr/bin");
+    swap(&copy, "etc/passwd", "etc/hosts");
+    fs::rename(copy.join("usr/lib"), copy.join("usr/lib64")).unwrap();
+    fs::hard_link(copy.join("etc/hosts"), copy.join("empty/link")).unwrap();
+    let (copied, trees) = (lab.copied(), lab.trees());
+    let diff = Diff::of_copy(&copied, Stack::new(&trees), &record);
+    let expected = [
+        "C /empty",
+        "A /empty/link",
+        "C /etc",
+        "C /etc/conf.d",
+        "D /etc/conf.d/one",
+        "A /etc/conf.d/sh",
+        "D /etc/conf.d/two",
+        "C /etc/hosts",
+        "C /etc/passwd",
+        "C /usr",
+        "C /usr/bin",
+        "A /usr/bin/one",
+        "D /usr/bin/sh",
+        "A /usr/bin/two",
+        "D /usr/lib",
+        "A /usr/lib64",
+        "A /usr/lib64/libc",
+    ];
+    // The swapped directories differ in nothing but what is in them.
+    let expected: Vec<_> = expected.into_iter().collect();
+    assert_eq!(listed(&diff), expected);
+    let layer = untarred(&packed(&diff));
+    assert_eq!(layer.at("etc/hosts").linked_as.as_deref(), Some(Path::new("empty/link")));
+}
+
+#[test]
+fn a_new_name_makes_its_old_ones_part_of_the_layer() {
+    if !root() {
+        return;
+    }
+    let changes = both(|root| fs::hard_link(root.join("usr/bin/sh"), root.join("usr/bin/ash")).unwrap());
+    assert_eq!(changes, ["C /usr", "C /usr/bin", "A /usr/bin/ash", "C /usr/bin/sh"]);
+}
+
+#[test]
+fn nothing_changed_is_no_entry() {
+    if !root() {
+        return;
+    }
+    let lab = small().layer(|root| {
+        // Copied up.
+        drop(File::options().append(true).open(root.join("etc/conf.d/one")).unwrap());
+    });
+    let trees = lab.trees();
+    let packed = pack(&Diff::of_upper(Stack::new(&trees)), io::sink(), &PackOptions::default()).unwrap();
+    assert_eq!((packed.entries, packed.bytes), (0, 1024));
+    let empty = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+    assert_eq!(packed.diff_id.to_string(), empty);
+}
+
+#[test]
+fn a_layer_declares_its_directories_and_deletes_before_it_adds() {
+    if !root() {
+        return;
+    }
+    let lab = small().layer(|root| {
+        fs::write(root.join("etc/conf.d/added"), "").unwrap();
+        fs::remove_file(root.join("etc/conf.d/two")).unwrap();
+        fs::remove_dir_all(root.join("usr/lib")).unwrap();
+        for path in ["etc/conf.d", "usr"] {
+            set_mtime(&root.join(path), (1_600_000_000, 0)).unwrap();
+        }
+    });
+    let trees = lab.trees();
+    let tar = packed(&Diff::of_upper(Stack::new(&trees)));
+    let path = lab.path("tar");
+    fs::write(&path, tar).unwrap();
+    let names = String::from_utf8(common::run("tar", ["-tf", path.to_str().unwrap()])).unwrap();
+    let expected = ["etc/", "etc/conf.d/", "etc/conf.d/.wh.two", "etc/conf.d/added", "usr/", "usr/.wh.lib"];
+    assert_eq!(names.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_is_excluded_is_neither_there_nor_missed() {
+    if !root() {
+        return;
+    }
+    let lab = small();
+    let record = lab.copy();
+    let edit = |root: &Path| {
+        fs::remove_file(root.join("etc/hosts")).unwrap();
+        fs::write(root.join("etc/resolv.conf"), "").unwrap();
+        fs::create_dir(root.join("dev")).unwrap();
+        fs::write(root.join("dev/null"), "").unwrap();
+        fs::write(root.join("usr/bin/sh"), "").unwrap();
+        for path in ["etc", ""] {
+            set_mtime(&root.join(path), (1_600_000_000, 0)).unwrap();
+        }
+    };
+    edit(&lab.path("copy"));
+    let lab = lab.layer(edit);
+    let (trees, copied) = (lab.trees(), lab.copied());
+    let stack = Stack::new(&trees);
+    let selection = ["etc/hosts", "etc/resolv.conf", "dev", "usr/bin"]
+        .iter()
+        .fold(Selection::default(), |selection, path| selection.exclude(layer_path(path)));
+    for diff in [Diff::of_upper(stack.clone()), Diff::of_copy(&copied, stack.below(), &record)] {
+        assert_eq!(events(&diff.with(selection.clone())), [""; 0]);
+    }
+    let mut tar = Vec::new();
+    flatten(&stack, &selection, &mut tar, &PackOptions::default()).unwrap();
+    let names = ["empty", "etc", "etc/conf.d", "etc/conf.d/one", "etc/conf.d/two", "etc/passwd", "usr"];
+    let names: Vec<_> = names.into_iter().chain(["usr/lib", "usr/lib/libc"]).collect();
+    assert_eq!(untarred(&tar).names(), names);
+}
+
+#[test]
+fn marks_of_mounts_that_cannot_be_read_are_refused() {
+    if !root() {
+        return;
+    }
+    for (mark, path) in [("redirect", "etc"), ("metacopy", "etc/passwd")] {
+        let lab = small().layer(|root| fs::write(root.join("etc/passwd"), "").unwrap());
+        let name = format!("trusted.overlay.{mark}");
+        rustix::fs::lsetxattr(lab.layer_path(1).join(path), name, b"", XattrFlags::empty()).unwrap();
+        let trees = lab.trees();
+        let error = Diff::of_upper(Stack::new(&trees)).changes().unwrap_err();
+        assert!(matches!(&error, DiffError::Mark { mark: found, .. } if *found == mark), "{error:?}");
+        assert!(error.to_string().starts_with(&format!("/{path} carries overlay.{mark}")), "{error}");
+    }
+}
+
+#[test]
+fn a_tree_may_be_deeper_than_there_are_file_handles() {
+    let lab = Lab::new();
+    let dir =
+        fs::create_dir(lab.path("deep")).map(|()| Dir::open_ambient(lab.path("deep")).unwrap()).unwrap();
+    let mut at = dir.try_clone().unwrap();
+    for _ in 0..1900 {
+        at.create_dir("d", 0o755).unwrap();
+        at = at.open_dir("d").unwrap();
+    }
+    at.create_file("end", 0o644).unwrap();
+    let mut tar = Vec::new();
+    let (selection, options) = (Selection::default(), PackOptions::default());
+    let packed = pack_directory(&dir, &selection, &mut tar, &options).unwrap();
+    assert_eq!(packed.entries, 1902);
+    let tree = Tree { dir, marks: Marks::None, declares_root: true };
+    let mut flat = Vec::new();
+    assert_eq!(flatten(&Stack::new([&tree]), &selection, &mut flat, &options).unwrap(), packed);
+    assert!(flat == tar);
+}
+
+/// An ordinary directory with something of everything that a plain user can make.
+fn plain(lab: &Lab) -> Dir {
+    let path = lab.path("plain");
+    fs::create_dir(&path).unwrap();
+    let edits = [
+        Edit::Write("file".into(), b"content".to_vec(), When::Later),
+        Edit::Mkdir("directory".into()),
+        Edit::Link("file".into(), "directory/link".into()),
+        Edit::Symlink("nowhere".into(), "symlink".into()),
+        Edit::Node("fifo".into(), false),
+        Edit::Socket("socket".into()),
+        Edit::Mode("file".into(), 0o4751),
+    ];
+    assert!(edit(&path, &edits, 0).into_iter().all(|done| done));
+    Dir::open_ambient(path).unwrap()
+}
+
+#[test]
+fn a_directory_becomes_the_layer_that_gnu_tar_unpacks_to_it() {
+    let lab = Lab::new();
+    let dir = plain(&lab);
+    let sparse = File::create(lab.path("plain/sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", 40 << 20).unwrap();
+    let mut tar = Vec::new();
+    pack_directory(&dir, &Selection::default(), &mut tar, &PackOptions::default()).unwrap();
+    untarred(&tar).without_holes().assert_same(&storable(snapshot(lab.path("plain"))), "the layer");
+}
+
+#[test]
+fn later_times_become_the_latest_and_earlier_ones_stay() {
+    let lab = Lab::new();
+    let dir = plain(&lab);
+    set_mtime(&lab.path("plain/file"), (12, 5)).unwrap();
+    let latest = Timestamp { seconds: 1_000, nanos: 0 };
+    let mut tar = Vec::new();
+    let options = PackOptions::default().latest_mtime(latest);
+    pack_directory(&dir, &Selection::default(), &mut tar, &options).unwrap();
+    for (path, node) in untarred(&tar).0 {
+        let expected = if path.ends_with("file") || path.ends_with("link") { (12, 5) } else { (1_000, 0) };
+        assert_eq!(node.mtime, expected, "{path:?}");
+    }
+}
+
+#[test]
+fn a_reserved_name_is_refused_in_a_layer_and_kept_in_an_export() {
+    let lab = Lab::new();
+    let dir = plain(&lab);
+    fs::write(lab.path("plain/directory/.wh.file"), "").unwrap();
+    let (selection, options) = (Selection::default(), PackOptions::default());
+    let error = pack_directory(&dir, &selection, io::sink(), &options).unwrap_err();
+    assert!(error.to_string().contains("/directory/.wh.file"), "{error}");
+    let tree = Tree { dir, marks: Marks::None, declares_root: true };
+    let mut tar = Vec::new();
+    flatten(&Stack::new([&tree]), &selection, &mut tar, &options).unwrap();
+    assert!(untarred(&tar).get("directory/.wh.file").is_some());
+}
+
+#[test]
+fn a_device_that_overlayfs_takes_for_a_deletion_is_refused() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let dir = plain(&lab);
+    rustix::fs::mknodat(CWD, lab.path("plain/node"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+    let error = pack_directory(&dir, &Selection::default(), io::sink(), &PackOptions::default()).unwrap_err();
+    assert!(matches!(&error, PackError::WhiteoutDevice { path } if path == &layer_path("node")), "{error:?}");
+}
+
+#[test]
+fn an_attribute_outside_the_policy_makes_no_difference() {
+    if !root() {
+        return;
+    }
+    let lab = small().layer(|root| {
+        rustix::fs::lsetxattr(root.join("etc"), "user.cache.x", b"1", XattrFlags::empty()).unwrap();
+        rustix::fs::lsetxattr(root.join("etc/hosts"), "user.cache.x", b"1", XattrFlags::empty()).unwrap();
+    });
+    let trees = lab.trees();
+    let stack = Stack::new(&trees);
+    assert_eq!(listed(&Diff::of_upper(stack.clone())), ["C /etc", "C /etc/hosts"]);
+    let selection = Selection::default().xattrs(XattrPolicy::default().leave_out("user.cache.*"));
+    assert_eq!(events(&Diff::of_upper(stack).with(selection)), [""; 0]);
 }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 
 use crate::fs::{self, Kind, Optional, Timestamp};
 use crate::path::LayerPath;
@@ -21,7 +22,7 @@ use crate::stack::{Found, Stack, Tree};
 use super::xattrs::XattrPolicy;
 use compare::Verdict;
 use links::Groups;
-use listing::{Below, Child, Listing};
+use listing::{Child, Listing};
 
 mod compare;
 mod links;
@@ -63,9 +64,9 @@ impl Selection {
 /// What must be known of a directory that was made as a copy of a stack, to tell what was changed in it since.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CopyRecord {
-    /// A time between the last step of copying and the first change, in the clock of the file system: every inode of
-    /// the copy has an earlier change time, everything touched later has this or a later one.
-    pub watermark: Timestamp,
+    /// The change times of the copy, by the clock of the file system. Whatever was changed, linked or renamed since has
+    /// one outside: a later one, or an earlier one if the clock was set back.
+    pub untouched: Range<Timestamp>,
     /// Every directory of the copy with its inode number. A directory of that number under another path was moved
     /// there, and what it holds was never copied to that place.
     pub directories: BTreeMap<LayerPath, u64>,
@@ -371,16 +372,14 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn visit<E: From<DiffError>>(&mut self, child: Child, visit: Visit<'_, E>) -> Result<(), E> {
-        let Child { path, stat, mut below, untouched } = child;
+    fn visit<E: From<DiffError>>(&mut self, mut child: Child, visit: Visit<'_, E>) -> Result<(), E> {
         let mut kind = None;
-        if !untouched {
-            let found = self.diff.resolve(&path, below)?;
-            let Some((object, verdict)) =
-                self.diff.compare(&path, &stat, found.as_ref(), &mut self.groups)?
-            else {
+        if !child.untouched {
+            let Child { path, stat, below, .. } = &mut child;
+            let below = below.look(self.diff, path)?;
+            let Some((object, verdict)) = self.diff.compare(path, stat, below, &mut self.groups)? else {
                 // It vanished, so it is not there.
-                return if found.is_some() { self.delete(&path, visit) } else { Ok(()) };
+                return if below.is_some() { self.delete(path, visit) } else { Ok(()) };
             };
             kind = match verdict {
                 Verdict::Added => Some(EntryChange::Added),
@@ -391,10 +390,10 @@ impl Walk<'_, '_> {
             if let Some(kind) = kind {
                 self.emit(path.clone(), kind, object, visit)?;
             }
-            below = Below::Known(found);
         }
-        if stat.kind == Kind::Directory {
-            let Listing { deleted, children } = self.diff.list(&path, &stat, below, &mut self.groups)?;
+        if child.stat.kind == Kind::Directory {
+            let path = child.path.clone();
+            let Listing { deleted, children } = self.diff.list(child, &mut self.groups)?;
             self.open.push(Open { path, children: children.into_iter(), silent: kind.is_none() });
             for path in deleted {
                 self.delete(&path, visit)?;

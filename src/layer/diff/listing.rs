@@ -31,6 +31,14 @@ pub(super) struct Child {
     pub(super) below: Below,
     /// A directory that is as it was copied, and where; what is in it may still differ.
     pub(super) untouched: bool,
+    /// Something above it in the upper directory is opaque. What is made in there bears no mark of its own.
+    pub(super) hides_below: bool,
+}
+
+impl Child {
+    fn new(path: LayerPath, stat: Stat, below: Below) -> Self {
+        Self { path, stat, below, untouched: false, hides_below: false }
+    }
 }
 
 /// What the layers below have under a name.
@@ -39,6 +47,19 @@ pub(super) enum Below {
     NotLooked,
     /// It was looked up.
     Known(Option<Found>),
+}
+
+impl Below {
+    /// What the layers below have at `path`, which this is about.
+    pub(super) fn look(&mut self, diff: &Diff<'_>, path: &LayerPath) -> Result<Option<&Found>, DiffError> {
+        if let Self::NotLooked = self {
+            *self = Self::Known(diff.below.lookup(path)?);
+        }
+        match self {
+            Self::Known(found) => Ok(found.as_ref()),
+            Self::NotLooked => Ok(None),
+        }
+    }
 }
 
 /// The names in `dir`, which is at `path`, by bytes. One that vanished since it was listed is no name.
@@ -61,7 +82,7 @@ impl CopyRecord {
 
     /// Whether the inode may have been changed, linked or renamed since.
     fn is_touched(&self, stat: &Stat) -> bool {
-        stat.ctime >= self.watermark
+        !self.untouched.contains(&stat.ctime)
     }
 }
 
@@ -73,49 +94,37 @@ impl Diff<'_> {
             Shape::Copied(record) => record.has(&path, &stat) && !record.is_touched(&stat),
             Shape::Upper | Shape::Whole => false,
         };
-        Ok(Child { path, stat, below: Below::NotLooked, untouched })
+        Ok(Child { untouched, ..Child::new(path, stat, Below::NotLooked) })
     }
 
-    /// What the layers below have at `path`.
-    pub(super) fn resolve(&self, path: &LayerPath, below: Below) -> Result<Option<Found>, DiffError> {
-        match below {
-            Below::Known(found) => Ok(found),
-            Below::NotLooked => Ok(self.below.lookup(path)?),
-        }
-    }
-
-    /// Lists the directory `path`, over which the layers below have `below`.
-    pub(super) fn list(
-        &self,
-        path: &LayerPath,
-        stat: &Stat,
-        below: Below,
-        groups: &mut Groups,
-    ) -> Result<Listing, DiffError> {
+    /// Lists a directory.
+    pub(super) fn list(&self, directory: Child, groups: &mut Groups) -> Result<Listing, DiffError> {
+        let path = &directory.path;
         // One that was removed meanwhile has nothing in it.
         let Some(dir) = self.tree().dir.open_dir(path.as_path()).optional()? else {
             return Ok(Listing::default());
         };
         let mut listing = match self.shape {
-            Shape::Upper => self.list_upper(path, &dir, below)?,
-            Shape::Copied(record) => self.list_copied(path, stat, &dir, below, record, groups)?,
+            Shape::Upper => self.list_upper(directory, &dir)?,
+            Shape::Copied(record) => self.list_copied(directory, &dir, record, groups)?,
             Shape::Whole => Self::list_whole(path, &dir)?,
         };
         listing.deleted.retain(|path| !self.excludes(path));
         listing.children.retain(|child| !self.excludes(&child.path));
         // A socket cannot be stored; in place of something else, that is deleted.
         for child in listing.children.iter_mut().filter(|child| child.stat.kind == Kind::Socket) {
-            let below = std::mem::replace(&mut child.below, Below::Known(None));
-            if self.resolve(&child.path, below)?.is_some() {
+            if child.below.look(self, &child.path)?.is_some() {
                 listing.deleted.push(child.path.clone());
+                child.below = Below::Known(None);
             }
         }
         listing.deleted.sort_unstable();
         Ok(listing)
     }
 
-    fn list_upper(&self, path: &LayerPath, dir: &Dir, below: Below) -> Result<Listing, DiffError> {
-        let below = self.resolve(path, below)?.filter(Found::is_directory);
+    fn list_upper(&self, directory: Child, dir: &Dir) -> Result<Listing, DiffError> {
+        let Child { path, mut below, hides_below, .. } = directory;
+        let below = below.look(self, &path)?.filter(|below| below.is_directory());
         let mut listing = Listing::default();
         let family = match self.tree().marks {
             Marks::Overlay(family) => Some(family),
@@ -123,15 +132,16 @@ impl Diff<'_> {
         };
         let opacity = family
             .map_or(Ok(Opacity::Merged), |family| marks::opacity(dir, LayerPath::ROOT.as_path(), family))?;
+        let hides_below = hides_below || opacity == Opacity::Opaque;
         // What an opaque directory hides is deleted, unless it was made again.
-        let mut hidden = match &below {
-            Some(below) if opacity == Opacity::Opaque => self.below.children(path, below)?,
+        let mut hidden = match below {
+            Some(below) if hides_below => self.below.children(&path, below)?,
             _ => BTreeMap::new(),
         };
-        for (name, path_of_name, stat) in names(path, dir)? {
-            let below = match &below {
-                Some(_) if opacity == Opacity::Opaque => hidden.remove(&name),
-                Some(below) => self.below.child(path, below, &name)?,
+        for (name, path_of_name, stat) in names(&path, dir)? {
+            let below = match below {
+                Some(_) if hides_below => hidden.remove(&name),
+                Some(below) => self.below.child(&path, below, &name)?,
                 None => None,
             };
             let on_disk = OsStr::from_bytes(&name).as_ref();
@@ -139,8 +149,8 @@ impl Diff<'_> {
                 .map_or(Ok(false), |family| marks::is_whiteout(dir, on_disk, &stat, family, opacity))?;
             match (is_whiteout, below) {
                 (false, below) => {
-                    let below = Below::Known(below);
-                    listing.children.push(Child { path: path_of_name, stat, below, untouched: false });
+                    let child = Child::new(path_of_name, stat, Below::Known(below));
+                    listing.children.push(Child { hides_below, ..child });
                 }
                 (true, Some(_)) => listing.deleted.push(path_of_name),
                 // A deletion of nothing: overlayfs leaves one where a name was made and removed again.
@@ -153,25 +163,24 @@ impl Diff<'_> {
 
     fn list_copied(
         &self,
-        path: &LayerPath,
-        stat: &Stat,
+        directory: Child,
         dir: &Dir,
-        below: Below,
         record: &CopyRecord,
         groups: &mut Groups,
     ) -> Result<Listing, DiffError> {
+        let Child { path, stat, mut below, .. } = directory;
         let mut listing = Listing::default();
-        let is_copied = record.has(path, stat);
+        let is_copied = record.has(&path, &stat);
         // Names come and go only by touching the directory.
-        let mut expected = if is_copied && !record.is_touched(stat) {
+        let mut expected = if is_copied && !record.is_touched(&stat) {
             None
         } else {
-            Some(match self.resolve(path, below)?.filter(Found::is_directory) {
-                Some(below) => self.below.children(path, &below)?,
+            Some(match below.look(self, &path)?.filter(|below| below.is_directory()) {
+                Some(below) => self.below.children(&path, below)?,
                 None => BTreeMap::new(),
             })
         };
-        for (name, path, stat) in names(path, dir)? {
+        for (name, path, stat) in names(&path, dir)? {
             let below = match &mut expected {
                 Some(expected) => Below::Known(expected.remove(&name)),
                 None => Below::NotLooked,
@@ -184,7 +193,7 @@ impl Diff<'_> {
                     (_, Some(key)) => is_copied && !groups.moved(self, key)?,
                 };
             if !untouched || stat.kind == Kind::Directory {
-                listing.children.push(Child { path, stat, below, untouched });
+                listing.children.push(Child { untouched, ..Child::new(path, stat, below) });
             }
         }
         listing.deleted.extend(expected.unwrap_or_default().keys().map(|name| path.join(name)));
@@ -192,12 +201,8 @@ impl Diff<'_> {
     }
 
     fn list_whole(path: &LayerPath, dir: &Dir) -> Result<Listing, DiffError> {
-        let children = names(path, dir)?.into_iter().map(|(_, path, stat)| Child {
-            path,
-            stat,
-            below: Below::Known(None),
-            untouched: false,
-        });
+        let children = names(path, dir)?.into_iter();
+        let children = children.map(|(_, path, stat)| Child::new(path, stat, Below::Known(None)));
         Ok(Listing { deleted: Vec::new(), children: children.collect() })
     }
 }
