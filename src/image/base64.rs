@@ -1,7 +1,7 @@
 //! Base64 as JSON documents carry bytes: the standard alphabet, padded.
 //!
-//! Decoding is strict: one text for each sequence of bytes, so that reading and writing gives the same document. Line
-//! breaks and missing padding are refused.
+//! Decoding is strict: one text for each sequence of bytes, so that reading and writing gives the same
+//! document. Line breaks and missing padding are refused.
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

@@ -1,7 +1,7 @@
 //! [`ConfigChange`]: one thing to change about how an image is run.
 //!
-//! Either typed, for programs, or an [`Instruction`], for people. A list of changes is applied whole or not at all, and in
-//! order: an instruction sees the environment that the changes before it made.
+//! Either typed, for programs, or an [`Instruction`], for people. A list of changes is applied whole or not
+//! at all, and in order: an instruction sees the environment that the changes before it made.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +27,8 @@ use super::{Config, Healthcheck, Instruction, RuntimeConfig};
 pub enum ConfigChange {
     /// Sets the command.
     Cmd(CommandLine),
-    /// Sets the entrypoint. The command goes, unless the same list set it before: it was meant for another entrypoint.
+    /// Sets the entrypoint. The command goes, unless the same list set it before: it was meant for another
+    /// entrypoint.
     Entrypoint(CommandLine),
     /// Sets an environment variable.
     Env {
@@ -301,7 +302,8 @@ impl From<Instruction> for ConfigChange {
     }
 }
 
-/// An instruction that means the same, as a history tells it. One with line breaks in its texts does not read back.
+/// An instruction that means the same, as a history tells it. One with line breaks in its texts does not read
+/// back.
 impl fmt::Display for ConfigChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -484,7 +486,8 @@ mod tests {
         assert_eq!(joined("/a", "../../../b"), "/b");
         assert_eq!(joined("", "x"), "/x");
         assert_eq!(joined("/a", "."), "/a");
-        // An absolute one is docker's to the letter: which directory `..` leads to is for the container to find out.
+        // An absolute one is docker's to the letter: which directory `..` leads to is for the container to
+        // find out.
         assert_eq!(joined("/a", "/b/../c/"), "/b/../c/");
         assert_eq!(joined("a/b", "c"), "/a/b/c");
     }

@@ -1,8 +1,9 @@
 //! [`Config`]: what an image is made of and how it wants to be run.
 //!
-//! The digest of a config's bytes is the image id, so a config that was not changed is stored as it came; this type keeps
-//! no bytes. One that was changed loses nothing: unknown fields are kept, texts stay as they were written. Layers
-//! and history are extended together ([`Config::push_layer`]), so that they stay in step.
+//! The digest of a config's bytes is the image id, so a config that was not changed is stored as it came;
+//! this type keeps no bytes. One that was changed loses nothing: unknown fields are kept, texts stay as they
+//! were written. Layers and history are extended together ([`Config::push_layer`]), so that they stay in
+//! step.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -13,8 +14,8 @@ use crate::limits::Limits;
 use super::json::{self, Extra, Fields, FromJson, Place, deserialize_from_json};
 use super::{Descriptor, ImageError, Platform, RuntimeConfig, document};
 
-/// An image config, as [the spec](https://github.com/opencontainers/image-spec/blob/main/config.md) has it, docker's
-/// additions included.
+/// An image config, as [the spec](https://github.com/opencontainers/image-spec/blob/main/config.md) has it,
+/// docker's additions included.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Config {
@@ -196,13 +197,14 @@ impl Config {
         Self::parse(bytes, limits)
     }
 
-    /// The bytes to store: compact, in a fixed order. A config that was not changed must be kept as it came instead.
+    /// The bytes to store: compact, in a fixed order. A config that was not changed must be kept as it came
+    /// instead.
     pub fn to_json(&self) -> Vec<u8> {
         json::to_bytes(self)
     }
 
-    /// The platform that the image is for, as the config says. What an old image does not say is taken from the host, as
-    /// docker does.
+    /// The platform that the image is for, as the config says. What an old image does not say is taken from
+    /// the host, as docker does.
     pub fn platform(&self) -> Platform {
         let host = Platform::host();
         let or = |said: &String, host: String| if said.is_empty() { host } else { said.clone() };
@@ -213,8 +215,8 @@ impl Config {
         platform
     }
 
-    /// Each step of the history with the layer that it made; `None` where it made none, or where the history tells of
-    /// more layers than there are.
+    /// Each step of the history with the layer that it made; `None` where it made none, or where the history
+    /// tells of more layers than there are.
     pub fn history_with_layers(&self) -> impl Iterator<Item = (&History, Option<&DiffId>)> {
         let mut layers = self.rootfs.diff_ids.iter();
         self.history.iter().map(move |step| (step, if step.empty_layer { None } else { layers.next() }))
@@ -229,9 +231,9 @@ impl Config {
 
     /// Puts a layer on top, made by `step`.
     ///
-    /// The image then has the step's time of creation, if it has one, and its author. Where the history does not tell of
-    /// all layers below, steps that say nothing are put in for them, or this step would be taken for that of
-    /// another layer.
+    /// The image then has the step's time of creation, if it has one, and its author. Where the history does
+    /// not tell of all layers below, steps that say nothing are put in for them, or this step would be taken
+    /// for that of another layer.
     pub fn push_layer(&mut self, diff_id: DiffId, step: History) {
         let untold = self.rootfs.diff_ids.len().saturating_sub(self.steps_with_layer());
         self.history.extend(std::iter::repeat_n(History::default(), untold));
@@ -239,7 +241,8 @@ impl Config {
         self.push(History { empty_layer: false, ..step });
     }
 
-    /// Notes a `step` that made no layer. Creation time and author are taken from it as in [`Config::push_layer`].
+    /// Notes a `step` that made no layer. Creation time and author are taken from it as in
+    /// [`Config::push_layer`].
     pub fn push_empty_layer(&mut self, step: History) {
         self.push(History { empty_layer: true, ..step });
     }

@@ -1,7 +1,7 @@
 //! [`Descriptor`]: media type, digest and size, by which one document asks for another.
 //!
-//! A descriptor that was read has a usable digest, a size that a file can have, and embedded data that is what the
-//! digest says. Whether bytes from elsewhere are what it names is for [`Descriptor::verify`] to say.
+//! A descriptor that was read has a usable digest, a size that a file can have, and embedded data that is
+//! what the digest says. Whether bytes from elsewhere are what it names is for [`Descriptor::verify`] to say.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use crate::digest::Digest;
 use super::json::{Extra, Fields, FromJson, Place, deserialize_from_json, wrong_type};
 use super::{ImageError, MediaType, Platform, base64};
 
-/// A reference to content, as [the spec](https://github.com/opencontainers/image-spec/blob/main/descriptor.md) has it.
+/// A reference to content, as [the
+/// spec](https://github.com/opencontainers/image-spec/blob/main/descriptor.md) has it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -138,7 +139,8 @@ impl Descriptor {
         Ok(())
     }
 
-    /// Whether this, in an index, describes another manifest there and is no image: a build's attestation, for one.
+    /// Whether this, in an index, describes another manifest there and is no image: a build's attestation,
+    /// for one.
     pub fn is_attestation(&self) -> bool {
         self.platform.as_ref().is_some_and(Platform::is_unknown)
             || self

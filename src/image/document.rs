@@ -1,7 +1,7 @@
 //! [`ManifestDocument`]: what lies behind a descriptor of which only the bytes are known.
 //!
-//! Also the checks that manifest and index share. What a document is follows from its own media type, or from its
-//! fields where it has none; where the two, or the descriptor, disagree, it is refused.
+//! Also the checks that manifest and index share. What a document is follows from its own media type, or from
+//! its fields where it has none; where the two, or the descriptor, disagree, it is refused.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -17,8 +17,8 @@ use super::{Descriptor, ImageError, Index, Manifest, MediaKind, MediaType};
 pub enum ManifestDocument {
     /// An image.
     Image(Manifest),
-    /// Something else that has the form of an image: an attestation, a signature, a chart. It is kept and never
-    /// unpacked.
+    /// Something else that has the form of an image: an attestation, a signature, a chart. It is kept and
+    /// never unpacked.
     Artifact(Manifest),
     /// A list of manifests.
     Index(Index),
@@ -44,8 +44,8 @@ impl ManifestDocument {
     ///
     /// # Errors
     ///
-    /// As [`ManifestDocument::parse`]; also if `bytes` have another size, digest or media type than the descriptor
-    /// says, or if they are no index and it says they are.
+    /// As [`ManifestDocument::parse`]; also if `bytes` have another size, digest or media type than the
+    /// descriptor says, or if they are no index and it says they are.
     pub fn parse_described(
         descriptor: &Descriptor,
         bytes: &[u8],

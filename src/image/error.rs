@@ -1,7 +1,7 @@
 //! [`ImageError`]: what can be wrong with an image document.
 //!
-//! Every message begins with the place, as a path from the document's root (`manifest.layers[3].size`), so that a
-//! person can find it in the file and a program need not parse the text.
+//! Every message begins with the place, as a path from the document's root (`manifest.layers[3].size`), so
+//! that a person can find it in the file and a program need not parse the text.
 
 use crate::digest::{Digest, DigestError};
 
@@ -41,7 +41,8 @@ pub enum ImageError {
         /// Column, counted from 1.
         column: usize,
     },
-    /// An object has the same key twice. Parsers differ in which one they believe, so neither is believed here.
+    /// An object has the same key twice. Parsers differ in which one they believe, so neither is believed
+    /// here.
     #[error("{place} is there twice")]
     DuplicateKey {
         /// The key with the path to it.
@@ -103,7 +104,8 @@ pub enum ImageError {
         /// What stands there, `none` if nothing does.
         found: String,
     },
-    /// The document's own `mediaType` is not that of the descriptor by which it was found, or not one of its kind.
+    /// The document's own `mediaType` is not that of the descriptor by which it was found, or not one of its
+    /// kind.
     #[error("{document} calls itself {found}, expected {expected}")]
     MediaTypeMismatch {
         /// What was read.

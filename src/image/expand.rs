@@ -1,7 +1,8 @@
 //! Quotes, escapes and variables, as docker treats them in the words of an instruction.
 //!
-//! Two steps, as there: [`words`] splits and keeps every quote, [`expand`] takes the quotes away and puts values in.
-//! Between the two lies time: an instruction is read before the config is known whose environment it uses.
+//! Two steps, as there: [`words`] splits and keeps every quote, [`expand`] takes the quotes away and puts
+//! values in. Between the two lies time: an instruction is read before the config is known whose environment
+//! it uses.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -42,8 +43,8 @@ pub(super) fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Takes quotes and escapes away and replaces `$NAME`, `${NAME}` and the forms `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%`
-/// `/` `//` by what `value_of` knows. What it does not know is empty.
+/// Takes quotes and escapes away and replaces `$NAME`, `${NAME}` and the forms `:-` `-` `:+` `+` `:?` `?` `#`
+/// `##` `%` `%%` `/` `//` by what `value_of` knows. What it does not know is empty.
 ///
 /// # Errors
 ///
@@ -201,7 +202,8 @@ impl<'v, F: Fn(&str) -> Option<&'v str>> Expander<'_, F> {
         }
     }
 
-    /// A name of letters, digits and `_`; a number; or one of the shell's special signs, which have no value here.
+    /// A name of letters, digits and `_`; a number; or one of the shell's special signs, which have no value
+    /// here.
     fn name(&mut self) -> String {
         let mut name = String::new();
         let number = self.left.peek().is_some_and(char::is_ascii_digit);

@@ -1,7 +1,7 @@
 //! [`Index`]: a list of manifests, for the platforms of one image or for the names of a layout.
 //!
-//! OCI's index and docker's manifest list are the same document under two names. An index that was read is no manifest
-//! to anybody.
+//! OCI's index and docker's manifest list are the same document under two names. An index that was read is no
+//! manifest to anybody.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use super::document::{self, SchemaVersion};
 use super::json::{self, Extra, Fields, FromJson, Place, deserialize_from_json};
 use super::{Descriptor, ImageError, MediaKind, MediaType, Platform};
 
-/// An image index, as [the spec](https://github.com/opencontainers/image-spec/blob/main/image-index.md) has it.
+/// An image index, as [the spec](https://github.com/opencontainers/image-spec/blob/main/image-index.md) has
+/// it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -128,8 +129,8 @@ impl Index {
 
     /// The entry that `platform` is best served with, the first of equals; `None` if nothing here runs on it.
     ///
-    /// An entry that names no platform is the answer only where no other runs: its config must then tell. Attestations
-    /// are passed over.
+    /// An entry that names no platform is the answer only where no other runs: its config must then tell.
+    /// Attestations are passed over.
     pub fn select(&self, platform: &Platform) -> Option<&Descriptor> {
         let images = || self.manifests.iter().filter(|entry| !entry.is_attestation());
         let ranked =

@@ -1,8 +1,8 @@
 //! [`Instruction`]: a line of a Dockerfile, as `docker commit --change` takes it.
 //!
-//! Reading checks the form; variables are put in when the instruction is applied, for their values are those of the
-//! config at that moment. What is read as what follows docker, oddities included: a JSON array that is not quite one is
-//! a line for the shell.
+//! Reading checks the form; variables are put in when the instruction is applied, for their values are those
+//! of the config at that moment. Both follow docker, oddities included: a JSON array that is not quite one is a
+//! line for the shell.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,8 +14,8 @@ use super::change::{ChangeError, CommandLine, ConfigChange, Protocol};
 use super::expand::{expand, words};
 use super::{Healthcheck, RuntimeConfig};
 
-/// One of `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `ONBUILD`, `SHELL`, `STOPSIGNAL`, `USER`, `VOLUME`,
-/// `WORKDIR`, with variables still in it.
+/// One of `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `ONBUILD`, `SHELL`, `STOPSIGNAL`,
+/// `USER`, `VOLUME`, `WORKDIR`, with variables still in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Instruction {
     text: String,
@@ -37,7 +37,8 @@ enum Form {
 }
 
 impl Instruction {
-    /// Reads any number of instructions, one on each line; a `\` at the end continues a line, a `#` begins a comment.
+    /// Reads any number of instructions, one on each line; a `\` at the end continues a line, a `#` begins a
+    /// comment.
     ///
     /// # Errors
     ///
@@ -75,12 +76,13 @@ impl Instruction {
         }
     }
 
-    /// The changes that this means for a container that is run as `config` says: its environment is the source of variables.
+    /// The changes that this means for a container that is run as `config` says: its environment is the
+    /// source of variables.
     ///
     /// # Errors
     ///
-    /// [`ChangeError`], which quotes the instruction, if a variable is malformed or missing where it must not be, or a
-    /// value is none after all.
+    /// [`ChangeError`], which quotes the instruction, if a variable is malformed or missing where it must not
+    /// be, or a value is none after all.
     pub fn resolve(&self, config: &RuntimeConfig) -> Result<Vec<ConfigChange>, ChangeError> {
         self.form.resolve(config).map_err(|reason| ChangeError::new(self.text.clone(), reason))
     }

@@ -1,11 +1,12 @@
 //! Reading a stranger's JSON, and writing our own.
 //!
-//! Reading goes in two steps. First the whole document is walked: its size, its depth, one value and nothing behind
-//! it, and no key twice in any object, known or unknown. Then [`Fields`] takes the known fields out of each object, one by one
-//! and each checked, so that an error names its place; what is left over is kept, so that it survives a change.
+//! Reading goes in two steps. First the whole document is walked: its size, its depth, one value and nothing
+//! behind it, and no key twice in any object, known or unknown. Then [`Fields`] takes the known fields out of
+//! each object, one by one and each checked, so that an error names its place; what is left over is kept, so
+//! that it survives a change.
 //!
-//! Derived deserialisation would do less: it takes the last of two equal known keys inside `extra`, and it loses the
-//! place of an error below a flattened struct.
+//! Derived deserialisation would do less: of two equal keys that nobody knows it takes the last, and below a
+//! flattened struct it loses the place of an error.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -278,8 +279,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether Go's `encoding/json` takes `key` for the field `known`. Its case folding knows two letters outside ASCII
-/// that fold into it: the long s and the Kelvin sign.
+/// Whether Go's `encoding/json` takes `key` for the field `known`. Its case folding knows two letters outside
+/// ASCII that fold into it: the long s and the Kelvin sign.
 fn folds_to(key: &str, known: &str) -> bool {
     let fold = |c: char| match c {
         '\u{17f}' => 's',
@@ -289,8 +290,8 @@ fn folds_to(key: &str, known: &str) -> bool {
     key.chars().map(fold).eq(known.chars().map(fold))
 }
 
-/// Puts the keys of every object in order. They are already, unless some crate in the build turned on serde_json's
-/// `preserve_order`, and the bytes we write must not depend on that.
+/// Puts the keys of every object in order. They are already, unless some crate in the build turned on
+/// serde_json's `preserve_order`, and the bytes we write must not depend on that.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(sorted).collect(),
@@ -385,8 +386,8 @@ impl<T: FromJson> FromJson for BTreeMap<String, T> {
     }
 }
 
-/// `Deserialize` for types that know [`FromJson`], for records of ours that hold them. A stranger's document goes
-/// through [`parse`], which alone sees duplicate keys.
+/// `Deserialize` for types that know [`FromJson`], for records of ours that hold them. A stranger's document
+/// goes through [`parse`], which alone sees duplicate keys.
 macro_rules! deserialize_from_json {
     ($($name:ident),* $(,)?) => {$(
         impl<'de> serde::Deserialize<'de> for $name {
@@ -399,3 +400,88 @@ macro_rules! deserialize_from_json {
     )*};
 }
 pub(super) use deserialize_from_json;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::image::{Config, Index, Manifest};
+
+    /// JSON as text, keys possibly twice, and whether they are.
+    fn document() -> impl Strategy<Value = (String, bool)> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            any::<bool>().prop_map(|value| value.to_string()),
+            any::<i64>().prop_map(|value| value.to_string()),
+            any::<f64>()
+                .prop_filter("JSON has no others", |value| value.is_finite())
+                .prop_map(|v| format!("{v:e}")),
+            any::<String>().prop_map(|text| Value::String(text).to_string()),
+        ];
+        leaf.prop_map(|text| (text, false)).prop_recursive(4, 32, 6, |inside| {
+            prop_oneof![
+                prop::collection::vec(inside.clone(), 0..6).prop_map(|values| {
+                    let twice = values.iter().any(|(_, twice)| *twice);
+                    let texts: Vec<_> = values.into_iter().map(|(text, _)| text).collect();
+                    (format!("[{}]", texts.join(",")), twice)
+                }),
+                prop::collection::vec(("[a-zé]{0,2}", any::<bool>(), inside), 0..6).prop_map(|entries| {
+                    let keys: BTreeSet<_> = entries.iter().map(|(key, ..)| key).collect();
+                    let twice = keys.len() < entries.len() || entries.iter().any(|(.., (_, twice))| *twice);
+                    let entry = |(key, escaped, (value, _)): &(String, bool, (String, bool))| {
+                        // The same key may be spelled with escapes.
+                        let spell =
+                            |c: char| if *escaped { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+                        format!("\"{}\" : {value}", key.chars().map(spell).collect::<String>())
+                    };
+                    (format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(",\n")), twice)
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_document_is_refused_exactly_if_a_key_is_there_twice((text, twice) in document()) {
+            match parse::<Value>("document", text.as_bytes(), &Limits::default()) {
+                Ok(value) => {
+                    prop_assert!(!twice);
+                    prop_assert_eq!(value, serde_json::from_str::<Value>(&text).unwrap());
+                }
+                Err(ImageError::DuplicateKey { .. }) => prop_assert!(twice),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+        }
+
+        #[test]
+        fn what_nobody_knows_survives_a_change((text, twice) in document(), user in "[ -~]{1,8}") {
+            prop_assume!(!twice);
+            let unknown: Value = serde_json::from_str(&text).unwrap();
+            let document = format!(
+                r#"{{"rootfs":{{"type":"layers","x":{text}}},"config":{{"x":{text}}},"history":[{{"x":{text}}}],"x":{text}}}"#
+            );
+            let mut config = Config::parse(document.as_bytes(), &Limits::default()).unwrap();
+            config.config.user = user;
+            let bytes = config.to_json();
+            prop_assert_eq!(&bytes, &config.to_json());
+            let again = Config::parse(&bytes, &Limits::default()).unwrap();
+            for extra in [&again.extra, &again.config.extra, &again.rootfs.extra, &again.history[0].extra] {
+                prop_assert_eq!(&extra["x"], &unknown);
+            }
+            prop_assert_eq!(again, config);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(text in "[{}\\[\\]\":,a-z0-9. -]{0,64}") {
+            let limits = Limits::default();
+            for refused in [
+                Manifest::parse(text.as_bytes(), &limits).is_err(),
+                Index::parse(text.as_bytes(), &limits).is_err(),
+                Config::parse(text.as_bytes(), &limits).is_err(),
+            ] {
+                prop_assert!(refused);
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! [`Manifest`]: one image, or one artifact, as a config and a list of layers.
 //!
-//! OCI's manifest and docker's schema 2 are the same document under two names; each keeps the one it has. A manifest
-//! that was read is no index to anybody, and has no more layers than [`Limits`] allows.
+//! OCI's manifest and docker's schema 2 are the same document under two names; each keeps the one it has. A
+//! manifest that was read is no index to anybody, and has no more layers than [`Limits`] allows.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use super::document::{self, SchemaVersion};
 use super::json::{self, Extra, Fields, FromJson, Place, deserialize_from_json};
 use super::{Config, Descriptor, ImageError, MediaKind, MediaType};
 
-/// An image manifest, as [the spec](https://github.com/opencontainers/image-spec/blob/main/manifest.md) has it.
+/// An image manifest, as [the spec](https://github.com/opencontainers/image-spec/blob/main/manifest.md) has
+/// it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -94,7 +95,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// As [`Manifest::parse`]; also if `bytes` have another size, digest or media type than the descriptor says.
+    /// As [`Manifest::parse`]; also if `bytes` have another size, digest or media type than the descriptor
+    /// says.
     pub fn parse_described(
         descriptor: &Descriptor,
         bytes: &[u8],
@@ -111,8 +113,8 @@ impl Manifest {
         Ok(self)
     }
 
-    /// The bytes to store: compact, in a fixed order. A manifest that was not changed should be kept as it came instead,
-    /// for its digest is that of its bytes.
+    /// The bytes to store: compact, in a fixed order. A manifest that was not changed should be kept as it
+    /// came instead, for its digest is that of its bytes.
     pub fn to_json(&self) -> Vec<u8> {
         json::to_bytes(self)
     }
@@ -122,8 +124,8 @@ impl Manifest {
         self.media_type.clone().unwrap_or(MediaType::OCI_MANIFEST)
     }
 
-    /// Whether this is an image that can be unpacked, and not an artifact: its config is an image config, and every
-    /// layer is called one.
+    /// Whether this is an image that can be unpacked, and not an artifact: its config is an image config, and
+    /// every layer is called one.
     pub fn is_image(&self) -> bool {
         // Old registries labelled image configs loosely; docker accepts these, and so does everybody.
         const LOOSE: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
@@ -142,8 +144,8 @@ impl Manifest {
         if layers == diff_ids { Ok(()) } else { Err(ImageError::LayerCount { layers, diff_ids }) }
     }
 
-    /// The same manifest in OCI's words. The layers and the config, and with it the image id, stay as they are; the
-    /// manifest's own digest changes.
+    /// The same manifest in OCI's words. The layers and the config, and with it the image id, stay as they
+    /// are; the manifest's own digest changes.
     #[must_use]
     pub fn to_oci(&self) -> Self {
         self.renamed(MediaType::to_oci)

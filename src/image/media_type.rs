@@ -1,8 +1,8 @@
 //! [`MediaType`]: the name of a document's or a layer's format, and what it tells.
 //!
-//! Two families of names mean the same things, OCI's and docker's (schema 2). A document keeps the one it came
-//! with; [`MediaType::to_oci`] and [`MediaType::to_docker`] convert on request. A name that nobody here knows is
-//! carried along as it is.
+//! Two families of names mean the same things, OCI's and docker's (schema 2). A document keeps the one it
+//! came with; [`MediaType::to_oci`] and [`MediaType::to_docker`] convert on request. A name that nobody here
+//! knows is carried along as it is.
 
 use std::borrow::Cow;
 use std::fmt;

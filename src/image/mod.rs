@@ -1,9 +1,9 @@
 //! The JSON side of an image: reference, index, manifest, config.
 //!
-//! Pure values, no disk. What is read was checked as a whole ([`Manifest::parse`], [`Index::parse`], [`Config::parse`],
-//! [`ManifestDocument::parse`]): within the limits, one JSON value, no key twice, sizes and digests that can be,
-//! and nothing that another reader would understand otherwise. What is written is compact, in a fixed order, and the
-//! same for equal values. Fields that nobody here knows survive a change.
+//! Pure values, no disk. What is read was checked as a whole ([`Manifest::parse`], [`Index::parse`],
+//! [`Config::parse`], [`ManifestDocument::parse`]): within the limits, one JSON value, no key twice, sizes
+//! and digests that can be, and nothing that another reader would understand otherwise. What is written is
+//! compact, in a fixed order, and the same for equal values. Fields that nobody here knows survive a change.
 //!
 //! ```
 //! use plywood::digest::{Digest, DiffId};

@@ -1,7 +1,7 @@
 //! [`Platform`]: the machine that an image is for, and the choice among those that an index offers.
 //!
-//! What a document says is kept as it says it; comparing goes by the normal form ([`Platform::normalized`]), whose rules
-//! are containerd's: `aarch64` is `arm64`, `arm64/v8` is `arm64`, `armhf` is `arm/v7`.
+//! What a document says is kept as it says it; comparing goes by the normal form ([`Platform::normalized`]),
+//! whose rules are containerd's: `aarch64` is `arm64`, `arm64/v8` is `arm64`, `armhf` is `arm/v7`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -81,8 +81,8 @@ impl Platform {
         self.os == "unknown" && self.architecture == "unknown"
     }
 
-    /// The form in which equal platforms are equal: known names for the processor, lower case, no variant where it is
-    /// the one that is meant without, features in order. Nothing else is dropped.
+    /// The form in which equal platforms are equal: known names for the processor, lower case, no variant
+    /// where it is the one that is meant without, features in order. Nothing else is dropped.
     #[must_use]
     pub fn normalized(&self) -> Self {
         let mut os = self.os.to_ascii_lowercase();
@@ -125,9 +125,9 @@ impl Platform {
 
     /// How far `offered` is from this platform: 0 is the same, `None` cannot run.
     ///
-    /// A newer variant of a processor runs what was made for an older one, `amd64` runs `386`, `arm64` runs `arm`; the nearest is
-    /// to be preferred. Version and features of the operating system count on Windows only, where the first three
-    /// numbers of the version must agree.
+    /// A newer variant of a processor runs what was made for an older one, `amd64` runs `386`, `arm64` runs
+    /// `arm`; the nearest is to be preferred. Version and features of the operating system count on Windows
+    /// only, where the first three numbers of the version must agree.
     pub fn preference(&self, offered: &Self) -> Option<u32> {
         let (wanted, offered) = (self.normalized(), offered.normalized());
         if wanted.os != offered.os || (wanted.os == "windows" && !wanted.windows_runs(&offered)) {

@@ -1,9 +1,10 @@
 //! [`Reference`]: the name a person gives a manifest, such as `debian:12`.
 //!
-//! The grammar is docker's ([distribution/reference](https://pkg.go.dev/github.com/distribution/reference)): a name means
-//! here what it means there. One oddity is not followed: `a_b.c/x`, whose domain is none, is a path without a domain to
-//! docker, and refused here. A value always has a domain and a path, and a tag or a digest
-//! or both; [`Reference::canonical`] is what gets stored and [`Reference::familiar`] what gets shown, and either reads back as the same value.
+//! The grammar is docker's ([distribution/reference](https://pkg.go.dev/github.com/distribution/reference)):
+//! a name means here what it means there. One oddity is not followed: `a_b.c/x`, whose domain is none, is a
+//! path without a domain to docker, and refused here. A value always has a domain and a path, and a tag or a
+//! digest or both; [`Reference::canonical`] is what gets stored and [`Reference::familiar`] what gets shown,
+//! and either reads back as the same value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -58,16 +59,17 @@ pub struct ReferenceError {
 
 impl ReferenceError {
     fn new(text: &str, reason: impl Into<String>) -> Self {
-        Self { text: text.to_owned(), reason: reason.into() }
+        // A stranger's name may be as long as the document that it stands in.
+        Self { text: text.chars().take(300).collect(), reason: reason.into() }
     }
 }
 
 impl Reference {
-    /// Reads a name as people type it. Domain, `library/` and tag may be left out; the tag is then `latest`, unless
-    /// there is a digest.
+    /// Reads a name as people type it. Domain, `library/` and tag may be left out; the tag is then `latest`,
+    /// unless there is a digest.
     ///
-    /// A digest alone reads as the tag of an image called `sha256`, here as with docker: whoever accepts either looks for
-    /// a [`Digest`] first.
+    /// A digest alone reads as the tag of an image called `sha256`, here as with docker: whoever accepts
+    /// either looks for a [`Digest`] first.
     ///
     /// # Errors
     ///
@@ -98,9 +100,9 @@ impl Reference {
 
     /// The name that the annotations of a descriptor in an index give, if they give one.
     ///
-    /// containerd's annotation is preferred, for it holds a full name. OCI's counts as one if it has a `/` or a `:`;
-    /// otherwise it is a tag, and the name is that tag of `repository`. OCI allows texts that are no image names, so
-    /// what cannot be read is no error.
+    /// containerd's annotation is preferred, for it holds a full name. OCI's counts as one if it has a `/` or
+    /// a `:`; otherwise it is a tag, and the name is that tag of `repository`. OCI allows texts that are no
+    /// image names, so what cannot be read is no error.
     pub fn from_annotations(
         annotations: &BTreeMap<String, String>,
         repository: Option<&Reference>,
@@ -199,10 +201,11 @@ impl Reference {
         self.to_string()
     }
 
-    /// The name as people know it: `debian:12`. The tag is always shown, so that a later default cannot change what it means.
+    /// The name as people know it: `debian:12`. The tag is always shown, so that a later default cannot
+    /// change what it means.
     ///
-    /// Unlike docker's, this form always reads back as the same value: `docker.io` stays where the path alone would be
-    /// taken for another registry (`docker.io/my.org/x`).
+    /// Unlike docker's, this form always reads back as the same value: `docker.io` stays where the path alone
+    /// would be taken for another registry (`docker.io/my.org/x`).
     pub fn familiar(&self) -> String {
         let mut name = self.path.as_str();
         if self.domain != DEFAULT_DOMAIN {

@@ -60,7 +60,8 @@ pub struct RuntimeConfig {
     pub extra: Extra,
 }
 
-/// How to find out whether a container is well. A duration or a number that is absent is for the engine to choose.
+/// How to find out whether a container is well. A duration or a number that is absent is for the engine to
+/// choose.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[non_exhaustive]

@@ -1,7 +1,7 @@
 //! Points in time as image documents write them: [RFC 3339](https://www.rfc-editor.org/rfc/rfc3339).
 //!
-//! Pure conversion between text and [`Timestamp`]; the library reads no clock. What is written is UTC with as many
-//! digits of a second as are not zero, as Go does, so that equal times have equal texts.
+//! Pure conversion between text and [`Timestamp`]; the library reads no clock. What is written is UTC with as
+//! many digits of a second as are not zero, as Go does, so that equal times have equal texts.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -54,8 +54,8 @@ pub fn format(time: Timestamp) -> Result<String, TimeError> {
     Ok(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z"))
 }
 
-/// Reads a time in any zone. A leap second (`:60`) is the first of the next minute, digits below a nanosecond are
-/// dropped.
+/// Reads a time in any zone. A leap second (`:60`) is the first of the next minute, digits below a nanosecond
+/// are dropped.
 ///
 /// # Errors
 ///
