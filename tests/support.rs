@@ -390,17 +390,16 @@ fn containerd_reads_an_archive_made_here() {
     assert_eq!(containerd.run(&["images", "ls", "--quiet"]), "docker.io/library/made-by-tests:one");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_model_and_the_kernel_agree_on_layers_that_nobody_thought_of(layers in random::layers(4)) {
-        if !root() {
-            return Ok(());
-        }
+#[test]
+fn the_model_and_the_kernel_agree_on_layers_that_nobody_thought_of() {
+    if !root() {
+        return;
+    }
+    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(layers in random::layers(4))| {
         let layers: Vec<_> = layers.iter().map(|layer| random::for_gnu_tar(layer)).collect();
         let tars: Vec<_> = layers.iter().map(|layer| tar_of(layer)).collect();
         let expected = model::stack(layers.iter().map(Vec::as_slice));
         snapshot(kernel::stack_bytes(&tars).path()).assert_same(&expected, "the kernel's view");
-    }
+    });
 }
