@@ -3,6 +3,7 @@
 //! Knows nothing of layers, images or stores. Every path below a [`Dir`] is resolved without following anything, every
 //! error names its step and path, and new content appears by rename.
 
+mod boot;
 mod copy;
 mod dir;
 mod error;
@@ -13,6 +14,7 @@ mod staging;
 mod stat;
 mod xattr;
 
+pub use boot::boot_id;
 pub use copy::{Extent, copy_content, next_extent};
 pub use dir::{Dir, Name, both_times};
 pub use error::{Context, Error, Optional, Result};
