@@ -9,6 +9,7 @@ pub mod fs;
 pub mod image;
 pub mod layer;
 pub mod limits;
+pub mod parallelism;
 pub mod path;
 pub mod stack;
 pub mod whiteout;

@@ -1,13 +1,29 @@
 //! A changeset as a directory: what a layer is between its tar and the stack it becomes a part of.
 
+mod abilities;
+mod base;
+mod bind;
+mod crew;
 mod diff;
+mod ensure;
 mod flatten;
+mod key;
 mod pack;
+mod record;
+mod store;
+mod text;
+mod unpack;
 mod xattrs;
 
+pub use abilities::Abilities;
 pub use diff::{
     Change, ChangeKind, CopyRecord, Diff, DiffEntry, DiffError, DiffEvent, EntryChange, Selection,
 };
+pub use ensure::{EnsureOptions, Ensured, LayerSource, Made, OpenBlob, Progress};
 pub use flatten::flatten;
+pub use key::{LayerKey, LayerKeyError};
 pub use pack::{PackError, PackOptions, Packed, pack, pack_directory};
+pub use record::{Assumed, Form, Record, RecordError};
+pub use store::{Layer, LayerError, LayerStore};
+pub use unpack::{Below, BelowLink, Losses, UnpackError, UnpackOptions, Unpacked, unpack, unpack_layer};
 pub use xattrs::XattrPolicy;

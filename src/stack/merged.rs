@@ -69,6 +69,11 @@ impl<'a> Stack<'a> {
         Self { trees: self.trees.iter().skip(1).copied().collect() }
     }
 
+    /// The trees, topmost first.
+    pub fn trees(&self) -> &[&'a Tree] {
+        &self.trees
+    }
+
     /// The tree at this position.
     pub fn tree(&self, position: usize) -> &'a Tree {
         self.trees[position]

@@ -179,11 +179,10 @@ pub fn set_metadata(
         _ => 0,
     };
     recorded |= metadata.mode & needed != needed;
-    let mode = metadata.mode | needed;
-    // Without privilege, writing an attribute takes the right to write the file, which its own mode may deny.
-    let guarded = !style.privileged && mode & 0o200 == 0 && (recorded || !metadata.xattrs.is_empty());
+    // `user.*` attributes of a file can be set by whoever may write to it, its owner not excepted.
+    let writable = if stat.kind == Kind::File && !style.privileged { 0o200 } else { 0 };
     if !is_symlink {
-        dir.set_mode(path, if guarded { mode | 0o200 } else { mode })?;
+        dir.set_mode(path, metadata.mode | needed | writable)?;
     }
     for (key, value) in &metadata.xattrs {
         let stored = style.families.and_then(|_| whiteout::escape(key));
@@ -202,8 +201,8 @@ pub fn set_metadata(
             lose(Loss { path: name.clone(), what, source });
         }
     }
-    if guarded && !is_symlink {
-        dir.set_mode(path, mode)?;
+    if metadata.mode & writable != writable {
+        dir.set_mode(path, metadata.mode | needed)?;
     }
     dir.set_mtime(path, metadata.mtime)
 }

@@ -1,0 +1,271 @@
+//! [`Record`]: what `layer.json` says of the tree beside it.
+//!
+//! The record is written before the layer gets its name and changes once at most: when the tree is known to be on disk.
+//! Whether a layer may be believed is decided here ([`Record::is_trusted`]): after an unclean stop the record may be
+//! there and the files empty (invariant 4).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{escape, unescape};
+use super::unpack::Unpacked;
+use crate::digest::{DiffId, Digest};
+use crate::fs::{Metadata, Timestamp};
+use crate::path::LayerPath;
+use crate::stack::marks::Families;
+
+/// The version of the record's format that this crate writes.
+pub(super) const VERSION: u32 = 1;
+
+/// What is known of an unpacked layer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Record {
+    pub(super) version: u32,
+    /// Digest of the layer's tar.
+    pub diff_id: DiffId,
+    /// How the layer is held.
+    pub form: Form,
+    /// Which marks its tree carries.
+    #[serde(with = "families")]
+    pub families: Families,
+    /// The blob it was unpacked from.
+    pub blob: Digest,
+    /// Length of the tar in bytes.
+    pub tar_bytes: u64,
+    /// Bytes of data in its files, holes not counted.
+    pub data_bytes: u64,
+    /// Number of entries in the tar.
+    pub entries: u64,
+    /// Whether the layer says what its root directory is like.
+    pub declares_root: bool,
+    /// Directories that the layer needs and does not describe, and what they were taken to be. Sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<Assumed>,
+    /// The boot in which it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Whether the tree is known to be on disk.
+    pub settled: bool,
+}
+
+/// The forms of layers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Form {
+    /// A directory `tree` in overlayfs's form.
+    Tree,
+}
+
+/// A directory that a layer does not describe.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "AssumedText", into = "AssumedText")]
+pub struct Assumed {
+    /// The directory.
+    pub path: LayerPath,
+    /// What the nearest layer below says of it; [`Metadata::default_directory`] if none has it.
+    pub metadata: Metadata,
+}
+
+/// Why a `layer.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It is no record: cut, or damaged.
+    #[error("it is damaged")]
+    Damaged(#[from] serde_json::Error),
+    /// It was written by a newer version of this crate.
+    #[error("its format has version {found}, expected {VERSION}")]
+    Version {
+        /// What it says.
+        found: u32,
+    },
+}
+
+impl Record {
+    /// A record of the layer `diff_id` that was unpacked just now from `blob` in the boot `boot`, and not synced.
+    pub(super) fn new(
+        diff_id: DiffId,
+        blob: Digest,
+        families: Families,
+        unpacked: &Unpacked,
+        assumed: Vec<Assumed>,
+        boot: Option<String>,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            diff_id,
+            form: Form::Tree,
+            families,
+            blob,
+            tar_bytes: unpacked.tar_bytes,
+            data_bytes: unpacked.data_bytes,
+            entries: unpacked.entries,
+            declares_root: unpacked.declares_root,
+            assumed,
+            boot,
+            settled: false,
+        }
+    }
+
+    /// Reads the content of a `layer.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Version`] if the format is not this one, otherwise [`RecordError::Damaged`].
+    pub fn parse(json: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        // The version first: a newer record may lack what this one needs, and is not damaged for that.
+        match serde_json::from_slice::<Versioned>(json)?.version {
+            VERSION => Ok(serde_json::from_slice(json)?),
+            found => Err(RecordError::Version { found }),
+        }
+    }
+
+    /// The content of a `layer.json`.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = serde_json::to_vec_pretty(self).expect("numbers, strings and lists are JSON");
+        json.push(b'\n');
+        json
+    }
+
+    /// Whether what the tree holds is what was written, in the boot `boot`.
+    pub fn is_trusted(&self, boot: Option<&str>) -> bool {
+        self.settled || (boot.is_some() && self.boot.as_deref() == boot)
+    }
+}
+
+/// [`Families`] by name.
+mod families {
+    use super::*;
+
+    pub(super) fn serialize<S: serde::Serializer>(families: &Families, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(match families {
+            Families::Both => "both",
+            Families::User => "user",
+        })
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Families, D::Error> {
+        match &*String::deserialize(from)? {
+            "both" => Ok(Families::Both),
+            "user" => Ok(Families::User),
+            other => Err(serde::de::Error::unknown_variant(other, &["both", "user"])),
+        }
+    }
+}
+
+/// [`Assumed`] as it stands in the file: bytes are text, permissions are octal.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AssumedText {
+    path: String,
+    mode: String,
+    uid: u32,
+    gid: u32,
+    /// Seconds and nanoseconds.
+    mtime: (i64, u32),
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    xattrs: BTreeMap<String, String>,
+}
+
+impl From<Assumed> for AssumedText {
+    fn from(Assumed { path, metadata }: Assumed) -> Self {
+        let xattrs = metadata.xattrs.iter().map(|(name, value)| (escape(name), escape(value))).collect();
+        Self {
+            path: escape(path.as_bytes()),
+            mode: format!("{:04o}", metadata.mode),
+            uid: metadata.uid,
+            gid: metadata.gid,
+            mtime: (metadata.mtime.seconds, metadata.mtime.nanos),
+            xattrs,
+        }
+    }
+}
+
+impl TryFrom<AssumedText> for Assumed {
+    type Error = String;
+
+    fn try_from(text: AssumedText) -> Result<Self, String> {
+        let bytes = |text: &str| unescape(text).ok_or_else(|| format!("{text:?} is no escaped text"));
+        let path = LayerPath::parse(bytes(&text.path)?).map_err(|error| format!("{}: {error}", text.path))?;
+        let mode = u32::from_str_radix(&text.mode, 8).ok().filter(|&mode| mode <= 0o7777);
+        let mut xattrs = BTreeMap::new();
+        for (name, value) in &text.xattrs {
+            xattrs.insert(bytes(name)?, bytes(value)?);
+        }
+        let metadata = Metadata {
+            mode: mode.ok_or_else(|| format!("{:?} is no mode", text.mode))?,
+            uid: text.uid,
+            gid: text.gid,
+            mtime: Timestamp { seconds: text.mtime.0, nanos: text.mtime.1 },
+            xattrs,
+        };
+        Ok(Self { path, metadata })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let diff = DiffId::of_tar(Digest::of(b"tar"));
+        let mut record = Record {
+            version: VERSION,
+            diff_id: diff,
+            form: Form::Tree,
+            families: Families::Both,
+            blob: Digest::of(b"blob"),
+            tar_bytes: 1024,
+            data_bytes: 0,
+            entries: 3,
+            declares_root: true,
+            assumed: Vec::new(),
+            boot: Some("boot".to_owned()),
+            settled: false,
+        };
+        let mut metadata = Metadata { mode: 0o2711, uid: 1, gid: 2, ..Metadata::default() };
+        metadata.mtime = Timestamp { seconds: -1, nanos: 5 };
+        metadata.xattrs.insert(b"user.x\xff".to_vec(), b"\0\\".to_vec());
+        record.assumed.push(Assumed { path: LayerPath::parse(b"usr/\xfe").unwrap(), metadata });
+        record
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let record = record();
+        let json = record.to_json();
+        assert_eq!(Record::parse(&json).unwrap(), record);
+        assert_eq!(Record::parse(&json).unwrap().to_json(), json);
+    }
+
+    #[test]
+    fn an_unknown_version_is_no_damage_and_damage_is_no_unknown_version() {
+        let newer = br#"{"version":2,"anything":[]}"#;
+        assert!(matches!(Record::parse(newer), Err(RecordError::Version { found: 2 })));
+        let json = record().to_json();
+        for cut in [0, 1, json.len() / 2, json.len() - 3] {
+            assert!(matches!(Record::parse(&json[..cut]), Err(RecordError::Damaged(_))), "{cut}");
+        }
+        let wrong = String::from_utf8(json).unwrap().replace("2711", "2811");
+        assert!(matches!(Record::parse(wrong.as_bytes()), Err(RecordError::Damaged(_))));
+    }
+
+    #[test]
+    fn an_unsettled_layer_is_trusted_in_its_own_boot_only() {
+        let mut record = record();
+        assert!(record.is_trusted(Some("boot")));
+        assert!(!record.is_trusted(Some("another")) && !record.is_trusted(None));
+        record.boot = None;
+        assert!(!record.is_trusted(None), "two unknown boots are not the same");
+        record.settled = true;
+        assert!(record.is_trusted(Some("another")) && record.is_trusted(None));
+    }
+}

@@ -1,0 +1,287 @@
+//! [`LayerStore`]: the unpacked layers, read-only and shared.
+//!
+//! ```text
+//! layers/<key>/           appears whole, by rename, and never changes but for the last line of its record
+//!     layer.json          see `record.rs`
+//!     tree/               the layer in overlayfs's form
+//! locks/layer-<key>       held while that layer is being made or removed; gone with its holder
+//! ```
+//!
+//! Reading takes no lock and writes nothing. How layers come to be is `ensure.rs`; which of them are needed is for others
+//! to know.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::abilities::Abilities;
+use super::key::LayerKey;
+use super::record::{Record, RecordError};
+use super::unpack::UnpackError;
+use crate::digest::{DiffId, Digest};
+use crate::fs::{self, Dir, Lock, LockMode, Optional, StagedDir, Workspace, boot_id};
+use crate::stack::Tree;
+use crate::stack::marks::Marks;
+use crate::whiteout::Namespace;
+
+const RECORD: &str = "layer.json";
+const TREE: &str = "tree";
+
+/// A record is as long as the list of what its layer assumes, which limits on entries bound.
+const LONGEST_RECORD: u64 = 4 << 30;
+
+/// The unpacked layers of a store.
+#[derive(Debug)]
+pub struct LayerStore {
+    pub(super) layers: Dir,
+    pub(super) locks: Dir,
+    /// The present boot, where the kernel tells.
+    pub(super) boot: Option<String>,
+    abilities: OnceLock<Abilities>,
+}
+
+/// One unpacked layer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Layer {
+    /// What it is called.
+    pub key: LayerKey,
+    /// Its content.
+    pub tree: Tree,
+    /// What is known of it.
+    pub record: Record,
+}
+
+/// Why a layer could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// The blob of a layer cannot be opened.
+    #[error("cannot open the blob {blob} of layer {diff_id}")]
+    Open {
+        /// The layer.
+        diff_id: DiffId,
+        /// The blob.
+        blob: Digest,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A layer cannot be unpacked.
+    #[error("cannot unpack layer {diff_id}")]
+    Unpack {
+        /// The layer.
+        diff_id: DiffId,
+        /// Why.
+        source: UnpackError,
+    },
+    /// A layer's record is one that this version does not know.
+    #[error("cannot read the record {path:?}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: RecordError,
+    },
+    /// The file system refused one step.
+    #[error(transparent)]
+    Io(#[from] fs::Error),
+    /// The caller wished to stop.
+    #[error("making layers was cancelled")]
+    Cancelled,
+}
+
+impl LayerStore {
+    /// Uses the directory `layers`, and `locks` while something is made or removed.
+    pub fn new(layers: Dir, locks: Dir) -> Self {
+        let boot = match boot_id() {
+            Ok(boot) => Some(boot),
+            Err(error) => {
+                tracing::debug!(%error, source = %error.source, "layers will be synced as they are made");
+                None
+            }
+        };
+        Self { layers, locks, boot, abilities: OnceLock::new() }
+    }
+
+    /// Opens a layer; `None` if it is not there or cannot be trusted any more, which [`LayerStore::ensure`] mends.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if that cannot be told.
+    pub fn get(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
+        match self.look(key)? {
+            State::Good(layer) => Ok(Some(*layer)),
+            State::Absent | State::Untrusted => Ok(None),
+        }
+    }
+
+    /// The keys of all layers that are there, trusted or not, sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<LayerKey>, LayerError> {
+        let names = self.layers.names()?;
+        let text = |name: Vec<u8>| String::from_utf8(name).ok();
+        let mut keys: Vec<LayerKey> =
+            names.into_iter().filter_map(|name| text(name.name)?.parse().ok()).collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Takes a layer out of the store in one step; it is removed with `rubbish`. `false` if it is not there, or just being
+    /// made. That nobody needs it is for the caller to know.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if it cannot be moved.
+    pub fn remove(&self, key: LayerKey, rubbish: &Workspace) -> Result<bool, LayerError> {
+        let Some(_lock) = self.try_lock(key)? else { return Ok(false) };
+        Ok(rubbish.discard(&self.layers, key.to_string()).optional()?.is_some())
+    }
+
+    /// Makes every layer of this boot survive the next one: waits until all are on disk and says so in their records.
+    /// Returns how many were not known to be.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if the disk fails.
+    pub fn settle(&self, work: &Workspace) -> Result<usize, LayerError> {
+        let mut unsettled = Vec::new();
+        for key in self.list()? {
+            let State::Good(layer) = self.look(key)? else { continue };
+            if !layer.record.settled {
+                unsettled.push((key, *layer));
+            }
+        }
+        if unsettled.is_empty() {
+            return Ok(0);
+        }
+        // The new records are on disk before one of them is seen, at the price of one sync for all.
+        let staged = work.directory()?;
+        for (key, layer) in &unsettled {
+            let record = Record { settled: true, ..layer.record.clone() };
+            write(staged.dir(), &key.to_string(), &record.to_json())?;
+        }
+        self.layers.sync_file_system()?;
+        for (key, _) in &unsettled {
+            let name = key.to_string();
+            // It may have been removed meanwhile.
+            if let Some(layer) = self.layers.open_dir(&name).optional()? {
+                staged.dir().rename(&name, &layer, RECORD)?;
+            }
+        }
+        staged.discard()?;
+        Ok(unsettled.len())
+    }
+
+    /// What this process can put where layers are.
+    pub(super) fn abilities(&self, work: &Workspace) -> Result<Abilities, LayerError> {
+        if let Some(known) = self.abilities.get() {
+            return Ok(*known);
+        }
+        let found = Abilities::probe(work.dir())?;
+        Ok(*self.abilities.get_or_init(|| found))
+    }
+
+    /// What is there under `key`.
+    pub(super) fn look(&self, key: LayerKey) -> Result<State, LayerError> {
+        let name = key.to_string();
+        let Some(dir) = self.layers.open_dir(&name).optional()? else { return Ok(State::Absent) };
+        let Some(json) = dir.read(RECORD, LONGEST_RECORD).optional()? else { return Ok(State::Untrusted) };
+        let record = match Record::parse(&json) {
+            Ok(record) => record,
+            // The last boot may have ended before the record was on disk.
+            Err(RecordError::Damaged(error)) => {
+                tracing::debug!(layer = %key, %error, "the record of a layer is damaged");
+                return Ok(State::Untrusted);
+            }
+            Err(source) => return Err(LayerError::Record { path: dir.path_of(RECORD), source }),
+        };
+        if !record.is_trusted(self.boot.as_deref()) {
+            return Ok(State::Untrusted);
+        }
+        let Some(tree) = dir.open_dir(TREE).optional()? else { return Ok(State::Untrusted) };
+        // Every tree carries the marks of this family; the other one only root can read.
+        let marks = Marks::Overlay(Namespace::User);
+        let tree = Tree { dir: tree, marks, declares_root: record.declares_root };
+        Ok(State::Good(Box::new(Layer { key, tree, record })))
+    }
+
+    /// Gives a layer its name. The caller holds its lock.
+    pub(super) fn publish(
+        &self,
+        key: LayerKey,
+        staged: StagedDir<'_>,
+        mut record: Record,
+        work: &Workspace,
+        synced: bool,
+    ) -> Result<Layer, LayerError> {
+        // Without a name for this boot nobody could tell later whether to trust it.
+        record.settled = synced || record.boot.is_none();
+        write(staged.dir(), RECORD, &record.to_json())?;
+        if record.settled {
+            staged.dir().sync_file_system()?;
+        }
+        let name = key.to_string();
+        // One that is not trusted may stand in the way.
+        work.discard(&self.layers, &name).optional()?;
+        let dir = staged.publish(&self.layers, &name)?;
+        if record.settled {
+            self.layers.sync()?;
+        }
+        let tree = dir.open_dir(TREE)?;
+        let marks = Marks::Overlay(Namespace::User);
+        Ok(Layer { key, tree: Tree { dir: tree, marks, declares_root: record.declares_root }, record })
+    }
+
+    /// The directory that the tree of a staged layer goes into.
+    pub(super) fn stage_tree(staged: &StagedDir<'_>) -> Result<Dir, LayerError> {
+        Ok(staged.dir().ensure_dir(TREE, 0o700)?)
+    }
+
+    /// The lock on one layer, waited for.
+    pub(super) fn lock(&self, key: LayerKey) -> Result<LayerLock<'_>, LayerError> {
+        let name = format!("layer-{key}");
+        let lock = Lock::acquire(&self.locks, &name, LockMode::Exclusive)?;
+        Ok(LayerLock { _lock: lock, locks: &self.locks, name })
+    }
+
+    /// The lock on one layer, if nobody has it.
+    pub(super) fn try_lock(&self, key: LayerKey) -> Result<Option<LayerLock<'_>>, LayerError> {
+        let name = format!("layer-{key}");
+        let lock = Lock::try_acquire(&self.locks, &name, LockMode::Exclusive)?;
+        Ok(lock.map(|lock| LayerLock { _lock: lock, locks: &self.locks, name }))
+    }
+}
+
+/// What is found under a key.
+pub(super) enum State {
+    Absent,
+    /// Something that was not synced before the machine stopped, or is damaged.
+    Untrusted,
+    Good(Box<Layer>),
+}
+
+/// The lock on one layer. Its file goes with it.
+#[derive(Debug)]
+pub(super) struct LayerLock<'a> {
+    _lock: Lock,
+    locks: &'a Dir,
+    name: String,
+}
+
+impl Drop for LayerLock<'_> {
+    fn drop(&mut self) {
+        // Whoever waits for the file finds that it has lost its name, and starts over.
+        if let Err(error) = self.locks.remove_file(&self.name).optional() {
+            tracing::debug!(%error, source = %error.source, "a lock file stays behind");
+        }
+    }
+}
+
+fn write(dir: &Dir, name: &str, content: &[u8]) -> Result<(), LayerError> {
+    use std::io::Write as _;
+    let mut file = dir.create_file(name, 0o644)?;
+    let written = file.write_all(content);
+    Ok(fs::Context::at(written, "write", dir.path_of(Path::new(name)))?)
+}

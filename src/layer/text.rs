@@ -1,0 +1,52 @@
+//! Bytes in a JSON string: file names and attributes are bytes, and a record must give back exactly those.
+//!
+//! Printable ASCII stands for itself, except the backslash; every other byte is `\xNN`. One spelling for each value.
+
+use std::fmt::Write as _;
+
+/// The text for `bytes`.
+pub(super) fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b' '..=b'~' if byte != b'\\' => text.push(char::from(byte)),
+            _ => write!(text, "\\x{byte:02x}").expect("a String takes every write"),
+        }
+    }
+    text
+}
+
+/// The bytes that [`escape`] made `text` of; `None` if it did not.
+pub(super) fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        bytes.push(match first {
+            b'\\' => {
+                let code = tail.strip_prefix(b"x")?.get(..2)?;
+                rest = &tail[3..];
+                let digits = code.iter().all(u8::is_ascii_hexdigit).then_some(code)?;
+                u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?
+            }
+            b' '..=b'~' => *first,
+            _ => return None,
+        });
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_comes_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(unescape(&escape(&all)), Some(all));
+        assert_eq!(escape("usr/lib/ä\\".as_bytes()), r"usr/lib/\xc3\xa4\x5c");
+        for wrong in ["\\", "\\x", "\\x1", "\\n", "\\xzz", "ä", "\\x+1"] {
+            assert_eq!(unescape(wrong), None, "{wrong}");
+        }
+    }
+}

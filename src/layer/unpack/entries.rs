@@ -1,0 +1,348 @@
+//! [`Unpacker`]: puts one entry after the other on disk.
+//!
+//! Files, links and nodes are final when their entry has been read. Directories get their owner, mode, attributes and
+//! time at the very end (`finish.rs`): until then they are private to this process, writable, and pass nothing on to
+//! what is made in them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs as sys;
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+
+use super::error::UnpackError;
+use super::place::{Of, Places, Waiting};
+use super::{Below, Losses, UnpackOptions};
+use crate::changeset::{Entry, EntryKind, Reader};
+use crate::fs::{
+    Context, DeviceNumber, Dir, FileType, Kind, Metadata, Optional, Stat, both_times, unique_name,
+};
+use crate::layer::Abilities;
+use crate::path::LayerPath;
+use crate::stack::object;
+
+/// A layer on its way from the tar to the disk.
+pub(super) struct Unpacker<'a> {
+    pub(super) places: Places<'a>,
+    pub(super) abilities: Abilities,
+    options: &'a UnpackOptions<'a>,
+    /// Metadata of the root, if the layer says so.
+    pub(super) root: Option<Metadata>,
+    pub(super) losses: Losses,
+    pub(super) data_bytes: u64,
+    pub(super) entries: u64,
+    aside: Option<Aside>,
+}
+
+/// Files that AUFS kept for the sake of hard links; no part of the layer. They lie in a directory of the layer's root
+/// whose name no archive can guess, until the end.
+struct Aside {
+    name: String,
+    dir: Dir,
+    files: BTreeMap<LayerPath, String>,
+}
+
+impl<'a> Unpacker<'a> {
+    pub(super) fn new(
+        into: &'a Dir,
+        below: Option<&'a Below<'a>>,
+        abilities: Abilities,
+        options: &'a UnpackOptions<'a>,
+    ) -> Result<Self, UnpackError> {
+        // What is made in here must inherit nothing: no default ACL, no group.
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            into.remove_xattr(".", acl)?;
+        }
+        into.set_mode(".", 0o700)?;
+        Ok(Self {
+            places: Places::new(into, below),
+            abilities,
+            options,
+            root: None,
+            losses: Losses::new(options.losses),
+            data_bytes: 0,
+            entries: 0,
+            aside: None,
+        })
+    }
+
+    /// Puts the entry that `tar` has just returned in its place, data included.
+    pub(super) fn entry<R: Read>(
+        &mut self,
+        mut entry: Entry,
+        tar: &mut Reader<R>,
+    ) -> Result<(), UnpackError> {
+        self.entries += 1;
+        self.options.xattrs.apply(&mut entry.metadata.xattrs);
+        let Entry { path, kind, metadata, index } = entry;
+        let of = Of { index, path: &path };
+        let file_type = match kind {
+            EntryKind::Directory => return self.directory(of, metadata),
+            EntryKind::File { .. } => return self.file(of, &metadata, kind.size(), tar),
+            EntryKind::AufsLink { size } => return self.set_aside(of, &metadata, size, tar),
+            EntryKind::HardLink(target) => return self.hard_link(of, target),
+            EntryKind::Opaque => {
+                let place = self.places.directory(&path, of)?;
+                self.places.deletions.opaque.insert(place.path.clone());
+                return Ok(());
+            }
+            EntryKind::Whiteout => {
+                let (parent, name) = split(&path);
+                let place = self.places.directory(&parent, of)?;
+                self.places.deletions.whiteouts.insert(place.path.join(name));
+                return Ok(());
+            }
+            EntryKind::CharDevice(DeviceNumber::WHITEOUT) => {
+                return Err(UnpackError::WhiteoutDevice { index, path });
+            }
+            EntryKind::CharDevice(device) => FileType::CharDevice(device),
+            EntryKind::BlockDevice(device) => FileType::BlockDevice(device),
+            EntryKind::Fifo => FileType::Fifo,
+            EntryKind::Symlink(target) => FileType::Symlink(target),
+        };
+        self.node(of, &file_type, &metadata)
+    }
+
+    fn directory(&mut self, of: Of<'_>, metadata: Metadata) -> Result<(), UnpackError> {
+        if of.path.is_root() {
+            self.root = Some(metadata);
+            return Ok(());
+        }
+        let (parent, name) = split(of.path);
+        let place = self.places.directory(&parent, of)?;
+        let path = place.path.join(name);
+        // Most directories are new, and asking the kernel costs less than searching the list.
+        match place.dir.create_dir(OsStr::from_bytes(name), 0o700) {
+            Ok(()) => self.places.supersede(&place.path, name),
+            Err(error) if !error.is_exists() => return Err(error.into()),
+            Err(_) if self.places.is_directory(&path) => {}
+            Err(_) => self.places.make(&place.dir, &path)?,
+        }
+        self.places.known.insert(path, Some(metadata));
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        of: Of<'_>,
+        metadata: &Metadata,
+        size: u64,
+        tar: &mut Reader<R>,
+    ) -> Result<(), UnpackError> {
+        let (parent, name) = split(of.path);
+        let place = self.places.directory(&parent, of)?;
+        let os_name = OsStr::from_bytes(name);
+        let file = match place.dir.create_file(os_name, metadata.mode & 0o777) {
+            Err(error) if error.is_exists() => {
+                self.places.clear(&place.dir, &place.path.join(name))?;
+                place.dir.create_file(os_name, metadata.mode & 0o777)?
+            }
+            file => file?,
+        };
+        self.places.supersede(&place.path, name);
+        self.write(&file, &place.dir, os_name, size, tar)?;
+        self.finish_file(&file, &place.dir, os_name, of.path, metadata, size)
+    }
+
+    /// Writes the data of the entry that `tar` is at.
+    fn write<R: Read>(
+        &mut self,
+        file: &File,
+        dir: &Dir,
+        name: &OsStr,
+        size: u64,
+        tar: &mut Reader<R>,
+    ) -> Result<(), UnpackError> {
+        let mut end = 0;
+        while let Some(data) = tar.next_data()? {
+            if self.options.is_cancelled() {
+                return Err(UnpackError::Cancelled);
+            }
+            // At its offset: what lies between becomes a hole.
+            file.write_all_at(data.bytes, data.offset).at("write", dir.path_of(name))?;
+            end = data.offset + data.bytes.len() as u64;
+            self.data_bytes += data.bytes.len() as u64;
+        }
+        if end < size {
+            file.set_len(size).at("write", dir.path_of(name))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a file whose data is written its owner, mode, attributes and time.
+    fn finish_file(
+        &mut self,
+        file: &File,
+        dir: &Dir,
+        name: &OsStr,
+        path: &LayerPath,
+        metadata: &Metadata,
+        size: u64,
+    ) -> Result<(), UnpackError> {
+        let at = |step, error: Errno| crate::fs::Error::new(step, dir.path_of(name), error);
+        // What the kernel made of the owner and the mode is asked, not foreseen: it depends on the umask, on the mount,
+        // and on the directory.
+        let stat = Stat::of(file).map_err(|error| at("stat", error))?;
+        let mut plain = metadata.xattrs.is_empty();
+        plain &= self.abilities.privileged || metadata.mode & 0o400 != 0;
+        // Changing the owner clears setuid, so the mode comes second; writing does too, so both come after the data.
+        if plain && (stat.uid, stat.gid) != (metadata.uid, metadata.gid) {
+            let (uid, gid) = (Uid::from_raw_unchecked(metadata.uid), Gid::from_raw_unchecked(metadata.gid));
+            plain = match sys::fchown(file, Some(uid), Some(gid)) {
+                Ok(()) => true,
+                Err(Errno::PERM | Errno::INVAL) => false,
+                Err(error) => return Err(at("chown", error).into()),
+            };
+        }
+        if !plain {
+            let file_type = FileType::File { size };
+            return self.set_metadata(dir, Path::new(name), &file_type, metadata, path);
+        }
+        if stat.mode != metadata.mode {
+            sys::fchmod(file, Mode::from_raw_mode(metadata.mode)).map_err(|error| at("chmod", error))?;
+        }
+        sys::futimens(file, &both_times(metadata.mtime)).map_err(|error| at("set time of", error))?;
+        Ok(())
+    }
+
+    fn node(&mut self, of: Of<'_>, file_type: &FileType, metadata: &Metadata) -> Result<(), UnpackError> {
+        let (parent, name) = split(of.path);
+        let place = self.places.directory(&parent, of)?;
+        let at = Path::new(OsStr::from_bytes(name));
+        match object::create(&place.dir, at, file_type) {
+            Err(error) if error.is_exists() => {
+                self.places.clear(&place.dir, &place.path.join(name))?;
+                object::create(&place.dir, at, file_type)?;
+            }
+            done => done?,
+        }
+        self.places.supersede(&place.path, name);
+        self.set_metadata(&place.dir, at, file_type, metadata, of.path)
+    }
+
+    /// Sets what [`object::set_metadata`] sets, and keeps account of what cannot be.
+    pub(super) fn set_metadata(
+        &mut self,
+        dir: &Dir,
+        at: &Path,
+        file_type: &FileType,
+        metadata: &Metadata,
+        path: &LayerPath,
+    ) -> Result<(), UnpackError> {
+        let losses = &mut self.losses;
+        let mut lose = |loss| losses.add(loss);
+        object::set_metadata(dir, at, file_type, metadata, self.abilities.style(), &mut lose, path)?;
+        Ok(())
+    }
+
+    fn set_aside<R: Read>(
+        &mut self,
+        of: Of<'_>,
+        metadata: &Metadata,
+        size: u64,
+        tar: &mut Reader<R>,
+    ) -> Result<(), UnpackError> {
+        if self.aside.is_none() {
+            let name = format!(".{}", unique_name()?);
+            let dir = self.places.root.ensure_dir(&name, 0o700)?;
+            self.aside = Some(Aside { name, dir, files: BTreeMap::new() });
+        }
+        let aside = self.aside.as_mut().expect("it was just made");
+        let name = aside.files.len().to_string();
+        aside.files.insert(of.path.clone(), name.clone());
+        let (file, dir) = (aside.dir.create_file(&name, 0o600)?, aside.dir.try_clone()?);
+        self.write(&file, &dir, OsStr::new(&name), size, tar)?;
+        self.finish_file(&file, &dir, OsStr::new(&name), of.path, metadata, size)
+    }
+
+    /// Removes what was kept aside.
+    pub(super) fn remove_aside(&mut self) -> Result<(), UnpackError> {
+        match self.aside.take() {
+            Some(aside) => Ok(self.places.root.remove_all(&aside.name)?),
+            None => Ok(()),
+        }
+    }
+
+    fn hard_link(&mut self, of: Of<'_>, target: LayerPath) -> Result<(), UnpackError> {
+        if of.path.is_root() {
+            return Err(refused(of, &target, "cannot be the root"));
+        }
+        let (parent, name) = split(of.path);
+        let place = self.places.directory(&parent, of)?;
+        let path = place.path.join(name);
+        let aside = self.aside.as_ref().and_then(|aside| Some((aside.files.get(&target)?, &aside.dir)));
+        if let Some((kept, dir)) = aside {
+            let (kept, dir) = (kept.clone(), dir.try_clone()?);
+            self.places.clear(&place.dir, &path)?;
+            return Ok(dir.hard_link(kept, &place.dir, OsStr::from_bytes(name))?);
+        }
+        let located = self.places.locate(&target, of)?;
+        if located.as_ref() == Some(&path) {
+            return Err(refused(of, &target, "is the link itself"));
+        }
+        match located {
+            Some(found) if self.link(of, &target, &found, &path)? => {}
+            _ => {
+                self.places.clear(&place.dir, &path)?;
+                self.places.waiting.insert(path, Waiting { index: of.index, target });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `path` another name of `found`, which `target` led to; `false` if this layer has no such file.
+    pub(super) fn link(
+        &mut self,
+        of: Of<'_>,
+        target: &LayerPath,
+        found: &LayerPath,
+        path: &LayerPath,
+    ) -> Result<bool, UnpackError> {
+        let Some((parent, name)) = found.parent().zip(found.file_name()) else {
+            return Err(refused(of, target, "is a directory"));
+        };
+        if !self.places.is_directory(&parent) {
+            return Ok(false);
+        }
+        let from = self.places.directory(&parent, of)?;
+        match from.dir.stat(OsStr::from_bytes(name)).optional()? {
+            None => return Ok(false),
+            Some(stat) if stat.kind == Kind::Directory => {
+                return Err(refused(of, target, "is a directory"));
+            }
+            Some(_) => {}
+        }
+        if found.starts_with(path) {
+            return Err(refused(of, target, "lies below the link itself"));
+        }
+        let (into, link) = split(path);
+        let place = self.places.directory(&into, of)?;
+        let (name, link) = (OsStr::from_bytes(name), OsStr::from_bytes(link));
+        match from.dir.hard_link(name, &place.dir, link) {
+            // Something of the same name came before; the link replaces it, also if it is the same file.
+            Err(error) if error.is_exists() => {
+                self.places.clear(&place.dir, path)?;
+                from.dir.hard_link(name, &place.dir, link)?;
+            }
+            done => done?,
+        }
+        self.places.waiting.remove(path);
+        Ok(true)
+    }
+}
+
+/// The refusal of a hard link.
+pub(super) fn refused(of: Of<'_>, target: &LayerPath, reason: &'static str) -> UnpackError {
+    UnpackError::Link { index: of.index, path: of.path.clone(), target: target.clone(), reason }
+}
+
+/// The directory that an entry other than the root is in, and its name there.
+fn split(path: &LayerPath) -> (LayerPath, &[u8]) {
+    (path.parent().unwrap_or_default(), path.file_name().unwrap_or(b"."))
+}

@@ -1,0 +1,286 @@
+//! From a layer's tar to a directory in overlayfs's form.
+//!
+//! What an archive may do is decided in three places. `place.rs` finds the directory that an entry belongs in, and is
+//! why nothing is ever written outside the layer. `entries.rs` writes entries as they come. `finish.rs` settles what
+//! depends on the whole layer: hard links to later entries (`links.rs`), deletions, metadata of directories. So the
+//! result does not depend on the order in which whiteouts, opaque markers and directories stand in the tar.
+//!
+//! A layer alone cannot say what its implied directories are like, nor what is behind a hard link to a file below.
+//! [`Unpacked`] names both; `bind.rs` settles them when the layers below are known.
+
+mod ahead;
+mod entries;
+mod error;
+mod finish;
+mod links;
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use self::ahead::{Ahead, Blob};
+use self::entries::Unpacker;
+pub use self::error::UnpackError;
+use super::abilities::Abilities;
+use super::bind;
+use super::crew::Crew;
+use super::xattrs::XattrPolicy;
+use crate::changeset::Reader;
+use crate::digest::DiffId;
+use crate::fs::{Dir, Metadata};
+use crate::limits::Limits;
+use crate::parallelism::Parallelism;
+use crate::path::LayerPath;
+use crate::stack::Stack;
+use crate::stack::object::Loss;
+
+/// What tunes unpacking.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct UnpackOptions<'a> {
+    /// What a layer may ask for.
+    pub limits: Limits,
+    /// Which attributes enter the layer.
+    pub xattrs: XattrPolicy,
+    /// How many losses are described in the result; more are counted only. Default 100.
+    pub losses: usize,
+    /// Threads that one layer may use: the second decodes ahead, more have no use yet.
+    pub parallelism: Parallelism,
+    /// Asked at every entry and every block of data; once it says true, unpacking ends with
+    /// [`UnpackError::Cancelled`].
+    pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
+}
+
+impl Default for UnpackOptions<'_> {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            xattrs: XattrPolicy::default(),
+            losses: 100,
+            parallelism: Parallelism::default(),
+            cancelled: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for UnpackOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UnpackOptions")
+            .field("limits", &self.limits)
+            .field("xattrs", &self.xattrs)
+            .field("losses", &self.losses)
+            .field("parallelism", &self.parallelism)
+            .finish_non_exhaustive()
+    }
+}
+
+impl UnpackOptions<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.is_some_and(|cancelled| cancelled())
+    }
+}
+
+/// A layer that was unpacked, and what it leaves open.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Unpacked {
+    /// Entries of the tar, those that mean nothing not counted.
+    pub entries: u64,
+    /// Length of the tar in bytes; 0 where nobody counted.
+    pub tar_bytes: u64,
+    /// Bytes of data written, holes not counted.
+    pub data_bytes: u64,
+    /// Whether the layer says what its root directory is like.
+    pub declares_root: bool,
+    /// Directories that the layer needs and does not describe, sorted; they are `0755 0:0` at the epoch unless the layers
+    /// below were given. New directories, which take nothing from below, are not among them.
+    pub implied: Vec<LayerPath>,
+    /// Hard links that were not made because their target is not in this layer. Only where the layers below were not
+    /// given; then the layer has to be unpacked again with them.
+    pub below_links: Vec<BelowLink>,
+    /// What this file system or this process could not hold.
+    pub losses: Losses,
+    first: First,
+}
+
+/// A hard link to a file of a lower layer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BelowLink {
+    /// The link.
+    pub path: LayerPath,
+    /// What it should be another name of.
+    pub target: LayerPath,
+}
+
+/// Losses, of which the first are described.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Losses {
+    /// The first of them.
+    pub described: Vec<Loss>,
+    /// How many there are.
+    pub count: u64,
+    most: usize,
+}
+
+impl Losses {
+    /// None yet, of which at most this many will be described.
+    pub(super) fn new(most: usize) -> Self {
+        Self { described: Vec::new(), count: 0, most }
+    }
+
+    pub(super) fn add(&mut self, loss: Loss) {
+        self.count += 1;
+        if self.described.len() < self.most {
+            self.described.push(loss);
+        }
+    }
+}
+
+/// The layers that another one is unpacked on, and what is known of that one from unpacking it alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Below<'a> {
+    stack: &'a Stack<'a>,
+    first: &'a First,
+}
+
+impl<'a> Below<'a> {
+    /// The layers `stack` below a layer that was unpacked alone as `alone`. One look at the whole layer is needed first,
+    /// because a deletion at its end takes effect for the entries at its beginning.
+    pub fn new(stack: &'a Stack<'a>, alone: &'a Unpacked) -> Self {
+        Self { stack, first: &alone.first }
+    }
+}
+
+/// What a first look at a layer showed.
+#[derive(Debug)]
+struct First {
+    deletions: Deletions,
+    /// Its directories; `None` for those that it does not describe.
+    directories: BTreeMap<LayerPath, Option<Metadata>>,
+}
+
+impl First {
+    /// Whether the layer itself says that `path` is a directory.
+    fn declares(&self, path: &LayerPath) -> bool {
+        self.directories.get(path).is_some_and(Option::is_some)
+    }
+}
+
+/// What a layer deletes from the layers below it.
+#[derive(Clone, Debug, Default)]
+struct Deletions {
+    /// Names.
+    whiteouts: BTreeSet<LayerPath>,
+    /// Directories whose content goes.
+    opaque: BTreeSet<LayerPath>,
+    /// Directories that came where this layer had something else before: they have nothing from below.
+    replaced: BTreeSet<LayerPath>,
+}
+
+/// Unpacks one layer into `into`, a fresh directory.
+///
+/// `tar` is the *uncompressed* stream; it is read to its end, unless an error comes first. Whiteouts stay whiteouts, in
+/// overlayfs's form, because this directory holds one layer and not the stack. Give `below` to have hard links to files
+/// of lower layers copied up, and the directories that are implied made like those below. See the [spec].
+///
+/// # Errors
+///
+/// [`UnpackError`]; `into` then holds a partial tree, and nothing was written anywhere else.
+///
+/// [spec]: https://github.com/opencontainers/image-spec/blob/main/layer.md#applying-changesets
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use plywood::fs::Dir;
+/// use plywood::layer::{Abilities, UnpackOptions, unpack};
+///
+/// let into = Dir::ensure_ambient("layer")?;
+/// let abilities = Abilities::probe(&into)?;
+/// let tar = std::fs::File::open("layer.tar")?;
+/// let unpacked = unpack(tar, &into, None, abilities, &UnpackOptions::default())?;
+/// println!("{} entries", unpacked.entries);
+/// # Ok(())
+/// # }
+/// ```
+pub fn unpack(
+    tar: impl Read,
+    into: &Dir,
+    below: Option<&Below<'_>>,
+    abilities: Abilities,
+    options: &UnpackOptions<'_>,
+) -> Result<Unpacked, UnpackError> {
+    unpack_from(tar, into, below, abilities, options).map(|(unpacked, _)| unpacked)
+}
+
+/// Unpacks one layer from its blob, which may be compressed, into `into`, a fresh directory; see [`unpack`].
+///
+/// # Errors
+///
+/// [`UnpackError::DiffIdMismatch`] if the tar is not `expected`, and as [`unpack`].
+pub fn unpack_layer<'env>(
+    blob: impl Read + Send + 'env,
+    expected: DiffId,
+    into: &Dir,
+    below: Option<&Below<'_>>,
+    abilities: Abilities,
+    options: &UnpackOptions<'_>,
+) -> Result<Unpacked, UnpackError> {
+    let blob: Blob<'env> = Box::new(blob);
+    if options.parallelism == Parallelism::SERIAL {
+        return unpack_blob(blob, expected, into, below, abilities, options, None);
+    }
+    let crew = Crew::new();
+    std::thread::scope(|scope| {
+        let _closing = crew.closing();
+        scope.spawn(|| crew.help());
+        unpack_blob(blob, expected, into, below, abilities, options, Some(&crew))
+    })
+}
+
+/// Unpacks a blob; idle threads of `crew` help.
+pub(super) fn unpack_blob<'env>(
+    blob: Blob<'env>,
+    expected: DiffId,
+    into: &Dir,
+    below: Option<&Below<'_>>,
+    abilities: Abilities,
+    options: &UnpackOptions<'_>,
+    crew: Option<&Crew<'env>>,
+) -> Result<Unpacked, UnpackError> {
+    let algorithm = expected.as_digest().algorithm();
+    let tar = Ahead::new(blob, algorithm, &options.limits, crew).map_err(UnpackError::Blob)?;
+    let (mut unpacked, tar) = unpack_from(tar, into, below, abilities, options)?;
+    let (actual, bytes) = tar.digest().expect("the reader of the tar reads to the end");
+    let actual = DiffId::of_tar(actual);
+    if actual != expected {
+        return Err(UnpackError::DiffIdMismatch { expected, actual, bytes });
+    }
+    unpacked.tar_bytes = bytes;
+    Ok(unpacked)
+}
+
+/// Unpacks and gives the reader back, at its end.
+fn unpack_from<R: Read>(
+    tar: R,
+    into: &Dir,
+    below: Option<&Below<'_>>,
+    abilities: Abilities,
+    options: &UnpackOptions<'_>,
+) -> Result<(Unpacked, R), UnpackError> {
+    let mut tar = Reader::new(tar, &options.limits);
+    let mut unpacker = Unpacker::new(into, below, abilities, options)?;
+    while let Some(entry) = tar.next_entry()? {
+        if options.is_cancelled() {
+            return Err(UnpackError::Cancelled);
+        }
+        unpacker.entry(entry, &mut tar)?;
+    }
+    let mut unpacked = unpacker.finish()?;
+    if let Some(below) = below {
+        // A name that is a link below was followed, so none is left to stand in the way.
+        let assumed = bind::assume(below.stack, &unpacked.implied)?;
+        bind::apply(into, &assumed.directories, abilities, &mut unpacked.losses)?;
+    }
+    Ok((unpacked, tar.into_inner()))
+}

@@ -1,0 +1,263 @@
+//! [`Places`]: the directories of a layer in the making, and where an entry's name leads.
+//!
+//! The invariant that makes everything else safe: [`Places::known`] lists exactly the directories below the layer's root,
+//! each made by this unpacking, and a name is opened only through a parent from that list. A symlink on the way is
+//! resolved here, component by component, against the list and never by the kernel; so nothing leads out of the root,
+//! whatever the archive says and in whichever order.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use super::error::UnpackError;
+use super::{Below, Deletions};
+use crate::fs::{Dir, FileType, Kind, Metadata, Optional};
+use crate::path::{LayerPath, is_file_name};
+
+/// Symbolic links followed for one name at most, as in the kernel.
+const LINKS: usize = 40;
+
+/// Open directories kept. Tars hold a directory's entries together, so that few are in use at a time.
+const OPEN: usize = 32;
+
+/// Bytes of a path at most: the kernel's `PATH_MAX` without the NUL. A chain of links could make longer ones.
+const LONGEST: usize = 4095;
+
+/// A directory of the layer, opened.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Where it is, symlinks resolved.
+    pub(super) path: LayerPath,
+    /// Its handle.
+    pub(super) dir: Dir,
+}
+
+/// The directories of a layer in the making.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    /// The layer's root.
+    pub(super) root: &'a Dir,
+    /// What is below the layer, if that is known.
+    pub(super) below: Option<&'a Below<'a>>,
+    /// Every directory but the root, with what the layer says of it; `None` while it has said nothing.
+    pub(super) known: BTreeMap<LayerPath, Option<Metadata>>,
+    /// What the layer deletes.
+    pub(super) deletions: Deletions,
+    /// Hard links that wait for their target: name, and what is known of them.
+    pub(super) waiting: BTreeMap<LayerPath, Waiting>,
+    /// The directories opened last, by the name that led to them; the last one used stands first.
+    open: Vec<(LayerPath, Rc<Place>)>,
+}
+
+/// A hard link that waits for its target.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    /// The entry.
+    pub(super) index: u64,
+    /// What it links to, as the entry says.
+    pub(super) target: LayerPath,
+}
+
+/// What to do about directories that are missing on the way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Leave,
+}
+
+/// An entry on its way to its place, for messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of<'e> {
+    pub(super) index: u64,
+    pub(super) path: &'e LayerPath,
+}
+
+impl Of<'_> {
+    fn misplaced(self, reason: &'static str) -> UnpackError {
+        UnpackError::Place { index: self.index, path: self.path.clone(), reason }
+    }
+}
+
+impl<'a> Places<'a> {
+    /// Starts with nothing but the root.
+    pub(super) fn new(root: &'a Dir, below: Option<&'a Below<'a>>) -> Self {
+        Self {
+            root,
+            below,
+            known: BTreeMap::new(),
+            deletions: Deletions::default(),
+            waiting: BTreeMap::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// Whether `path` is a directory of this layer.
+    pub(super) fn is_directory(&self, path: &LayerPath) -> bool {
+        path.is_root() || self.known.contains_key(path)
+    }
+
+    /// The directory that `path` leads to. What is missing on the way is made, and what is neither a directory nor a
+    /// symlink is replaced by one.
+    pub(super) fn directory(&mut self, path: &LayerPath, of: Of<'_>) -> Result<Rc<Place>, UnpackError> {
+        if let Some(at) = self.open.iter().position(|(name, _)| name == path) {
+            self.open[..=at].rotate_right(1);
+            return Ok(Rc::clone(&self.open[0].1));
+        }
+        let resolved = match self.is_directory(path) {
+            true => path.clone(),
+            false => self.resolve(path, Missing::Make, of)?.expect("what is missing was made"),
+        };
+        let place = Rc::new(Place { dir: self.root.open_dir(resolved.as_path())?, path: resolved });
+        self.open.truncate(OPEN - 1);
+        self.open.insert(0, (path.clone(), Rc::clone(&place)));
+        Ok(place)
+    }
+
+    /// Where `path` leads as a process in the root would see it, its last component not followed; `None` if a directory
+    /// on the way is missing. It may be in this layer or below, and need not exist.
+    pub(super) fn locate(&mut self, path: &LayerPath, of: Of<'_>) -> Result<Option<LayerPath>, UnpackError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(Some(LayerPath::ROOT));
+        };
+        if self.is_directory(&parent) {
+            return Ok(Some(path.clone()));
+        }
+        Ok(self.resolve(&parent, Missing::Leave, of)?.map(|parent| parent.join(name)))
+    }
+
+    /// Makes the directory `path`, which lies in `parent`, taking away the file that the layer has had there.
+    pub(super) fn make(&mut self, parent: &Dir, path: &LayerPath) -> Result<(), UnpackError> {
+        let name = OsStr::from_bytes(path.file_name().expect("the root is made by others"));
+        match parent.create_dir(name, 0o700) {
+            Err(error) if error.is_exists() => {
+                parent.remove_file(name)?;
+                self.open.clear(); // a symlink may have been on the way to one of these
+                parent.create_dir(name, 0o700)?;
+                self.deletions.replaced.insert(path.clone());
+            }
+            done => done?,
+        }
+        self.waiting.remove(path);
+        self.known.insert(path.clone(), None);
+        Ok(())
+    }
+
+    /// Takes away what the layer has had at `path` until now, which lies in `parent`.
+    pub(super) fn clear(&mut self, parent: &Dir, path: &LayerPath) -> Result<(), UnpackError> {
+        let name = path.file_name().expect("the root is never taken away");
+        self.open.clear();
+        if self.known.contains_key(path) {
+            remove_subtree(&mut self.known, path);
+            remove_subtree(&mut self.waiting, path);
+            parent.remove_all(name)?;
+        } else {
+            self.waiting.remove(path);
+            parent.remove_file(OsStr::from_bytes(name)).optional()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a hard link that waits to become `name` in `parent`, since that exists now: the last entry wins.
+    pub(super) fn supersede(&mut self, parent: &LayerPath, name: &[u8]) {
+        if !self.waiting.is_empty() {
+            self.waiting.remove(&parent.join(name));
+        }
+    }
+
+    /// Follows `path` to a directory.
+    fn resolve(
+        &mut self,
+        path: &LayerPath,
+        missing: Missing,
+        of: Of<'_>,
+    ) -> Result<Option<LayerPath>, UnpackError> {
+        let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
+        let mut at = LayerPath::ROOT;
+        let mut links = 0;
+        while let Some(component) = todo.pop() {
+            match &component[..] {
+                b"" | b"." => continue,
+                b".." => {
+                    at = at.parent().unwrap_or_default();
+                    continue;
+                }
+                name if !is_file_name(name) => return Err(of.misplaced("a link on the way holds a NUL byte")),
+                _ => {}
+            }
+            let next = at.join(&component);
+            if next.as_bytes().len() > LONGEST {
+                return Err(of.misplaced("links on the way lead to a path that is too long"));
+            }
+            if self.known.contains_key(&next) {
+                at = next;
+                continue;
+            }
+            match self.found(&at, &next)? {
+                Some(FileType::Symlink(target)) => {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(of.misplaced("too many symbolic links are on the way"));
+                    }
+                    if target.starts_with(b"/") {
+                        at = LayerPath::ROOT;
+                    }
+                    todo.extend(target.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec));
+                }
+                Some(FileType::Directory) if missing == Missing::Leave => at = next,
+                _ if missing == Missing::Leave => return Ok(None),
+                _ => {
+                    let parent = self.root.open_dir(at.as_path())?;
+                    self.make(&parent, &next)?;
+                    at = next;
+                }
+            }
+        }
+        Ok(Some(at))
+    }
+
+    /// What `path` in the directory `parent` is, in this layer or below; it is no directory of this layer.
+    fn found(&self, parent: &LayerPath, path: &LayerPath) -> Result<Option<FileType>, UnpackError> {
+        let here = if self.is_directory(parent) { self.root.stat(path.as_path()).optional()? } else { None };
+        if let Some(stat) = here {
+            return Ok(Some(match stat.kind {
+                Kind::Symlink => FileType::Symlink(self.root.read_link(path.as_path())?),
+                _ => FileType::File { size: 0 }, // or something else that is not followed
+            }));
+        }
+        let Some(below) = self.below else { return Ok(None) };
+        if below.first.declares(path) || self.hides(path) {
+            return Ok(None);
+        }
+        match below.stack.lookup(path)? {
+            Some(found) => Ok(Some(below.stack.object(path, &found)?.file_type)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this layer deletes what the layers below have at `path`.
+    pub(super) fn hides(&self, path: &LayerPath) -> bool {
+        let first = self.below.map(|below| &below.first.deletions);
+        self.deletions.hide(path) || first.is_some_and(|deletions| deletions.hide(path))
+    }
+}
+
+impl Deletions {
+    /// Whether what the layers below have at `path` is deleted.
+    pub(super) fn hide(&self, path: &LayerPath) -> bool {
+        let own = self.whiteouts.contains(path) || self.replaced.contains(path);
+        own || path.ancestors().any(|above| {
+            [&self.whiteouts, &self.replaced, &self.opaque].iter().any(|set| set.contains(&above))
+        })
+    }
+}
+
+/// Removes `path` and everything below it from a map.
+fn remove_subtree<V>(map: &mut BTreeMap<LayerPath, V>, path: &LayerPath) {
+    // A directory sorts right before what it holds.
+    let doomed: Vec<_> =
+        map.range(path..).map(|(name, _)| name).take_while(|name| name.starts_with(path)).cloned().collect();
+    for name in doomed {
+        map.remove(&name);
+    }
+}
