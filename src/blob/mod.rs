@@ -18,7 +18,7 @@ use std::io::Read;
 use crate::digest::{Algorithm, Digest, DigestError};
 use crate::fs::{self, Context, Dir, Durability, Optional, Stat, Workspace};
 
-pub use writer::{BlobWriter, StagedBlob};
+pub use writer::{BlobWriter, ParkedBlob, StagedBlob};
 
 /// The file that makes a directory an image layout.
 const LAYOUT_FILE: &str = "oci-layout";

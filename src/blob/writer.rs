@@ -1,10 +1,10 @@
 //! A blob on its way into the store: [`BlobWriter`] takes bytes, [`StagedBlob`] is whole and knows its digest.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use super::BlobError;
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::fs::StagedFile;
+use crate::fs::{Context, ParkedFile, StagedFile};
 
 /// Takes the bytes of a blob, hashing as they pass. Dropped before it is finished, it leaves nothing in the store.
 #[derive(Debug)]
@@ -89,7 +89,67 @@ impl<'a> StagedBlob<'a> {
         }
     }
 
+    /// Waits until the bytes are on disk. Publishing does it too, one blob after the other; whoever has many can sync
+    /// all of them first, so that a full disk is met before anything is visible.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if the disk fails.
+    pub fn sync(&mut self) -> Result<(), BlobError> {
+        let path = self.staged.path();
+        Ok(self.staged.file().sync_all().at("sync", path)?)
+    }
+
+    /// Closes the file and keeps the blob.
+    pub fn park(self) -> ParkedBlob<'a> {
+        ParkedBlob { parked: self.staged.park(), digest: self.digest, size: self.size }
+    }
+
     pub(super) fn into_file(self) -> StagedFile<'a> {
         self.staged
+    }
+}
+
+/// A whole blob that has no name yet and is not open at present.
+#[derive(Debug)]
+pub struct ParkedBlob<'a> {
+    parked: ParkedFile<'a>,
+    digest: Digest,
+    size: u64,
+}
+
+impl<'a> ParkedBlob<'a> {
+    /// The digest of its bytes.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Opens it again, to publish it.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if it cannot be opened.
+    pub fn reopen(self) -> Result<StagedBlob<'a>, BlobError> {
+        Ok(StagedBlob { staged: self.parked.reopen()?, digest: self.digest, size: self.size })
+    }
+
+    /// Reads a small blob back.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::TooLarge`] if it has more than `limit` bytes; [`BlobError::Io`].
+    pub fn read(&self, limit: u64) -> Result<Vec<u8>, BlobError> {
+        if self.size > limit {
+            return Err(BlobError::TooLarge { digest: self.digest, limit });
+        }
+        let mut bytes = Vec::new();
+        let file = self.parked.open()?;
+        file.take(limit).read_to_end(&mut bytes).at("read", self.parked.path())?;
+        Ok(bytes)
     }
 }

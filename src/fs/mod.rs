@@ -20,5 +20,5 @@ pub use dir::{Dir, Name, both_times};
 pub use error::{Context, Error, Optional, Result};
 pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};
-pub use staging::{Durability, StagedDir, StagedFile, Staging, Workspace, unique_name};
+pub use staging::{Durability, ParkedFile, StagedDir, StagedFile, Staging, Workspace, unique_name};
 pub use stat::{Kind, Stat};

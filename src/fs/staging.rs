@@ -222,7 +222,7 @@ pub struct StagedFile<'a> {
     name: String,
 }
 
-impl StagedFile<'_> {
+impl<'a> StagedFile<'a> {
     /// The open file.
     pub fn file(&mut self) -> &mut File {
         &mut self.file
@@ -245,6 +245,11 @@ impl StagedFile<'_> {
         self.workspace.dir.rename(&self.name, into, name)
     }
 
+    /// Closes the file and keeps it: an operation may stage more files than a process may have open.
+    pub fn park(self) -> ParkedFile<'a> {
+        ParkedFile { workspace: self.workspace, name: self.name }
+    }
+
     /// Removes it before its workspace goes.
     ///
     /// # Errors
@@ -252,6 +257,38 @@ impl StagedFile<'_> {
     /// [`Error`](super::Error) if it cannot be removed.
     pub fn discard(self) -> Result<()> {
         self.workspace.dir.remove_file(&self.name)
+    }
+}
+
+/// A file in a workspace that is not open at present.
+#[derive(Debug)]
+pub struct ParkedFile<'a> {
+    workspace: &'a Workspace,
+    name: String,
+}
+
+impl<'a> ParkedFile<'a> {
+    /// Opens it again, for reading and for giving it its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it cannot be opened.
+    pub fn reopen(self) -> Result<StagedFile<'a>> {
+        Ok(StagedFile { file: self.open()?, workspace: self.workspace, name: self.name })
+    }
+
+    /// Opens it for reading from its start.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it cannot be opened.
+    pub fn open(&self) -> Result<File> {
+        self.workspace.dir.open_file(&self.name)
+    }
+
+    /// Where it lies, for messages.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.workspace.dir.path_of(&self.name)
     }
 }
 
