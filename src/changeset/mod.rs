@@ -31,6 +31,7 @@ pub use body::Data;
 pub use entry::{Entry, EntryKind};
 pub use error::ChangesetError;
 pub use reader::{Body, Reader};
+pub(crate) use reader::{Member, MemberKind, begins_like_tar};
 pub use writer::Writer;
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! then the entry is made of them. Nothing is allocated because a header says so: buffers grow with the bytes that
 //! have come.
 
+mod member;
+
 use std::fmt;
 use std::io::{self, Read};
 
@@ -18,6 +20,8 @@ use super::pax::{Pax, PaxFault};
 use super::sparse::{self, MapAt, MapReader, Segment};
 use crate::limits::Limits;
 use crate::path::LayerPath;
+
+pub(crate) use member::{Member, MemberKind, begins_like_tar};
 
 type Result<T> = std::result::Result<T, ChangesetError>;
 
