@@ -1,5 +1,6 @@
 //! Plywood: a layered image store and an overlay storage driver, as a library.
 
+pub mod archive;
 pub mod blob;
 pub mod changeset;
 pub mod codec;

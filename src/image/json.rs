@@ -28,7 +28,7 @@ pub type Extra = BTreeMap<String, Value>;
 
 /// Where in a document we are.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     above: Option<&'a Place<'a>>,
     step: Step<'a>,
 }
@@ -41,11 +41,11 @@ enum Step<'a> {
 }
 
 impl<'a> Place<'a> {
-    pub(super) fn root(document: &'static str) -> Self {
+    pub(crate) fn root(document: &'static str) -> Self {
         Self { above: None, step: Step::Root(document) }
     }
 
-    pub(super) fn key(&'a self, key: &'a str) -> Self {
+    pub(crate) fn key(&'a self, key: &'a str) -> Self {
         Self { above: Some(self), step: Step::Key(key) }
     }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Place<'_> {
 }
 
 /// Reads the one value that `bytes` must be, having checked it as a whole.
-pub(super) fn parse<T: FromJson>(
+pub(crate) fn parse<T: FromJson>(
     document: &'static str,
     bytes: &[u8],
     limits: &Limits,
@@ -211,19 +211,19 @@ impl<'de> Visitor<'de> for Walk<'_> {
 }
 
 /// A type that can be read out of a JSON value that was already walked.
-pub(super) trait FromJson: Sized {
+pub(crate) trait FromJson: Sized {
     fn from_json(value: Value, place: &Place<'_>) -> Result<Self, ImageError>;
 }
 
 /// The fields of one object, taken out one by one.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     place: &'a Place<'a>,
     left: Map<String, Value>,
     known: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(value: Value, place: &'a Place<'a>) -> Result<Self, ImageError> {
+    pub(crate) fn of(value: Value, place: &'a Place<'a>) -> Result<Self, ImageError> {
         match value {
             Value::Object(left) => Ok(Self { place, left, known: Vec::new() }),
             other => Err(wrong_type(place, "an object", &other)),
@@ -231,13 +231,13 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a field that the caller only wants to know of: whether it is there and not `null`.
-    pub(super) fn has(&mut self, key: &'static str) -> bool {
+    pub(crate) fn has(&mut self, key: &'static str) -> bool {
         self.known.push(key);
         self.left.remove(key).is_some_and(|value| !value.is_null())
     }
 
     /// Takes a field that may be absent; `null` is the same as absent.
-    pub(super) fn optional<T: FromJson>(&mut self, key: &'static str) -> Result<Option<T>, ImageError> {
+    pub(crate) fn optional<T: FromJson>(&mut self, key: &'static str) -> Result<Option<T>, ImageError> {
         self.known.push(key);
         match self.left.remove(key) {
             None | Some(Value::Null) => Ok(None),
@@ -246,12 +246,12 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a field whose absence means the default.
-    pub(super) fn or_default<T: FromJson + Default>(&mut self, key: &'static str) -> Result<T, ImageError> {
+    pub(crate) fn or_default<T: FromJson + Default>(&mut self, key: &'static str) -> Result<T, ImageError> {
         self.optional(key).map(Option::unwrap_or_default)
     }
 
     /// Takes a field that must be there.
-    pub(super) fn required<T: FromJson>(&mut self, key: &'static str) -> Result<T, ImageError> {
+    pub(crate) fn required<T: FromJson>(&mut self, key: &'static str) -> Result<T, ImageError> {
         let missing = || ImageError::Missing { place: self.place.key(key).to_string() };
         match self.optional(key)? {
             Some(value) => Ok(value),
@@ -260,7 +260,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a list that must be there but may be `null`, which is how Go writes a list without entries.
-    pub(super) fn list<T: FromJson>(&mut self, key: &'static str) -> Result<Vec<T>, ImageError> {
+    pub(crate) fn list<T: FromJson>(&mut self, key: &'static str) -> Result<Vec<T>, ImageError> {
         if !self.left.contains_key(key) {
             return Err(ImageError::Missing { place: self.place.key(key).to_string() });
         }
@@ -268,7 +268,7 @@ impl<'a> Fields<'a> {
     }
 
     /// What nobody took.
-    pub(super) fn rest(self) -> Result<Extra, ImageError> {
+    pub(crate) fn rest(self) -> Result<Extra, ImageError> {
         for key in self.left.keys() {
             if let Some(&meant) = self.known.iter().find(|known| folds_to(key, known)) {
                 let place = self.place.key(key).to_string();

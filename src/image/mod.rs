@@ -31,7 +31,7 @@ mod error;
 mod expand;
 mod index;
 mod instruction;
-mod json;
+pub(crate) mod json;
 mod manifest;
 mod media_type;
 mod platform;

@@ -1,0 +1,157 @@
+//! [`Content`]: what an archive or a layout brings along, by digest.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use super::LoadError;
+use super::load::{Destination, LoadOptions};
+use super::stream::Watched;
+use crate::blob::{BlobError, Blobs, ParkedBlob};
+use crate::codec::{Compression, sniff};
+use crate::digest::{Algorithm, Digest};
+use crate::fs::Context;
+
+/// What is known of some content before its bytes are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) size: u64,
+    /// As its first bytes say.
+    pub(super) compression: Compression,
+}
+
+/// A source of blobs.
+pub(super) trait Content<'w> {
+    /// What there is under `digest`.
+    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError>;
+
+    /// The bytes of a document. Too long ones are cut behind `limit`, and the caller finds out.
+    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
+
+    /// The verified bytes in the workspace.
+    fn stage(&mut self, digest: &Digest, size: u64) -> Result<ParkedBlob<'w>, LoadError>;
+
+    /// What the content is called there, for messages.
+    fn name_of(&self, digest: &Digest) -> String;
+}
+
+/// Where a layout has a blob.
+pub(super) fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// How much is read at once.
+const BUFFER: usize = 128 << 10;
+
+/// Another layout, on disk.
+pub(super) struct Layout<'a, 'w> {
+    blobs: Blobs,
+    into: Destination<'w>,
+    options: &'a LoadOptions<'a>,
+    /// Bytes read so far.
+    bytes: u64,
+}
+
+impl<'a, 'w> Layout<'a, 'w> {
+    pub(super) fn new(blobs: Blobs, into: &Destination<'w>, options: &'a LoadOptions<'a>) -> Self {
+        Self { blobs, into: *into, options, bytes: 0 }
+    }
+
+    fn open(&self, digest: &Digest) -> Result<Option<File>, LoadError> {
+        open(&self.blobs, digest)
+    }
+}
+
+impl<'w> Content<'w> for Layout<'_, 'w> {
+    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
+        find_in(&self.blobs, digest)
+    }
+
+    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        read_in(&self.blobs, digest, limit)
+    }
+
+    fn stage(&mut self, digest: &Digest, size: u64) -> Result<ParkedBlob<'w>, LoadError> {
+        let file = self.open(digest)?.ok_or(BlobError::Missing { digest: *digest })?;
+        let mut writer = self.into.blobs.writer(self.into.workspace, digest.algorithm())?;
+        let mut source = Watched::resume(file, self.bytes, self.options);
+        let mut buffer = vec![0; BUFFER.min(usize::try_from(size).unwrap_or(BUFFER).max(1))];
+        loop {
+            let count = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(LoadError::of_stream(error)),
+            };
+            writer.write_all(&buffer[..count]).at("write", writer.path())?;
+        }
+        self.bytes = source.so_far();
+        let staged = writer.finish()?;
+        verify(self.name_of(digest), digest, staged.digest(), size, staged.size())?;
+        Ok(staged.park())
+    }
+
+    fn name_of(&self, digest: &Digest) -> String {
+        blob_path(digest)
+    }
+}
+
+/// Makes sure that content is what it was asked for as.
+pub(super) fn verify(
+    member: String,
+    expected: &Digest,
+    actual: Digest,
+    size: u64,
+    actual_size: u64,
+) -> Result<(), LoadError> {
+    if size != actual_size {
+        return Err(LoadError::SizeMismatch { member, expected: size, actual: actual_size });
+    }
+    if *expected != actual {
+        return Err(LoadError::DigestMismatch { member, expected: *expected, actual });
+    }
+    Ok(())
+}
+
+/// What a layout has under `digest`.
+pub(super) fn find_in(blobs: &Blobs, digest: &Digest) -> Result<Option<Found>, LoadError> {
+    let Some(file) = open(blobs, digest)? else { return Ok(None) };
+    let path = blobs.path(digest);
+    let size = file.metadata().at("stat", &path)?.len();
+    let mut start = Vec::new();
+    file.take(SNIFFED).read_to_end(&mut start).at("read", &path)?;
+    Ok(Some(Found { size, compression: sniff(&start) }))
+}
+
+/// The first bytes of a document that a layout has, one more than `limit` at most.
+pub(super) fn read_in(blobs: &Blobs, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+    let Some(file) = open(blobs, digest)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).at("read", blobs.path(digest))?;
+    Ok(Some(bytes))
+}
+
+fn open(blobs: &Blobs, digest: &Digest) -> Result<Option<File>, LoadError> {
+    match blobs.open_blob(digest) {
+        Ok(file) => Ok(Some(file)),
+        Err(BlobError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How many first bytes tell the compression.
+pub(super) const SNIFFED: u64 = 4;
+
+/// The digest that a member's name in a layout gives it.
+pub(super) fn digest_of_path(path: &[u8]) -> Option<Digest> {
+    let path = std::str::from_utf8(path).ok()?;
+    let (algorithm, hex) = path.strip_prefix("blobs/")?.split_once('/')?;
+    Digest::from_parts(algorithm, hex).ok()
+}
+
+/// The SHA-256 that a member's name in a docker-archive may be made of: `<hex>.tar`, `<hex>.json`, `sha256:<hex>`.
+pub(super) fn digest_in_name(path: &[u8]) -> Option<Digest> {
+    let path = std::str::from_utf8(path).ok()?;
+    let name = path.strip_prefix("sha256:").unwrap_or(path);
+    let hex = name.split_once('.').map_or(name, |(hex, _)| hex);
+    Digest::from_parts(Algorithm::Sha256.name(), hex).ok()
+}

@@ -1,0 +1,147 @@
+//! The docker side of an archive: `manifest.json`, which lists configs and layers by the names of their members.
+//!
+//! Such an image has no manifest, so one is made for it: in OCI's words, of the config and the layers as they are. Equal
+//! archives give equal manifests.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::LoadError;
+use super::content::{Content, digest_in_name};
+use super::members::Members;
+use crate::digest::{DiffId, Digest};
+use crate::image::json::{self, Fields, FromJson, Place};
+use crate::image::{Config, Descriptor, ImageError, Manifest, MediaType, Reference};
+use crate::limits::Limits;
+
+/// The document that lists the images.
+pub(super) const MANIFEST: &str = "manifest.json";
+/// The document that names them in archives from before there was `manifest.json`.
+pub(super) const REPOSITORIES: &str = "repositories";
+
+/// One image, as `manifest.json` has it.
+pub(super) struct Item {
+    /// Name of the config's member.
+    config: String,
+    /// Its digest: the id of the image.
+    pub(super) id: Digest,
+    pub(super) names: Vec<Reference>,
+    /// Names of the layers' members, bottom first.
+    layers: Vec<String>,
+    /// Layers that may be absent, by diff id: descriptors that say where they can be had.
+    sources: BTreeMap<String, Descriptor>,
+}
+
+struct Written {
+    config: String,
+    repo_tags: Vec<String>,
+    layers: Vec<String>,
+    sources: BTreeMap<String, Descriptor>,
+}
+
+impl FromJson for Written {
+    fn from_json(value: Value, place: &Place<'_>) -> Result<Self, ImageError> {
+        let mut fields = Fields::of(value, place)?;
+        let written = Self {
+            config: fields.required("Config")?,
+            repo_tags: fields.or_default("RepoTags")?,
+            layers: fields.or_default("Layers")?,
+            sources: fields.or_default("LayerSources")?,
+        };
+        fields.rest()?; // no second spelling of the above
+        Ok(written)
+    }
+}
+
+/// The images that `document`, a `manifest.json`, lists.
+///
+/// # Errors
+///
+/// [`LoadError`] if it is not such a document, a name is none or a config is missing.
+pub(super) fn items(document: &[u8], members: &Members<'_>, limits: &Limits) -> Result<Vec<Item>, LoadError> {
+    let refused = |source| LoadError::image(MANIFEST, source);
+    let written: Vec<Written> = json::parse(MANIFEST, document, limits).map_err(refused)?;
+    if written.len() > limits.images {
+        let (place, found, limit) = (MANIFEST, written.len(), limits.images);
+        return Err(refused(ImageError::TooMany { place, found, limit }));
+    }
+    written.into_iter().map(|written| item(written, members)).collect()
+}
+
+fn item(written: Written, members: &Members<'_>) -> Result<Item, LoadError> {
+    let Written { config, repo_tags, layers, sources } = written;
+    let mut names = Vec::new();
+    for tag in repo_tags {
+        let name = Reference::parse_repo_tag(&tag);
+        let name =
+            name.map_err(|source| LoadError::InvalidTag { member: MANIFEST.to_owned(), tag, source })?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let id = members.resolve(&config)?.ok_or_else(|| missing(&config))?;
+    // Its name is the image's id wherever it looks like one.
+    match digest_in_name(config.as_bytes()) {
+        Some(expected) if expected != id => {
+            Err(LoadError::DigestMismatch { member: config, expected, actual: id })
+        }
+        _ => Ok(Item { config, id, names, layers, sources }),
+    }
+}
+
+/// Makes a manifest for `item`, adds it to `members` and returns its descriptor.
+///
+/// # Errors
+///
+/// [`LoadError`] if the config is refused or layers are missing. What the layers are is verified with everything else.
+pub(super) fn manifest_for(
+    item: &Item,
+    members: &mut Members<'_>,
+    limits: &Limits,
+) -> Result<Descriptor, LoadError> {
+    let refused = |source| LoadError::image(&item.config, source);
+    let bytes = members.read(&item.id, limits.json_bytes)?.ok_or_else(|| missing(&item.config))?;
+    let config = Config::parse(&bytes, limits).map_err(refused)?;
+    let (layers, diff_ids) = (item.layers.len(), config.rootfs.diff_ids.len());
+    if layers != diff_ids {
+        return Err(LoadError::image(MANIFEST, ImageError::LayerCount { layers, diff_ids }));
+    }
+    let layers = item.layers.iter().zip(&config.rootfs.diff_ids);
+    let layers = layers.map(|(path, diff_id)| layer(path, diff_id, item, members));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let config = Descriptor::new(MediaType::OCI_CONFIG, item.id, bytes.len() as u64);
+    let manifest = Manifest::new(config, layers).to_json();
+    let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &manifest);
+    members.add(manifest);
+    Ok(descriptor)
+}
+
+fn layer(
+    path: &str,
+    diff_id: &DiffId,
+    item: &Item,
+    members: &mut Members<'_>,
+) -> Result<Descriptor, LoadError> {
+    let found = match members.resolve(path)? {
+        Some(digest) => members.find(&digest)?.map(|found| (digest, found)),
+        None => None,
+    };
+    if let Some((digest, found)) = found {
+        let media_type = format!("{}{}", MediaType::OCI_LAYER, found.compression.media_type_suffix());
+        return Ok(Descriptor::new(MediaType::from(media_type), digest, found.size));
+    }
+    if let Some(source) = item.sources.get(&diff_id.to_string()) {
+        let media_type = source.media_type.to_oci();
+        return Ok(Descriptor { media_type, ..source.clone() });
+    }
+    // Left out because the receiver has it?
+    match members.size_in_store(diff_id.as_digest())? {
+        Some(size) => Ok(Descriptor::new(MediaType::OCI_LAYER, *diff_id.as_digest(), size)),
+        None => Err(missing(path)),
+    }
+}
+
+fn missing(member: &str) -> LoadError {
+    LoadError::MissingMember { member: member.to_owned(), wanted_by: format!("{MANIFEST:?}") }
+}

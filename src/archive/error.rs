@@ -1,0 +1,185 @@
+//! [`LoadError`] and [`SaveError`]: why an archive was refused, and why one could not be written.
+
+use std::io;
+
+use crate::blob::BlobError;
+use crate::changeset::ChangesetError;
+use crate::codec::CodecError;
+use crate::digest::{DiffId, Digest};
+use crate::fs;
+use crate::image::{ImageError, ReferenceError};
+
+/// Why an archive or a layout was not loaded. Nothing of it is visible then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// It is something else than an image archive.
+    #[error("not an image archive, but {found}")]
+    NotAnArchive {
+        /// What it seems to be.
+        found: String,
+    },
+    /// It is compressed in a way that is not understood.
+    #[error("the archive is compressed with {format}, which is not supported: decompress it first")]
+    Unsupported {
+        /// The compression.
+        format: &'static str,
+    },
+    /// It ends inside a member.
+    #[error("the archive is cut short: it ends inside {member:?}, {missing} bytes early")]
+    Truncated {
+        /// The member.
+        member: String,
+        /// How much of it is missing, at least.
+        missing: u64,
+    },
+    /// It is compressed, and the compressed stream is damaged.
+    #[error("cannot decompress the archive")]
+    Codec(#[source] CodecError),
+    /// It is not a sequence of members.
+    #[error("the archive is damaged")]
+    Tar(#[source] ChangesetError),
+    /// It could not be read.
+    #[error("cannot read the archive")]
+    Read(#[source] io::Error),
+    /// It refers to a member that it does not have.
+    #[error("{member:?} is missing, {wanted_by} refers to it")]
+    MissingMember {
+        /// The member.
+        member: String,
+        /// The document that names it.
+        wanted_by: String,
+    },
+    /// A document that there can be only one of is there twice.
+    #[error("{member:?} is in the archive twice")]
+    DuplicateManifest {
+        /// The document.
+        member: String,
+    },
+    /// A link does not lead to a member of the same archive.
+    #[error("{member:?} is a link to {target:?}, {reason}")]
+    Link {
+        /// The link.
+        member: String,
+        /// What it refers to.
+        target: String,
+        /// What is wrong with that.
+        reason: &'static str,
+    },
+    /// A member is not the content that is expected under its name.
+    #[error("{member:?} is {actual}, expected {expected}")]
+    DigestMismatch {
+        /// The member.
+        member: String,
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// A member has another length than its descriptor says.
+    #[error("{member:?} has {actual} bytes, expected {expected}")]
+    SizeMismatch {
+        /// The member.
+        member: String,
+        /// Bytes that the descriptor promises.
+        expected: u64,
+        /// Bytes that there are.
+        actual: u64,
+    },
+    /// A layer is not the one that the config lists.
+    #[error("layer {member:?} is {actual}, the config lists {expected} in its place")]
+    DiffIdMismatch {
+        /// The member.
+        member: String,
+        /// The layer that the config lists.
+        expected: DiffId,
+        /// The layer that is there.
+        actual: DiffId,
+    },
+    /// `manifest.json` gives an image a name that is none.
+    #[error("{member:?} names an image {tag:?}")]
+    InvalidTag {
+        /// The document.
+        member: String,
+        /// The name.
+        tag: String,
+        /// What is wrong with it.
+        source: ReferenceError,
+    },
+    /// A document is not what it should be.
+    #[error("{member:?} is refused")]
+    Image {
+        /// The document.
+        member: String,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// `oci-layout` is of a version that is not known.
+    #[error("\"oci-layout\" is not of version 1: {reason}")]
+    Layout {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Everything is in order, but there is no image.
+    #[error("{member:?} lists no image")]
+    NoImage {
+        /// The document.
+        member: String,
+    },
+    /// It asks for more than [`Limits`](crate::limits::Limits) allows.
+    #[error("{member:?} exceeds the limit {limit} of {maximum}")]
+    Limit {
+        /// The member or document.
+        member: String,
+        /// Name of the field in `Limits`.
+        limit: &'static str,
+        /// Its value.
+        maximum: u64,
+    },
+    /// The caller asked to stop.
+    #[error("loading was cancelled")]
+    Cancelled,
+    /// A blob could not be stored or read.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The file system refused one step.
+    #[error(transparent)]
+    Io(#[from] fs::Error),
+}
+
+/// Carried by the [`io::Error`] of a reader that was told to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled")]
+pub(super) struct Cancelled;
+
+impl LoadError {
+    pub(super) fn image(member: impl Into<String>, source: ImageError) -> Self {
+        Self::Image { member: member.into(), source }
+    }
+
+    /// What failed when the stream was read, without the layers of readers in between.
+    pub(super) fn of_stream(error: io::Error) -> Self {
+        if error.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) {
+            return Self::Cancelled;
+        }
+        match CodecError::of(&error) {
+            Some(error) => Self::Codec(error.clone()),
+            None => Self::Read(error),
+        }
+    }
+
+    /// What failed when the tar was read.
+    pub(super) fn of_tar(error: ChangesetError) -> Self {
+        match error {
+            ChangesetError::Truncated { name, missing, .. } => Self::Truncated { member: name, missing },
+            ChangesetError::Limit { name, limit: "entries", maximum, .. } => {
+                Self::Limit { member: name, limit: "archive_members", maximum }
+            }
+            ChangesetError::Limit { name, limit, maximum, .. } => {
+                Self::Limit { member: name, limit, maximum }
+            }
+            ChangesetError::Read { source, .. } => Self::of_stream(source),
+            other => Self::Tar(other),
+        }
+    }
+}

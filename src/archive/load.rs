@@ -1,0 +1,234 @@
+//! [`load`] and [`load_layout`]: image archives and layouts into the blobs of a store.
+//!
+//! An archive is read once, from its first byte to its last, so it may come from a pipe. What its members mean is known
+//! only at the end: docker writes the list of images last. So every file goes to the workspace, hashed on the way, and
+//! only when all documents were read and everything they refer to is there and is what they say, is anything given its
+//! name. Layers come first, then configs, then manifests, so that whatever can be found is whole.
+
+use std::fmt;
+use std::io::Read;
+
+use super::content::{Content, Layout};
+use super::members::Members;
+use super::stream::{self, Watched};
+use super::walk::Walk;
+use super::{LoadError, Warning, docker, names, oci};
+use crate::blob::Blobs;
+use crate::digest::Digest;
+use crate::fs::{self, Context, Dir, Durability, Optional, Workspace};
+use crate::image::{Config, Descriptor, Manifest, Platform, Reference};
+use crate::limits::Limits;
+
+/// Where an archive is loaded to.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    /// What it adds to.
+    pub blobs: &'a Blobs,
+    /// Where blobs are until they are verified. On the same file system as `blobs`.
+    pub workspace: &'a Workspace,
+    /// Called with the digests that an image relies on, before looking whether they are there and before adding them. What was
+    /// pinned must stay until the caller has given the images their names.
+    pub pin: &'a dyn Fn(&[Digest]) -> fs::Result<()>,
+}
+
+impl fmt::Debug for Destination<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Destination").field("blobs", &self.blobs).finish_non_exhaustive()
+    }
+}
+
+/// How an archive is loaded.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct LoadOptions<'a> {
+    /// How much the archive may ask of us.
+    pub limits: Limits,
+    /// Whether the blobs have to be on disk when loading returns.
+    pub durability: Durability,
+    /// The repository of images that have only a tag, see [`repository_for`](super::repository_for). Without one they are loaded without
+    /// a name.
+    pub repository: Option<Reference>,
+    /// Called now and then with the number of bytes that were read of the archive as it came.
+    pub progress: Option<&'a dyn Fn(u64)>,
+    /// Asked now and then; loading stops when it says true.
+    pub cancelled: Option<&'a dyn Fn() -> bool>,
+}
+
+impl LoadOptions<'_> {
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_some_and(|cancelled| cancelled())
+    }
+
+    pub(super) fn report(&self, bytes: u64) {
+        if let Some(progress) = self.progress {
+            progress(bytes);
+        }
+    }
+}
+
+impl fmt::Debug for LoadOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("limits", &self.limits)
+            .field("durability", &self.durability)
+            .field("repository", &self.repository)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An image that was loaded: its blobs are there, its names are for the caller to give.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// What the names should point at: a manifest, or an index of several. The annotations that name it are not among
+    /// its annotations.
+    pub target: Descriptor,
+    /// The images that are there whole, one for each platform. None if the target is an artifact.
+    pub manifests: Vec<LoadedManifest>,
+    /// Attestations and other artifacts that came with them. They are kept and never unpacked.
+    pub artifacts: Vec<Descriptor>,
+    /// What the index lists besides, and the archive did not have.
+    pub absent: Vec<Descriptor>,
+    /// The names that the archive gives it.
+    pub names: Vec<Reference>,
+    /// What is odd about it.
+    pub warnings: Vec<Warning>,
+}
+
+/// An image for one platform, with the documents that were read.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct LoadedManifest {
+    /// Its manifest, as the index lists it.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config.
+    pub config: Config,
+}
+
+impl LoadedManifest {
+    /// The platform that it is for: as the index says, else as the config does.
+    pub fn platform(&self) -> Platform {
+        self.descriptor.platform.clone().unwrap_or_else(|| self.config.platform())
+    }
+}
+
+/// Loads an archive: a docker-archive with a `manifest.json`, an OCI archive, or one that is both; plain or compressed
+/// with gzip or Zstandard.
+///
+/// Reads `reader`, which needs no buffer of its own, to its end. Where an archive is both, the OCI side counts, and
+/// `manifest.json` tells the names of images that have none there, and images that are not there at all. A
+/// docker-archive gets manifests made for it; the same archive gives the same ones.
+///
+/// A blob that is there already is not written again.
+///
+/// # Errors
+///
+/// [`LoadError`], naming the member or the document. After any of them no image was loaded and no blob that was not
+/// verified is visible; what was staged goes with the workspace.
+pub fn load(
+    reader: impl Read,
+    into: &Destination<'_>,
+    options: &LoadOptions<'_>,
+) -> Result<Vec<Loaded>, LoadError> {
+    let limits = &options.limits;
+    let plain = stream::open(Watched::new(reader, options), limits)?;
+    let members = Members::read(plain, into, options)?;
+    let items = match members.document(docker::MANIFEST) {
+        Some(document) => Some(docker::items(document, &members, limits)?),
+        None => None,
+    };
+    let index = match (members.document(oci::INDEX), members.document(oci::LAYOUT), &items) {
+        (Some(index), Some(layout), _) => {
+            oci::check_layout(layout, limits)?;
+            Some(index.to_vec())
+        }
+        (_, _, Some(_)) => None,
+        (Some(_), None, None) => return Err(missing(oci::LAYOUT, oci::INDEX)),
+        (None, Some(_), None) => return Err(missing(oci::INDEX, oci::LAYOUT)),
+        (None, None, None) => return Err(LoadError::NotAnArchive { found: members.describe() }),
+    };
+    let listed_in = if index.is_some() { oci::INDEX } else { docker::MANIFEST };
+
+    let mut walk = Walk::new(members, into, options);
+    let mut images = match index {
+        Some(index) => oci::images(&index, &mut walk)?,
+        None => Vec::new(),
+    };
+    let named: Vec<bool> = images.iter().map(|image| !image.names.is_empty()).collect();
+    for item in items.unwrap_or_default() {
+        let has_id = |found: &LoadedManifest| found.manifest.config.digest == item.id;
+        let at = match images.iter().position(|image| image.manifests.iter().any(has_id)) {
+            Some(at) => at,
+            None => {
+                let target = docker::manifest_for(&item, &mut walk.content, limits)?;
+                images.push(walk.image(target, docker::MANIFEST)?);
+                images.len() - 1
+            }
+        };
+        // What the index names is not named again here.
+        if !named.get(at).is_some_and(|named| *named) {
+            names::add(&mut images[at], item.names);
+        }
+    }
+    finish(images, walk, listed_in)
+}
+
+/// Loads an OCI layout from a directory, with everything that its `index.json` lists.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_layout(
+    dir: &Dir,
+    into: &Destination<'_>,
+    options: &LoadOptions<'_>,
+) -> Result<Vec<Loaded>, LoadError> {
+    let limits = &options.limits;
+    let document = |name: &'static str| -> Result<Option<Vec<u8>>, LoadError> {
+        let Some(file) = dir.open_file(name).optional()? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        // One byte more than is allowed, for the parser to say so.
+        let limit = limits.json_bytes.saturating_add(1);
+        file.take(limit).read_to_end(&mut bytes).at("read", dir.path_of(name))?;
+        Ok(Some(bytes))
+    };
+    let Some(layout) = document(oci::LAYOUT)? else {
+        return Err(LoadError::NotAnArchive { found: describe_dir(dir)? });
+    };
+    oci::check_layout(&layout, limits)?;
+    let index = document(oci::INDEX)?.ok_or_else(|| missing(oci::INDEX, oci::LAYOUT))?;
+    let blobs = Blobs::open(dir.try_clone()?)?;
+    let mut walk = Walk::new(Layout::new(blobs, into, options), into, options);
+    let images = oci::images(&index, &mut walk)?;
+    finish(images, walk, oci::INDEX)
+}
+
+fn finish<'w>(
+    mut images: Vec<Loaded>,
+    walk: Walk<'_, 'w, impl Content<'w>>,
+    listed_in: &'static str,
+) -> Result<Vec<Loaded>, LoadError> {
+    if images.is_empty() {
+        return Err(LoadError::NoImage { member: listed_in.to_owned() });
+    }
+    names::settle(&mut images);
+    walk.publish()?;
+    Ok(images)
+}
+
+fn missing(member: &str, wanted_by: &str) -> LoadError {
+    LoadError::MissingMember { member: member.to_owned(), wanted_by: format!("{wanted_by:?}") }
+}
+
+fn describe_dir(dir: &Dir) -> Result<String, LoadError> {
+    let has = |name| Ok::<_, fs::Error>(dir.stat(name).optional()?.is_some());
+    Ok(match (has("manifest.json")?, has("version")?) {
+        (true, true) => "a directory as skopeo's \"dir:\" writes it, without oci-layout".to_owned(),
+        (true, false) => {
+            "a directory with manifest.json, perhaps an unpacked docker-archive: pack it as a tar".to_owned()
+        }
+        _ => format!("a directory without {}", oci::LAYOUT),
+    })
+}

@@ -1,0 +1,364 @@
+//! [`Members`]: everything an archive has, read in one pass.
+//!
+//! Large files are in the workspace, small ones in memory, links are texts. Nothing is written to a path that the
+//! archive names.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+
+use super::LoadError;
+use super::content::{self, Content, Found, SNIFFED, find_in, read_in};
+use super::load::{Destination, LoadOptions};
+use super::stream::Plain;
+use crate::blob::{BlobError, ParkedBlob};
+use crate::changeset::{Member, MemberKind, Reader};
+use crate::codec::sniff;
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::fs::Context;
+use crate::image::ImageError;
+use crate::limits::Limits;
+use crate::path::LayerPath;
+
+/// The documents that say what the other members are.
+const DOCUMENTS: [&str; 4] =
+    [super::oci::LAYOUT, super::oci::INDEX, super::docker::MANIFEST, super::docker::REPOSITORIES];
+/// Files up to this size are kept in memory: an archive has many of a few bytes.
+const SMALL: u64 = 64 << 10;
+/// How much is kept in memory altogether, but for [`DOCUMENTS`]; what is beyond goes to the workspace.
+const MEMORY: u64 = 32 << 20;
+/// How long names and links may be altogether.
+const NAMES: usize = 64 << 20;
+/// How many links may follow each other, as in the kernel.
+const HOPS: usize = 40;
+
+/// What an archive has.
+pub(super) struct Members<'w> {
+    into: Destination<'w>,
+    named: BTreeMap<LayerPath, Named>,
+    held: BTreeMap<Digest, Held<'w>>,
+    documents: BTreeMap<&'static str, Vec<u8>>,
+    /// Bytes in memory.
+    memory: u64,
+    /// Bytes of names and links.
+    names: usize,
+}
+
+enum Named {
+    File(Digest),
+    /// A text, and the directory that it starts from.
+    Link {
+        from: LayerPath,
+        target: Vec<u8>,
+    },
+}
+
+/// Where the bytes of a member are.
+enum Held<'w> {
+    Memory(Vec<u8>),
+    Workspace {
+        blob: Option<ParkedBlob<'w>>,
+        found: Found,
+    },
+    /// There was no need to keep them.
+    Store,
+}
+
+impl<'w> Members<'w> {
+    /// Reads an archive to its end.
+    pub(super) fn read<R: Read>(
+        plain: Plain<R>,
+        into: &Destination<'w>,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self, LoadError> {
+        let mut members = Self {
+            into: *into,
+            named: BTreeMap::new(),
+            held: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            memory: 0,
+            names: 0,
+        };
+        let mut limits = options.limits.clone();
+        limits.entries = limits.archive_members;
+        limits.layer_bytes = u64::MAX; // an archive has many layers
+        let mut tar = Reader::new(plain, &limits);
+        while let Some(member) = tar.next_member().map_err(LoadError::of_tar)? {
+            members.take(member, &mut tar, &limits)?;
+        }
+        Ok(members)
+    }
+
+    fn take<R: Read>(
+        &mut self,
+        member: Member,
+        tar: &mut Reader<R>,
+        limits: &Limits,
+    ) -> Result<(), LoadError> {
+        let Member { path, kind } = member;
+        let named = match kind {
+            MemberKind::Other => return Ok(()),
+            MemberKind::File { size, stored } => {
+                // What is all holes would cost a stranger nothing and us a disk.
+                if size > limits.expansion.saturating_mul(stored).max(1 << 20) {
+                    let (limit, maximum) = ("expansion", limits.expansion);
+                    return Err(LoadError::Limit { member: name(&path), limit, maximum });
+                }
+                if let Some(document) = DOCUMENTS.into_iter().find(|name| path.as_bytes() == name.as_bytes())
+                {
+                    return self.take_document(document, size, tar, limits);
+                }
+                Named::File(self.file(&path, size, tar)?)
+            }
+            MemberKind::Symlink(target) => Named::Link { from: path.parent().unwrap_or_default(), target },
+            MemberKind::HardLink(target) => Named::Link { from: LayerPath::ROOT, target },
+        };
+        self.names += path.as_bytes().len();
+        if let Named::Link { target, .. } = &named {
+            self.names += target.len();
+        }
+        if self.names > NAMES {
+            let (limit, maximum) = ("length of all names", NAMES as u64);
+            return Err(LoadError::Limit { member: name(&path), limit, maximum });
+        }
+        self.named.insert(path, named); // as in any tar, the last of a name counts
+        Ok(())
+    }
+
+    fn take_document<R: Read>(
+        &mut self,
+        document: &'static str,
+        size: u64,
+        tar: &mut Reader<R>,
+        limits: &Limits,
+    ) -> Result<(), LoadError> {
+        if size > limits.json_bytes {
+            let source = ImageError::TooLarge { document, bytes: size, limit: limits.json_bytes };
+            return Err(LoadError::image(document, source));
+        }
+        let mut bytes = Vec::new();
+        copy(tar, size, |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })?;
+        match self.documents.insert(document, bytes) {
+            None => Ok(()),
+            Some(_) => Err(LoadError::DuplicateManifest { member: document.to_owned() }),
+        }
+    }
+
+    /// Takes in a file and returns its digest.
+    fn file<R: Read>(
+        &mut self,
+        path: &LayerPath,
+        size: u64,
+        tar: &mut Reader<R>,
+    ) -> Result<Digest, LoadError> {
+        let claimed = content::digest_of_path(path.as_bytes());
+        let likely = claimed.or_else(|| content::digest_in_name(path.as_bytes()));
+        let algorithm = claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+
+        if size <= SMALL && self.memory + size <= MEMORY {
+            let mut bytes = Vec::new();
+            copy(tar, size, |part| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            })?;
+            let digest = Digest::of_with(algorithm, &bytes);
+            check_claim(path, claimed, digest)?;
+            self.memory += size;
+            self.held.entry(digest).or_insert(Held::Memory(bytes));
+            return Ok(digest);
+        }
+
+        // What the store has already is read and checked, but not written again.
+        if let Some(likely) = likely {
+            (self.into.pin)(&[likely])?;
+            if self.into.blobs.size(&likely)? == Some(size) {
+                let mut hasher = Hasher::new(algorithm);
+                copy(tar, size, |part| {
+                    hasher.update(part);
+                    Ok(())
+                })?;
+                check_claim(path, Some(likely), hasher.finish())?;
+                self.held.entry(likely).or_insert(Held::Store);
+                return Ok(likely);
+            }
+        }
+
+        let mut writer = self.into.blobs.writer(self.into.workspace, algorithm)?;
+        let mut start = Vec::new();
+        copy(tar, size, |part| {
+            let missing = (SNIFFED as usize).saturating_sub(start.len()).min(part.len());
+            start.extend_from_slice(&part[..missing]);
+            Ok(writer.write_all(part).at("write", writer.path())?)
+        })?;
+        let staged = writer.finish()?;
+        let digest = staged.digest();
+        check_claim(path, claimed, digest)?;
+        let found = Found { size, compression: sniff(&start) };
+        self.held.entry(digest).or_insert(Held::Workspace { blob: Some(staged.park()), found });
+        Ok(digest)
+    }
+
+    /// One of the documents, if the archive has it.
+    pub(super) fn document(&self, name: &str) -> Option<&[u8]> {
+        self.documents.get(name).map(Vec::as_slice)
+    }
+
+    /// Adds a document that the archive should have had.
+    pub(super) fn add(&mut self, bytes: Vec<u8>) {
+        self.held.insert(Digest::of(&bytes), Held::Memory(bytes));
+    }
+
+    /// The size of a blob that the store has.
+    pub(super) fn size_in_store(&self, digest: &Digest) -> Result<Option<u64>, LoadError> {
+        (self.into.pin)(&[*digest])?;
+        Ok(self.into.blobs.size(digest)?)
+    }
+
+    /// Says what the archive is if it is no image archive.
+    pub(super) fn describe(&self) -> String {
+        let count = self.named.len() + self.documents.len();
+        match self.named.keys().next() {
+            None if count == 0 => "a tar without members".to_owned(),
+            None => "a tar of a few documents without index.json and manifest.json".to_owned(),
+            Some(first) => format!(
+                "a tar with neither index.json nor manifest.json ({count} members, such as {}); \
+                 a root file system can be imported",
+                name(first)
+            ),
+        }
+    }
+
+    /// The digest of the file that `path` names, through links; `None` if there is no such member.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Link`] if a link on the way leaves the archive or leads in a circle.
+    pub(super) fn resolve(&self, path: &str) -> Result<Option<Digest>, LoadError> {
+        let mut rest: Vec<Vec<u8>> = split(path.as_bytes()).rev().collect();
+        let mut at = Vec::<Vec<u8>>::new();
+        let mut last = None;
+        let mut hops = 0;
+        // Without a link on the way there is just no such member.
+        let fault = |last: Option<(&LayerPath, &Vec<u8>)>, reason| match last {
+            Some((member, target)) => {
+                let (member, target) = (name(member), target.escape_ascii().to_string());
+                Err(LoadError::Link { member, target, reason })
+            }
+            None => Ok(None),
+        };
+        while let Some(component) = rest.pop() {
+            match &component[..] {
+                b"" | b"." => continue,
+                b".." if at.pop().is_none() => return fault(last, "which leaves the archive"),
+                b".." => continue,
+                _ => at.push(component),
+            }
+            let Ok(here) = LayerPath::parse(at.join(&b'/')) else { return Ok(None) };
+            let Some((here, named)) = self.named.get_key_value(&here) else { continue };
+            match named {
+                Named::File(digest) if rest.iter().all(|name| name.is_empty() || name == b".") => {
+                    return Ok(Some(*digest));
+                }
+                Named::File(_) => return fault(last, "which is below a file"),
+                Named::Link { from, target } => {
+                    last = Some((here, target));
+                    hops += 1;
+                    if hops > HOPS {
+                        return fault(last, "which leads in a circle");
+                    }
+                    // An absolute target is meant from the root of the archive, as if it were unpacked there.
+                    at = match target.first() {
+                        Some(b'/') => Vec::new(),
+                        _ => from.components().map(<[u8]>::to_vec).collect(),
+                    };
+                    rest.extend(split(target).rev());
+                }
+            }
+        }
+        fault(last, "which is not in the archive")
+    }
+}
+
+fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
+    path.split(|&byte| byte == b'/').map(<[u8]>::to_vec)
+}
+
+/// A member's name for messages.
+fn name(path: &LayerPath) -> String {
+    path.as_bytes().escape_ascii().to_string()
+}
+
+fn check_claim(path: &LayerPath, claimed: Option<Digest>, actual: Digest) -> Result<(), LoadError> {
+    match claimed {
+        Some(expected) if expected != actual => {
+            Err(LoadError::DigestMismatch { member: name(path), expected, actual })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Hands out the data of the current member, holes as zeros.
+fn copy<R: Read>(
+    tar: &mut Reader<R>,
+    size: u64,
+    mut each: impl FnMut(&[u8]) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut position = 0;
+    loop {
+        let data = tar.next_data().map_err(LoadError::of_tar)?;
+        let hole_end = data.map_or(size, |data| data.offset);
+        while position < hole_end {
+            let step = (hole_end - position).min(ZEROS.len() as u64);
+            each(&ZEROS[..step as usize])?;
+            position += step;
+        }
+        let Some(data) = data else { return Ok(()) };
+        each(data.bytes)?;
+        position += data.bytes.len() as u64;
+    }
+}
+
+impl<'w> Content<'w> for Members<'w> {
+    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
+        match self.held.get(digest) {
+            None => Ok(None),
+            Some(Held::Memory(bytes)) => {
+                Ok(Some(Found { size: bytes.len() as u64, compression: sniff(bytes) }))
+            }
+            Some(Held::Workspace { found, .. }) => Ok(Some(*found)),
+            Some(Held::Store) => find_in(self.into.blobs, digest),
+        }
+    }
+
+    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        match self.held.get(digest) {
+            None | Some(Held::Workspace { blob: None, .. }) => Ok(None),
+            Some(Held::Memory(bytes)) => Ok(Some(bytes.clone())),
+            Some(Held::Workspace { blob: Some(blob), .. }) => Ok(Some(blob.read(limit)?)),
+            Some(Held::Store) => read_in(self.into.blobs, digest, limit),
+        }
+    }
+
+    fn stage(&mut self, digest: &Digest, _size: u64) -> Result<ParkedBlob<'w>, LoadError> {
+        let missing = BlobError::Missing { digest: *digest };
+        match self.held.get_mut(digest) {
+            Some(Held::Workspace { blob, .. }) => Ok(blob.take().ok_or(missing)?),
+            Some(Held::Memory(bytes)) => {
+                let mut writer = self.into.blobs.writer(self.into.workspace, digest.algorithm())?;
+                writer.write_all(bytes).at("write", writer.path())?;
+                Ok(writer.finish()?.park())
+            }
+            // The pin was to keep it there.
+            Some(Held::Store) | None => Err(missing.into()),
+        }
+    }
+
+    fn name_of(&self, digest: &Digest) -> String {
+        let named =
+            self.named.iter().find(|(_, named)| matches!(named, Named::File(found) if found == digest));
+        named.map_or_else(|| content::blob_path(digest), |(path, _)| name(path))
+    }
+}
