@@ -69,7 +69,12 @@ impl OverlayDriver {
 
     fn overlay_plan<'a>(&self, spec: &RootSpec<'a>) -> Result<OverlayPlan<'a>, DriverError> {
         let mut obeyed = self.family(spec);
-        let mut lowers: Vec<_> = spec.layers.trees().iter().map(|tree| Lower::Layer(&tree.dir)).collect();
+        // The kernel does not ask whether the root of a lower layer is opaque; what it would hide is left out instead.
+        let root = spec.layers.root()?;
+        let shown = |position: &usize| root.as_ref().is_some_and(|root| root.includes(*position));
+        let trees = spec.layers.trees();
+        let mut lowers: Vec<_> =
+            (0..trees.len()).filter(shown).map(|tree| Lower::Layer(&trees[tree].dir)).collect();
         let changes = match spec.options.access {
             Access::Writable => {
                 let recorded = Record::read(spec.dir, DriverKind::Overlay)?.marks(spec.dir)?;

@@ -59,15 +59,15 @@ impl Staging {
         Ok(Workspace { staging, name, dir, lock: Some(lock), next: AtomicU64::new(0) })
     }
 
-    /// The workspaces of operations that are still running: their names and directories. Whatever else is in the
-    /// staging directory belongs to nobody and is moved into `rubbish`.
+    /// The workspaces of operations that are still running, and how much else there is: it belongs to nobody and is moved
+    /// into `rubbish`, or only counted.
     ///
     /// The caller must keep new workspaces from being made meanwhile.
     ///
     /// # Errors
     ///
     /// [`Error`](super::Error) if the directory cannot be read or something cannot be moved.
-    pub fn sweep(&self, rubbish: &Workspace) -> Result<(Vec<Dir>, u64)> {
+    pub fn sweep(&self, rubbish: &Workspace, only_count: bool) -> Result<(Vec<Dir>, u64)> {
         let (mut live, mut swept) = (Vec::new(), 0);
         for entry in self.dir.names()? {
             if entry.name == rubbish.name.as_bytes() {
@@ -77,7 +77,9 @@ impl Staging {
             match self.owned(name) {
                 Ok(Some(dir)) => live.push(dir),
                 Ok(None) => {
-                    rubbish.discard(&self.dir, name)?;
+                    if !only_count {
+                        rubbish.discard(&self.dir, name)?;
+                    }
                     swept += 1;
                 }
                 Err(error) if error.is_not_found() => {} // it ended just now
@@ -369,7 +371,7 @@ mod tests {
         inner.ensure_dir("of-a-dead-process", 0o700).unwrap().create_file("lock", 0o600).unwrap();
         inner.create_file("stray", 0o600).unwrap();
         let rubbish = staging.workspace().unwrap();
-        let (living, swept) = staging.sweep(&rubbish).unwrap();
+        let (living, swept) = staging.sweep(&rubbish, false).unwrap();
         assert_eq!((living.len(), swept), (1, 2));
         rubbish.close().unwrap();
         live.close().unwrap();

@@ -1,0 +1,180 @@
+//! A writable layer on a stack of read-only ones: what a container's root is made of.
+//!
+//! ```text
+//! containers/<id>/
+//!   container.json          the record: name, image, layers, driver
+//!   root.json upper/ …      the driver's, see `driver`
+//! ```
+//!
+//! [`ContainerLayer`] brings together what the layer store opened and what the driver keeps. It knows neither names nor
+//! images and takes no locks; `store` does.
+
+mod record;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::driver::{
+    Driver, DriverError, MountPoint, Root, RootOptions, RootSpec, Unmount, Writable, mounts,
+};
+use crate::fs::Dir;
+use crate::layer::{
+    self, Change, CopyRecord, Diff, DiffError, Layer, PackError, PackOptions, Packed, Selection,
+};
+use crate::stack::{Stack, Tree};
+
+pub use record::{ContainerRecord, ImageRecord};
+
+/// The private directory of a container with the layers below it.
+#[derive(Debug)]
+pub struct ContainerLayer<'a> {
+    dir: Dir,
+    /// Bottom first.
+    layers: Vec<Layer>,
+    driver: &'a dyn Driver,
+    source: String,
+}
+
+impl<'a> ContainerLayer<'a> {
+    /// Puts together the container `id` in `dir`. `layers` are bottom first; of a layer that is there twice, the upper
+    /// one shadows the other completely, and the kernel refuses to stack it twice.
+    pub fn new(id: &str, dir: Dir, layers: Vec<Layer>, driver: &'a dyn Driver) -> Self {
+        let mut distinct: Vec<Layer> = Vec::with_capacity(layers.len());
+        for layer in layers.into_iter().rev() {
+            if !distinct.iter().any(|above| above.key == layer.key) {
+                distinct.push(layer);
+            }
+        }
+        distinct.reverse();
+        Self { dir, layers: distinct, driver, source: source_of(id) }
+    }
+
+    fn lowers(&self) -> Vec<&Tree> {
+        self.layers.iter().rev().map(|layer| &layer.tree).collect()
+    }
+
+    /// Fills the private directory.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError`]; the directory then holds a part.
+    pub fn prepare(&self, options: RootOptions) -> Result<Vec<String>, DriverError> {
+        let stack = Stack::new(self.lowers());
+        let prepared = self.driver.prepare(&RootSpec::new(&stack, &self.dir, &self.source).with(options))?;
+        Ok(prepared.losses.iter().map(ToString::to_string).collect())
+    }
+
+    /// Makes the root usable.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::AlreadyMounted`] if it is; otherwise what the kernel refuses.
+    pub fn mount(&self, at: Option<&MountPoint>, options: RootOptions) -> Result<Root, DriverError> {
+        let stack = Stack::new(self.lowers());
+        self.driver.mount(&RootSpec::new(&stack, &self.dir, &self.source).with(options), at)
+    }
+
+    /// Ends the mount at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Busy`] if it is in use.
+    pub fn unmount(&self, path: PathBuf, how: Unmount) -> Result<(), DriverError> {
+        self.driver.unmount(&self.source, &MountPoint::ambient(path)?, how)
+    }
+
+    /// What the container changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ContainerError`] if that cannot be told.
+    pub fn changes(&self, selection: &Selection) -> Result<Vec<Change>, ContainerError> {
+        self.with_diff(selection, |diff| Ok(diff.changes()?))
+    }
+
+    /// Writes what the container changed as an uncompressed layer.
+    ///
+    /// # Errors
+    ///
+    /// [`ContainerError`] if something cannot be read or cannot be part of a layer, or `out` fails.
+    pub fn pack(
+        &self,
+        out: impl Write,
+        selection: &Selection,
+        options: &PackOptions,
+    ) -> Result<Packed, ContainerError> {
+        self.with_diff(selection, |diff| Ok(layer::pack(diff, out, options)?))
+    }
+
+    /// Compares the private directory with the layers.
+    fn with_diff<T>(
+        &self,
+        selection: &Selection,
+        act: impl FnOnce(&Diff<'_>) -> Result<T, ContainerError>,
+    ) -> Result<T, ContainerError> {
+        let mut trees = self.lowers();
+        match self.driver.writable(&self.dir)? {
+            Writable::Upper(upper) => {
+                trees.insert(0, &upper);
+                act(&Diff::of_upper(Stack::new(trees)).with(selection.clone()))
+            }
+            Writable::Copied(copied) => {
+                let record = CopyRecord { untouched: copied.untouched, directories: copied.directories };
+                act(&Diff::of_copy(&copied.root, Stack::new(trees), &record).with(selection.clone()))
+            }
+        }
+    }
+
+    /// Writes the whole root as one plain tar.
+    ///
+    /// # Errors
+    ///
+    /// [`ContainerError`] if something cannot be read, or `out` fails.
+    pub fn export(
+        &self,
+        out: impl Write,
+        selection: &Selection,
+        options: &PackOptions,
+    ) -> Result<Packed, ContainerError> {
+        let mut trees = self.lowers();
+        let packed = match self.driver.writable(&self.dir)? {
+            Writable::Upper(upper) => {
+                trees.insert(0, &upper);
+                layer::flatten(&Stack::new(trees), selection, out, options)
+            }
+            Writable::Copied(copied) => layer::flatten(&Stack::new([&copied.root]), selection, out, options),
+        };
+        Ok(packed?)
+    }
+}
+
+/// The name that the mount of container `id` bears in the kernel's table.
+pub fn source_of(id: &str) -> String {
+    format!("plywood:{id}")
+}
+
+/// Where the container `id` is mounted, if it is, as this process sees it.
+///
+/// # Errors
+///
+/// [`DriverError`] if the kernel's table cannot be read.
+pub fn mounted_at(id: &str) -> Result<Option<PathBuf>, DriverError> {
+    let table = mounts::MountTable::read()?;
+    let found = table.named(source_of(id)).next().map(|mount| mount.point.clone());
+    Ok(found)
+}
+
+/// Reading a container failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// Its private part cannot be opened.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// Its changes cannot be told.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
+    /// Its content cannot be written.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+}

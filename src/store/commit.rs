@@ -1,0 +1,200 @@
+//! Commit: what a container changed becomes a layer, and the layer an image.
+//!
+//! The layer is written as the digest of its tar passes by, then the config that lists it, then the manifest that lists
+//! both; each is synced before the next names it, and the name comes last. A commit without changes adds no layer.
+
+use std::io::Write;
+
+use super::Store;
+use super::container::Container;
+use super::error::StoreError;
+use super::image::Image;
+use super::names::Named;
+use crate::codec::{Encoder, Encoding};
+use crate::digest::{Algorithm, DiffId, Digest};
+use crate::fs::{Context, Durability, Lock, LockMode, Timestamp};
+use crate::image::{Config, ConfigChange, Descriptor, History, Manifest, MediaType, Reference, time};
+use crate::layer::{PackOptions, Selection};
+
+/// How to make an image of a container.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CommitOptions {
+    /// What to call it. Default: nothing; it is then found by its id.
+    pub name: Option<Reference>,
+    /// Changes to the image's config, applied in this order, all or none.
+    pub changes: Vec<ConfigChange>,
+    /// A note for the history.
+    pub message: Option<String>,
+    /// Who made it.
+    pub author: Option<String>,
+    /// What the history says made it. Default: `plywood commit`.
+    pub created_by: Option<String>,
+    /// The time to record, in the config and in the new step of the history. Default: none, so that equal containers
+    /// give equal images.
+    pub created: Option<Timestamp>,
+    /// How to store the layer. Default: not compressed, since compression is for transport.
+    pub compression: Encoding,
+    /// What to leave out of the layer: names that the engine put into the root, attributes.
+    pub selection: Selection,
+    /// How to write the layer.
+    pub pack: PackOptions,
+}
+
+impl CommitOptions {
+    /// With this name.
+    pub fn named(name: Reference) -> Self {
+        Self { name: Some(name), ..Self::default() }
+    }
+
+    /// With one more change to the config.
+    #[must_use]
+    pub fn change(mut self, change: ConfigChange) -> Self {
+        self.changes.push(change);
+        self
+    }
+
+    /// With a note for the history.
+    #[must_use]
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// With an author.
+    #[must_use]
+    pub fn author(mut self, author: impl Into<String>) -> Self {
+        self.author = Some(author.into());
+        self
+    }
+
+    /// With the time to record.
+    #[must_use]
+    pub fn created(mut self, created: Timestamp) -> Self {
+        self.created = Some(created);
+        self
+    }
+}
+
+impl Container {
+    /// Makes an image of its image and what it changed. May be done while it is mounted; the caller keeps its processes
+    /// still if the image is to show one moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Container`] if a file cannot be part of a layer, [`StoreError::Blob`] if there is no space. No image is
+    /// visible then, and its name points where it did.
+    pub fn commit(&self, options: &CommitOptions) -> Result<Image, StoreError> {
+        let container = self.restored()?;
+        let store = &container.store;
+        let (blobs, durability) = (&store.inner.layout.blobs, store.inner.options.durability);
+        let operation = store.inner.begin()?;
+        let base =
+            store.inner.image(Named { target: container.record.image.target.clone(), names: Vec::new() })?;
+        store.inner.pin_image(&operation, &base)?;
+        // Only so that nobody removes it meanwhile.
+        let _lock = Lock::acquire(&store.inner.layout.locks, &container.lock_name(), LockMode::Shared)?;
+
+        let layer = container.pack_layer(options, &operation)?;
+        let mut config = base.require_config()?.clone();
+        let step = History {
+            created: options.created.map(time::format).transpose().map_err(StoreError::Time)?,
+            created_by: Some(options.created_by.clone().unwrap_or_else(|| "plywood commit".to_owned())),
+            author: options.author.clone(),
+            comment: options.message.clone(),
+            ..History::default()
+        };
+        let mut manifest = base.manifest().to_oci();
+        config.apply(&options.changes).map_err(StoreError::Change)?;
+        match layer {
+            Some((diff_id, descriptor)) => {
+                config.push_layer(diff_id, step);
+                manifest.layers.push(descriptor);
+            }
+            None => config.push_empty_layer(step),
+        }
+        let image = store.put_image(&config, manifest, &operation)?;
+        blobs_durable(store, durability)?;
+        debug_assert!(blobs.size(&image.digest)?.is_some());
+        let image = store.name_image(image, options.name.as_ref())?;
+        operation.end()?;
+        Ok(image)
+    }
+
+    /// Writes the layer of what this container changed and gives the blob its name; `None` if nothing changed.
+    fn pack_layer(
+        &self,
+        options: &CommitOptions,
+        operation: &super::operation::Operation,
+    ) -> Result<Option<(DiffId, Descriptor)>, StoreError> {
+        let inner = &self.store.inner;
+        let blobs = &inner.layout.blobs;
+        let writer = blobs.writer(operation.workspace(), Algorithm::Sha256)?;
+        let path = writer.path();
+        let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
+        let packed =
+            self.with_layer(|layer| Ok(layer.pack(&mut encoder, &options.selection, &options.pack)?))?;
+        encoder.flush().at("write", &path)?;
+        let staged = encoder.finish().at("write", &path)?.finish()?;
+        if packed.entries == 0 {
+            return Ok(None);
+        }
+        let media_type = match options.compression {
+            Encoding::Gzip { .. } => MediaType::OCI_LAYER_GZIP,
+            Encoding::Zstd { .. } => MediaType::OCI_LAYER_ZSTD,
+            _ => MediaType::OCI_LAYER,
+        };
+        let descriptor = Descriptor::new(media_type, staged.digest(), staged.size());
+        operation.pin_blobs([&descriptor.digest])?;
+        if blobs.size(&descriptor.digest)? != Some(descriptor.size) {
+            blobs.publish(staged, inner.options.durability)?;
+        }
+        Ok(Some((packed.diff_id, descriptor)))
+    }
+}
+
+fn blobs_durable(store: &Store, durability: Durability) -> Result<(), StoreError> {
+    match durability {
+        Durability::Full => Ok(store.inner.layout.blobs.sync()?),
+        Durability::Relaxed => Ok(()),
+    }
+}
+
+impl Store {
+    /// Stores `config` and `manifest`, which then lists it.
+    pub(super) fn put_image(
+        &self,
+        config: &Config,
+        mut manifest: Manifest,
+        operation: &super::operation::Operation,
+    ) -> Result<Descriptor, StoreError> {
+        let (blobs, durability) = (&self.inner.layout.blobs, self.inner.options.durability);
+        let config = config.to_json();
+        manifest.config = Descriptor::of(MediaType::OCI_CONFIG, &config);
+        let bytes = manifest.to_json();
+        let mut target = Descriptor::of(manifest.media_type(), &bytes);
+        target.platform = None;
+        operation.pin_blobs([&manifest.config.digest, &target.digest])?;
+        for bytes in [&config, &bytes] {
+            let _: Digest = blobs.put(bytes, operation.workspace(), durability)?;
+        }
+        Ok(target)
+    }
+
+    /// Keeps the image behind `target`, under `name` if there is one. Everything behind it is durable by now.
+    pub(super) fn name_image(
+        &self,
+        target: Descriptor,
+        name: Option<&Reference>,
+    ) -> Result<Image, StoreError> {
+        let named = self.inner.update_names(|names| {
+            match name {
+                Some(name) => drop(names.set(name.without_digest(), &target)),
+                None => names.keep(&target),
+            }
+            let known = names.images().into_iter().find(|known| known.target.digest == target.digest);
+            Ok(known.expect("it was put in a moment ago"))
+        })?;
+        self.inner.image(named)
+    }
+}

@@ -1,0 +1,638 @@
+//! [`Container`]: a writable root on an image, and [`Mounted`], the same in use.
+//!
+//! Neither holds a lock: each operation takes the container's lock for its own time, and what is mounted is asked of the
+//! kernel every time. So a process may come and go while its containers stay mounted, and any other finds them.
+//!
+//! ```text
+//! create   pin image and layers → stage the directory → reserve the name → rename into containers/
+//! rename   reserve the new name → replace the record → give up the old name
+//! remove   unmount → rename out of containers/ → give up the name → unlink
+//! ```
+//!
+//! A name counts only if the container that it leads to says the same, so a name left by a crash is no name.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+use super::image::Image;
+use super::operation::Operation;
+use super::{DriverChoice, Inner, Store};
+use crate::container::{ContainerLayer, ContainerRecord, mounted_at};
+use crate::digest::Digest;
+use crate::driver::{Driver, DriverKind, MountPoint, RootOptions, Unmount};
+use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Timestamp, unique_name};
+use crate::image::time;
+use crate::layer::{Change, PackOptions, Selection};
+
+const RECORD: &str = "container.json";
+/// Bytes of a record at most: room for a megabyte of labels and more.
+const LONGEST_RECORD: u64 = 64 << 20;
+const NAMES_LOCK: &str = "names";
+
+/// How to make a container.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CreateOptions {
+    /// What people call it. Default: the beginning of its id.
+    pub name: Option<String>,
+    /// Notes by name, kept with it.
+    pub labels: BTreeMap<String, String>,
+    /// The time to record.
+    pub created: Option<Timestamp>,
+}
+
+impl CreateOptions {
+    /// With this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..Self::default() }
+    }
+
+    /// With a label more.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// With the time to record.
+    #[must_use]
+    pub fn created(mut self, created: Timestamp) -> Self {
+        self.created = Some(created);
+        self
+    }
+}
+
+/// How to export a container.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ExportOptions {
+    /// What to leave out: names that the engine put into the root, attributes.
+    pub selection: Selection,
+    /// How to write the tar.
+    pub pack: PackOptions,
+}
+
+/// What a container is doing, as the kernel sees it now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ContainerState {
+    /// Nothing is mounted.
+    Created,
+    /// Its root is mounted here.
+    Mounted(PathBuf),
+}
+
+/// What to do about a container that is mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RemoveContainer {
+    /// Refuse.
+    #[default]
+    Refuse,
+    /// Unmount it, even while it is in use.
+    Force,
+}
+
+/// A container of a store: a handle, cheap and without a lock.
+#[derive(Clone, Debug)]
+pub struct Container {
+    pub(super) store: Store,
+    pub(super) record: ContainerRecord,
+}
+
+impl Store {
+    /// Makes a container on `image`, unpacking what is not unpacked. It is at rest; see [`Container::mount`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotAnImage`] for an artifact,
+    /// [`StoreError::Driver`] if the driver that was asked for does not work here, [`StoreError::Layer`] if a layer is
+    /// damaged. No container is visible then.
+    pub fn create_container(&self, image: &Image, options: &CreateOptions) -> Result<Container, StoreError> {
+        let inner = &self.inner;
+        let id = unique_name()? + &unique_name()?;
+        let name = options.name.clone().unwrap_or_else(|| id[..12].to_owned());
+        check_name(&name)?;
+        let driver = inner.new_driver()?;
+        let operation = inner.begin()?;
+        inner.pin_image(&operation, image)?;
+        let stack = self.unpack_pinned(image, &operation, None)?.keys;
+        let mut record = ContainerRecord::new(id, name, image.record(), stack, driver.kind());
+        record.labels.clone_from(&options.labels);
+        record.created = options.created.map(time::format).transpose().map_err(StoreError::Time)?;
+
+        let staged = operation.workspace().directory()?;
+        staged.dir().set_mode(".", 0o700)?;
+        let layer = inner.container_layer(&record, staged.dir().try_clone()?, &*driver)?;
+        layer.prepare(inner.root_options())?;
+        inner.write_record(&record, staged.dir(), &operation)?;
+        {
+            let _names = inner.lock_names()?;
+            inner.reserve_name(&record.name, &record.id, &operation)?;
+            staged.publish(&inner.layout.containers, &record.id)?;
+            inner.sync(&inner.layout.containers)?;
+        }
+        operation.end()?;
+        Ok(Container { store: self.clone(), record })
+    }
+
+    /// All containers, by name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if a record cannot be read.
+    pub fn containers(&self) -> Result<Vec<Container>, StoreError> {
+        let mut records = self.inner.container_records()?;
+        records.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(records.into_iter().map(|record| Container { store: self.clone(), record }).collect())
+    }
+
+    /// Finds a container by its name, its id or the beginning of its id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], or [`StoreError::Ambiguous`] with everything that the beginning of an id may mean.
+    pub fn container(&self, name: &str) -> Result<Container, StoreError> {
+        let inner = &self.inner;
+        let found = match inner.container_named(name)? {
+            Some(record) => Some(record),
+            None => inner.container_by_id(name)?,
+        };
+        let record =
+            found.ok_or_else(|| StoreError::NotFound { what: "container", name: name.to_owned() })?;
+        Ok(Container { store: self.clone(), record })
+    }
+}
+
+impl Container {
+    /// Its id: 64 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// The id of its image: the digest of the config.
+    pub fn image_id(&self) -> Digest {
+        self.record.image.id
+    }
+
+    /// The digest of its image's manifest.
+    pub fn manifest_digest(&self) -> Digest {
+        self.record.image.target.digest
+    }
+
+    /// What its image was called when it was made.
+    pub fn image_name(&self) -> Option<&str> {
+        self.record.image.name.as_deref()
+    }
+
+    /// When it was made, RFC 3339, as far as that was told.
+    pub fn created(&self) -> Option<&str> {
+        self.record.created.as_deref()
+    }
+
+    /// Notes by name.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.record.labels
+    }
+
+    /// Who makes its root.
+    pub fn driver(&self) -> DriverKind {
+        self.record.driver
+    }
+
+    /// What it is doing now.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Driver`] if the kernel's table cannot be read.
+    pub fn state(&self) -> Result<ContainerState, StoreError> {
+        Ok(mounted_at(self.id())?.map_or(ContainerState::Created, ContainerState::Mounted))
+    }
+
+    /// Bytes on disk that are its own.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if they cannot be counted.
+    pub fn size(&self) -> Result<u64, StoreError> {
+        let inner = &self.store.inner;
+        Ok(inner.driver(self.record.driver)?.usage(&self.dir()?)?.allocated)
+    }
+
+    /// Mounts its root at its own place in the store. The guard unmounts when it is dropped; [`Mounted::keep`] leaves the
+    /// mount to whoever comes next.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Mounted`] if it is mounted already; [`StoreError::Driver`] if the kernel refuses.
+    pub fn mount(&self) -> Result<Mounted, StoreError> {
+        self.mount_at(None)
+    }
+
+    /// Mounts its root at `path`, an existing directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Container::mount`].
+    pub fn mount_to(&self, path: impl AsRef<Path>) -> Result<Mounted, StoreError> {
+        self.mount_at(Some(&MountPoint::ambient(path)?))
+    }
+
+    fn mount_at(&self, at: Option<&MountPoint>) -> Result<Mounted, StoreError> {
+        let container = self.restored()?;
+        let _lock = container.lock()?;
+        container.refuse_if_mounted()?;
+        let inner = &container.store.inner;
+        let root = container.with_layer(|layer| Ok(layer.mount(at, inner.root_options())?))?;
+        let (path, dir) = (root.path, Some(root.dir));
+        let mounted = root.point.is_some();
+        Ok(Mounted { container: container.clone(), path, dir, unmount: mounted })
+    }
+
+    /// The root of a container that is mounted, by this process or another. Dropping this guard leaves it mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Driver`] if the kernel's table cannot be read or the root cannot be opened.
+    pub fn mounted(&self) -> Result<Option<Mounted>, StoreError> {
+        let ContainerState::Mounted(path) = self.state()? else { return Ok(None) };
+        let dir = Some(Dir::open_ambient(&path)?);
+        Ok(Some(Mounted { container: self.clone(), path, dir, unmount: false }))
+    }
+
+    /// Unmounts its root, whoever mounted it. What is not mounted is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Driver`] if it is in use, with its users as far as they can be found.
+    pub fn unmount(&self) -> Result<(), StoreError> {
+        let container = self.current()?;
+        let _lock = container.lock()?;
+        container.unmount_locked(Unmount::Clean)
+    }
+
+    fn unmount_locked(&self, how: Unmount) -> Result<(), StoreError> {
+        // It may have been mounted more than once, here and elsewhere.
+        while let ContainerState::Mounted(path) = self.state()? {
+            self.with_layer(|layer| Ok(layer.unmount(path.clone(), how)?))?;
+        }
+        Ok(())
+    }
+
+    /// What it changed, parents before what they hold. May be asked while it is mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Container`] if that cannot be told.
+    pub fn changes(&self) -> Result<Vec<Change>, StoreError> {
+        self.restored()?.with_layer(|layer| Ok(layer.changes(&Selection::default())?))
+    }
+
+    /// Writes its root as one plain tar. May be done while it is mounted; the caller keeps its processes still if the
+    /// tar is to show one moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Container`] if something cannot be read, or `out` fails.
+    pub fn export(&self, out: impl Write, options: &ExportOptions) -> Result<(), StoreError> {
+        self.restored()?.with_layer(|layer| Ok(layer.export(out, &options.selection, &options.pack)?))?;
+        Ok(())
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotFound`] if it was removed meanwhile.
+    pub fn rename(&mut self, name: &str) -> Result<(), StoreError> {
+        check_name(name)?;
+        let container = self.current()?;
+        let _lock = container.lock()?;
+        let inner = &container.store.inner;
+        if container.name() == name {
+            return Ok(());
+        }
+        let operation = inner.begin()?;
+        let _names = inner.lock_names()?;
+        inner.reserve_name(name, container.id(), &operation)?;
+        let mut record = container.record.clone();
+        let old = std::mem::replace(&mut record.name, name.to_owned());
+        inner.write_record(&record, &container.dir()?, &operation)?;
+        inner.layout.names.remove_file(&old).optional()?;
+        operation.end()?;
+        self.record = record;
+        Ok(())
+    }
+
+    /// Removes it with everything it changed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Mounted`] if it is mounted, unless forced. If something cannot be unlinked at the end, the container
+    /// is gone all the same and the next collection tries again.
+    pub fn remove(self, how: RemoveContainer) -> Result<(), StoreError> {
+        let container = self.current()?;
+        let _lock = container.lock()?;
+        let inner = &container.store.inner;
+        match how {
+            RemoveContainer::Refuse => container.refuse_if_mounted()?,
+            RemoveContainer::Force => container.unmount_locked(Unmount::Lazy)?,
+        }
+        let operation = inner.begin()?;
+        {
+            let _names = inner.lock_names()?;
+            operation.workspace().discard(&inner.layout.containers, container.id())?;
+            inner.sync(&inner.layout.containers)?;
+            inner.layout.names.remove_file(container.name()).optional()?;
+        }
+        inner.layout.locks.remove_file(container.lock_name()).optional()?;
+        Ok(operation.end()?)
+    }
+
+    pub(super) fn lock_name(&self) -> String {
+        format!("container-{}", self.id())
+    }
+
+    /// Excludes every other operation that changes this container.
+    fn lock(&self) -> Result<Lock, StoreError> {
+        Ok(Lock::acquire(&self.store.inner.layout.locks, &self.lock_name(), LockMode::Exclusive)?)
+    }
+
+    /// This container as it is now; another process may have renamed or removed it.
+    pub(super) fn current(&self) -> Result<Self, StoreError> {
+        match self.store.inner.container_with_id(self.id())? {
+            Some(record) => Ok(Self { store: self.store.clone(), record }),
+            None => Err(StoreError::NotFound { what: "container", name: self.name().to_owned() }),
+        }
+    }
+
+    /// This container as it is now, with all its layers: those that a power cut took are made again from their blobs.
+    pub(super) fn restored(&self) -> Result<Self, StoreError> {
+        let mut container = self.current()?;
+        let inner = &container.store.inner;
+        if inner.is_complete(&container.record.stack)? {
+            return Ok(container);
+        }
+        let operation = inner.begin()?;
+        let _lock = container.lock()?;
+        let stack = container.store.unpack_again(&container.record, &operation)?;
+        if stack != container.record.stack {
+            // A layer that was shared may be bound now, or the reverse.
+            let mut record = container.current()?.record;
+            record.stack = stack;
+            inner.write_record(&record, &container.dir()?, &operation)?;
+            container.record = record;
+        }
+        operation.end()?;
+        Ok(container)
+    }
+
+    fn refuse_if_mounted(&self) -> Result<(), StoreError> {
+        match self.state()? {
+            ContainerState::Created => Ok(()),
+            ContainerState::Mounted(path) => {
+                Err(StoreError::Mounted { container: self.name().to_owned(), path })
+            }
+        }
+    }
+
+    fn dir(&self) -> Result<Dir, StoreError> {
+        Ok(self.store.inner.layout.containers.open_dir(self.id())?)
+    }
+
+    pub(super) fn with_layer<T>(
+        &self,
+        act: impl FnOnce(ContainerLayer<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let inner = &self.store.inner;
+        let driver = inner.driver(self.record.driver)?;
+        act(inner.container_layer(&self.record, self.dir()?, &*driver)?)
+    }
+}
+
+/// The root of a container, in use. Dropping it unmounts, if it was this guard that mounted; [`Mounted::unmount`] does
+/// the same and reports.
+#[derive(Debug)]
+pub struct Mounted {
+    container: Container,
+    path: PathBuf,
+    /// `None` only while it is being unmounted: the kernel would find it busy.
+    dir: Option<Dir>,
+    unmount: bool,
+}
+
+/// A root that could not be unmounted, still mounted, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot unmount container {}", mounted.container.name())]
+pub struct UnmountError {
+    /// The root.
+    pub mounted: Box<Mounted>,
+    /// The reason.
+    pub source: Box<StoreError>,
+}
+
+impl Mounted {
+    /// Where the root is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The root directory. The mount is busy for as long as a clone of it is open.
+    pub fn root(&self) -> &Dir {
+        self.dir.as_ref().expect("it is gone only inside unmount and drop")
+    }
+
+    /// The container.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Leaves the root mounted, beyond the life of this process if need be. [`Container::mounted`] finds it again and
+    /// [`Container::unmount`] ends it.
+    pub fn keep(mut self) -> PathBuf {
+        self.unmount = false;
+        self.path.clone()
+    }
+
+    /// Unmounts the root.
+    ///
+    /// # Errors
+    ///
+    /// [`UnmountError`] with this guard in it, if the root is in use.
+    pub fn unmount(mut self) -> Result<Container, UnmountError> {
+        self.dir = None;
+        match self.container.unmount() {
+            Ok(()) => {
+                self.unmount = false;
+                Ok(self.container.clone())
+            }
+            Err(source) => {
+                match Dir::open_ambient(&self.path) {
+                    Ok(dir) => self.dir = Some(dir),
+                    Err(error) => {
+                        tracing::warn!(%error, "a root that cannot be unmounted cannot be opened either")
+                    }
+                }
+                Err(UnmountError { mounted: Box::new(self), source: Box::new(source) })
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.dir = None;
+        if !std::mem::take(&mut self.unmount) {
+            return;
+        }
+        if let Err(error) = self.container.unmount() {
+            tracing::warn!(%error, container = self.container.name(), "a root stays mounted");
+        }
+    }
+}
+
+impl Inner {
+    /// The driver of a root that exists, whether or not it could make one here.
+    pub(super) fn driver(&self, kind: DriverKind) -> Result<Box<dyn Driver>, StoreError> {
+        Ok(self.probe()?.driver_anyway(kind))
+    }
+
+    /// The driver that new roots get.
+    pub(super) fn new_driver(&self) -> Result<Box<dyn Driver>, StoreError> {
+        let kind = match self.options.driver {
+            DriverChoice::Auto => None,
+            DriverChoice::Only(kind) => Some(kind),
+        };
+        Ok(self.probe()?.driver(kind)?)
+    }
+
+    pub(super) fn root_options(&self) -> RootOptions {
+        let mut options = RootOptions::default();
+        options.durability = self.options.durability;
+        options
+    }
+
+    pub(super) fn container_layer<'d>(
+        &self,
+        record: &ContainerRecord,
+        dir: Dir,
+        driver: &'d dyn Driver,
+    ) -> Result<ContainerLayer<'d>, StoreError> {
+        let layers = self.open_stack(&record.stack)?;
+        Ok(ContainerLayer::new(&record.id, dir, layers, driver))
+    }
+
+    fn sync(&self, dir: &Dir) -> Result<(), StoreError> {
+        match self.options.durability {
+            Durability::Full => Ok(dir.sync()?),
+            Durability::Relaxed => Ok(()),
+        }
+    }
+
+    /// Excludes every other giving and taking of container names.
+    pub(super) fn lock_names(&self) -> Result<Lock, StoreError> {
+        Ok(Lock::acquire(&self.layout.locks, NAMES_LOCK, LockMode::Exclusive)?)
+    }
+
+    /// Gives `name` to the container `id`; the caller holds the lock on names.
+    fn reserve_name(&self, name: &str, id: &str, operation: &Operation) -> Result<(), StoreError> {
+        if let Some(other) = self.container_named(name)? {
+            return Err(StoreError::NameInUse { name: name.to_owned(), id: other.id });
+        }
+        Ok(operation.workspace().replace(id.as_bytes(), &self.layout.names, name, self.options.durability)?)
+    }
+
+    pub(super) fn write_record(
+        &self,
+        record: &ContainerRecord,
+        dir: &Dir,
+        operation: &Operation,
+    ) -> Result<(), StoreError> {
+        let fault = |source| StoreError::Record { path: dir.path_of(RECORD), source };
+        let bytes = serde_json::to_vec(record).map_err(fault)?;
+        Ok(operation.workspace().replace(&bytes, dir, RECORD, self.options.durability)?)
+    }
+
+    /// The records of all containers.
+    pub(super) fn container_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
+        self.records_in(&self.layout.containers)
+    }
+
+    /// The records of all containers or views in `dir`.
+    pub(super) fn records_in(&self, dir: &Dir) -> Result<Vec<ContainerRecord>, StoreError> {
+        let entries = dir.names()?;
+        let ids = entries.iter().filter_map(|entry| std::str::from_utf8(&entry.name).ok());
+        // One that is removed between the listing and now is none.
+        ids.filter_map(|id| self.record_in(dir, id).transpose()).collect()
+    }
+
+    /// The record of the container or view in `dir` whose whole id is `id`.
+    pub(super) fn record_in(&self, dir: &Dir, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        let path = format!("{id}/{RECORD}");
+        let Some(bytes) = dir.read(&path, LONGEST_RECORD).optional()? else { return Ok(None) };
+        let fault = |source| StoreError::Record { path: dir.path_of(&path), source };
+        serde_json::from_slice(&bytes).map(Some).map_err(fault)
+    }
+
+    /// The record of the container whose whole id is `id`.
+    fn container_with_id(&self, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        self.record_in(&self.layout.containers, id)
+    }
+
+    /// The record of the container that is called `name`.
+    pub(super) fn container_named(&self, name: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        if check_name(name).is_err() {
+            return Ok(None);
+        }
+        let Some(id) = self.layout.names.read(name, 4096).optional()? else { return Ok(None) };
+        let Some(id) = std::str::from_utf8(&id).ok().filter(|id| is_id(id)) else { return Ok(None) };
+        Ok(self.container_with_id(id)?.filter(|record| record.name == name))
+    }
+
+    /// The record of the one container whose id begins with `prefix`.
+    fn container_by_id(&self, prefix: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        if prefix.is_empty() || !prefix.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let entries = self.layout.containers.names()?;
+        let ids: Vec<&str> = entries
+            .iter()
+            .filter_map(|entry| std::str::from_utf8(&entry.name).ok())
+            .filter(|id| id.starts_with(prefix))
+            .collect();
+        match ids[..] {
+            [] => Ok(None),
+            [id] => self.container_with_id(id),
+            _ => {
+                let candidates = ids.iter().map(|id| (*id).to_owned()).collect();
+                Err(StoreError::Ambiguous { what: "container", name: prefix.to_owned(), candidates })
+            }
+        }
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Docker's rule for names of containers.
+fn check_name(name: &str) -> Result<(), StoreError> {
+    let refuse = |reason| Err(StoreError::InvalidName { name: name.to_owned(), reason });
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    match name.as_bytes() {
+        [] | [_] => refuse("it must have two characters at least"),
+        [first, ..] if !first.is_ascii_alphanumeric() => refuse("it must begin with a letter or a digit"),
+        bytes if bytes.len() > 200 => refuse("it is longer than 200 bytes"),
+        bytes if !bytes.iter().copied().all(is_inner) => {
+            refuse("only letters, digits, _, . and - may be in it")
+        }
+        _ if is_id(name) => refuse("it looks like an id"),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,223 @@
+//! [`StoreError`]: everything that an operation on a store can fail with.
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::archive::LoadError;
+use crate::blob::BlobError;
+use crate::container::ContainerError;
+use crate::digest::Digest;
+use crate::driver::DriverError;
+use crate::fs;
+use crate::image::time::TimeError;
+use crate::image::{ChangeError, ImageError};
+use crate::layer::{LayerError, LayerKey};
+
+/// An operation on a store failed. Nothing half-made is visible after any of these.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The directory is not a store.
+    #[error("{path:?} is not a store: {reason}")]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// A new store was wanted where something is.
+    #[error("cannot make a store in {path:?}: {reason}")]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        reason: &'static str,
+    },
+    /// The store was made by a newer version of this crate, or by something else.
+    #[error("the store in {path:?} has {found}, which this version does not know (it knows version {known})", known = super::layout::VERSION)]
+    UnknownFormat {
+        /// The directory.
+        path: PathBuf,
+        /// The version or feature that is not known.
+        found: String,
+    },
+    /// The store can be read only.
+    #[error("the store in {path:?} can only be read")]
+    ReadOnly {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// `index.json` is damaged.
+    #[error("cannot read the names in {path:?}")]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// A record of this store is damaged.
+    #[error("cannot read the record {path:?}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// There is no such image or container.
+    #[error("there is no {what} {name:?}")]
+    NotFound {
+        /// `image` or `container`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+    },
+    /// A prefix of an id begins more than one.
+    #[error("{name:?} is the beginning of more than one {what}: {}", candidates.join(", "))]
+    Ambiguous {
+        /// `image` or `container`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// Everything that it may mean.
+        candidates: Vec<String>,
+    },
+    /// A container of that name exists.
+    #[error("the name {name:?} is used by container {id}")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The container that has it.
+        id: String,
+    },
+    /// That is no name for a container.
+    #[error("{name:?} cannot be the name of a container: {reason}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The image cannot be removed, because containers use it.
+    #[error("image {image} is used by {}", containers.join(", "))]
+    ImageInUse {
+        /// The image's id.
+        image: Digest,
+        /// Names or ids of the containers.
+        containers: Vec<String>,
+    },
+    /// The image has several names and was not named by one of them.
+    #[error("image {image} has several names: {}", names.join(", "))]
+    SeveralNames {
+        /// The image's id.
+        image: Digest,
+        /// The names.
+        names: Vec<String>,
+    },
+    /// The container is mounted and must not be for this.
+    #[error("container {container} is mounted at {path:?}")]
+    Mounted {
+        /// The container's name or id.
+        container: String,
+        /// Where.
+        path: PathBuf,
+    },
+    /// What the name points at is no image that could be run.
+    #[error("{name} is not an image with a root file system: {reason}")]
+    NotAnImage {
+        /// The name or digest.
+        name: String,
+        /// What it is.
+        reason: String,
+    },
+    /// A document of an image is damaged or missing a part.
+    #[error("image {image} cannot be used")]
+    Image {
+        /// The digest that was asked for.
+        image: Digest,
+        /// What is wrong.
+        source: ImageError,
+    },
+    /// A time cannot be recorded.
+    #[error("the time cannot be recorded")]
+    Time(#[source] TimeError),
+    /// The config cannot be changed like that.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// An image cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A blob is missing, damaged or cannot be written.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// A layer cannot be unpacked.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// What a container changed cannot be told, or its content not be written.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// A layer that is needed is not there and cannot be made again.
+    #[error("layer {key} is missing")]
+    LayerMissing {
+        /// The layer.
+        key: LayerKey,
+    },
+    /// A root cannot be made, mounted or unmounted.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The file system refused one step.
+    #[error(transparent)]
+    Io(#[from] fs::Error),
+}
+
+impl StoreError {
+    /// A short stable word for what went wrong, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotAStore { .. } => "not-a-store",
+            Self::Occupied { .. } => "occupied",
+            Self::UnknownFormat { .. } => "unknown-format",
+            Self::ReadOnly { .. } => "read-only",
+            Self::Index { .. } | Self::Record { .. } => "damaged",
+            Self::NotFound { .. } => "not-found",
+            Self::Ambiguous { .. } => "ambiguous",
+            Self::NameInUse { .. } => "name-in-use",
+            Self::InvalidName { .. } => "invalid-name",
+            Self::ImageInUse { .. } => "image-in-use",
+            Self::SeveralNames { .. } => "several-names",
+            Self::Mounted { .. } => "container-mounted",
+            Self::NotAnImage { .. } => "not-an-image",
+            Self::Image { .. } => "invalid-image",
+            Self::Time(_) => "time",
+            Self::Change(_) => "invalid-change",
+            Self::Load(_) => "load",
+            Self::Blob(error) => blob_kind(error),
+            Self::Layer(_) => "layer",
+            Self::Container(_) => "container",
+            Self::LayerMissing { .. } => "missing-layer",
+            Self::Driver(_) => "driver",
+            Self::Io(error) => io_kind(error),
+        }
+    }
+}
+
+fn blob_kind(error: &BlobError) -> &'static str {
+    match error {
+        BlobError::Missing { .. } => "missing-blob",
+        BlobError::DigestMismatch { .. } => "digest-mismatch",
+        BlobError::SizeMismatch { .. } => "size-mismatch",
+        BlobError::TooLarge { .. } => "limit",
+        BlobError::NotALayout { .. } => "not-a-layout",
+        BlobError::Io(error) => io_kind(error),
+        BlobError::Source(_) => "io",
+    }
+}
+
+fn io_kind(error: &fs::Error) -> &'static str {
+    match error.errno() {
+        Some(Errno::ACCESS | Errno::PERM) => "permission",
+        Some(Errno::NOSPC | Errno::DQUOT) => "no-space",
+        Some(Errno::ROFS) => "read-only",
+        _ => "io",
+    }
+}

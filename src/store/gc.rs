@@ -1,0 +1,160 @@
+//! Collection: whatever no name, container or operation in progress leads to goes, and nothing else.
+//!
+//! Marking and moving away happen under the lock that also orders pinning (see `operation`), so whoever pins first is
+//! seen and whoever pins later finds the content gone and makes it again. What is collected is renamed into a workspace
+//! under the lock and unlinked after it: the lock is held for as long as it takes to read the names and the documents
+//! behind them, not for as long as it takes to remove a tree.
+
+use std::collections::HashSet;
+
+use super::Store;
+use super::error::StoreError;
+use super::operation::{GC_LOCK, Operation, Pinned};
+use crate::fs::{Lock, LockMode, Optional};
+
+/// How to collect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct GcOptions {
+    /// Only tell what would be collected.
+    pub dry_run: bool,
+}
+
+impl GcOptions {
+    /// Only tells what would be collected.
+    pub fn dry_run() -> Self {
+        Self { dry_run: true }
+    }
+}
+
+/// What was collected, or would be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Digests of blobs that nothing led to.
+    pub blobs: Vec<crate::digest::Digest>,
+    /// Keys of layers that nothing led to.
+    pub layers: Vec<String>,
+    /// Work that dead processes left behind, and names of containers that are gone.
+    pub leftovers: u64,
+    /// Bytes of these blobs and, as recorded, of these layers.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Removes everything that no name, container or operation in progress needs.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if something that is needed cannot be read: then nothing is known to be unneeded and nothing is
+    /// removed. If something cannot be unlinked at the end, it is no longer visible and the next collection tries again.
+    pub fn gc(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
+        let inner = &self.inner;
+        let operation = inner.begin()?;
+        let mut report = GcReport::default();
+        {
+            let _alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
+            let needed = self.needed(&operation, &mut report, options)?;
+            self.collect_blobs(&needed, &operation, &mut report, options)?;
+            self.collect_layers(&needed, &operation, &mut report, options)?;
+            self.collect_names(&operation, &mut report, options)?;
+        }
+        operation.end()?;
+        if !options.dry_run {
+            self.settle()?;
+        }
+        Ok(report)
+    }
+
+    /// What is led to. Sweeps `staging/` on the way, which tells the operations in progress from the dead.
+    fn needed(
+        &self,
+        operation: &Operation,
+        report: &mut GcReport,
+        options: &GcOptions,
+    ) -> Result<Pinned, StoreError> {
+        let inner = &self.inner;
+        let (live, swept) = inner.staging.sweep(operation.workspace(), options.dry_run)?;
+        report.leftovers += swept;
+        let mut needed = Pinned::of(&live)?;
+        let mut targets: Vec<_> = inner.names()?.images().into_iter().map(|image| image.target).collect();
+        for record in inner.container_records()?.into_iter().chain(inner.view_records()?) {
+            targets.push(record.image.target.clone());
+            needed.layers.extend(record.stack.iter().map(ToString::to_string));
+        }
+        let mut seen = HashSet::new();
+        for target in targets {
+            if !seen.insert(target.digest) {
+                continue;
+            }
+            needed.blobs.extend(inner.closure(&target)?.iter().map(ToString::to_string));
+            needed.layers.extend(self.layer_keys_of(&target)?.iter().map(ToString::to_string));
+        }
+        Ok(needed)
+    }
+
+    fn collect_blobs(
+        &self,
+        needed: &Pinned,
+        operation: &Operation,
+        report: &mut GcReport,
+        options: &GcOptions,
+    ) -> Result<(), StoreError> {
+        let blobs = &self.inner.layout.blobs;
+        for (digest, size) in blobs.list()? {
+            if needed.blobs.contains(&digest.to_string()) {
+                continue;
+            }
+            if !options.dry_run {
+                blobs.discard(&digest, operation.workspace())?;
+            }
+            report.blobs.push(digest);
+            report.bytes += size;
+        }
+        Ok(())
+    }
+
+    fn collect_layers(
+        &self,
+        needed: &Pinned,
+        operation: &Operation,
+        report: &mut GcReport,
+        options: &GcOptions,
+    ) -> Result<(), StoreError> {
+        let layers = &self.inner.layers;
+        for key in layers.list()? {
+            if needed.layers.contains(&key.to_string()) {
+                continue;
+            }
+            let bytes = layers.get(key)?.map_or(0, |layer| layer.record.data_bytes);
+            // One that is being made is pinned, or its maker is about to find its pins.
+            if !options.dry_run && !layers.remove(key, operation.workspace())? {
+                continue;
+            }
+            report.bytes += bytes;
+            report.layers.push(key.to_string());
+        }
+        Ok(())
+    }
+
+    /// Removes names of containers that a dead process reserved and never used.
+    fn collect_names(
+        &self,
+        operation: &Operation,
+        report: &mut GcReport,
+        options: &GcOptions,
+    ) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let _names = inner.lock_names()?;
+        for entry in inner.layout.names.names()? {
+            let name = String::from_utf8_lossy(&entry.name).into_owned();
+            if inner.container_named(&name)?.is_none() {
+                report.leftovers += 1;
+                if !options.dry_run {
+                    operation.workspace().discard(&inner.layout.names, &name).optional()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,349 @@
+//! [`Image`]: something that a name points at, read; and finding one by what a person types.
+
+use std::collections::BTreeMap;
+
+use super::error::StoreError;
+use super::names::Named;
+use super::{Inner, Store};
+use crate::blob::BlobError;
+use crate::container::ImageRecord;
+use crate::digest::{ChainId, DiffId, Digest};
+use crate::image::{Config, Descriptor, ImageError, Index, Manifest, MediaKind, Platform, Reference};
+use crate::layer::LayerKey;
+
+/// An image of a store: what a name points at, with the manifest for this machine and its config, read and checked.
+///
+/// A value of this type is a snapshot: names that are given or taken later do not show.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub(super) target: Descriptor,
+    names: Vec<Reference>,
+    descriptor: Descriptor,
+    manifest: Manifest,
+    config: Option<Config>,
+}
+
+/// One step of an image's history, with the layer that it made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct HistoryEntry {
+    /// The step as the config tells it.
+    pub entry: crate::image::History,
+    /// The layer, unless the step made none.
+    pub layer: Option<DiffId>,
+    /// Stored bytes of that layer.
+    pub size: u64,
+}
+
+impl Image {
+    /// The image id: the digest of its config.
+    pub fn id(&self) -> Digest {
+        self.manifest.config.digest
+    }
+
+    /// The digest of what its names point at: of its manifest, or of the index that lists it.
+    pub fn digest(&self) -> Digest {
+        self.target.digest
+    }
+
+    /// The digest of its manifest.
+    pub fn manifest_digest(&self) -> Digest {
+        self.descriptor.digest
+    }
+
+    /// What its names point at.
+    pub fn target(&self) -> &Descriptor {
+        &self.target
+    }
+
+    /// Its names, sorted.
+    pub fn names(&self) -> &[Reference] {
+        &self.names
+    }
+
+    /// Its manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its config; `None` for an artifact, which is kept and not run.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// The platform that it is for, as far as it says.
+    pub fn platform(&self) -> Option<Platform> {
+        self.config.as_ref().map(Config::platform).or_else(|| self.descriptor.platform.clone())
+    }
+
+    /// Stored bytes of manifest, config and layers, each blob counted once.
+    pub fn size(&self) -> u64 {
+        let blobs: BTreeMap<Digest, u64> =
+            self.closure().map(|descriptor| (descriptor.digest, descriptor.size)).collect();
+        blobs.values().sum()
+    }
+
+    /// The diff ids of its layers, bottom first.
+    pub fn diff_ids(&self) -> &[DiffId] {
+        self.config.as_ref().map_or(&[], |config| &config.rootfs.diff_ids)
+    }
+
+    /// What a person calls it: its first name, or its id.
+    pub fn label(&self) -> String {
+        self.names.first().map_or_else(|| self.id().to_string(), Reference::familiar)
+    }
+
+    /// Its history, oldest first, aligned with its layers.
+    pub fn history(&self) -> Vec<HistoryEntry> {
+        let Some(config) = &self.config else { return Vec::new() };
+        let mut sizes = self.manifest.layers.iter().map(|layer| layer.size);
+        config
+            .history_with_layers()
+            .map(|(entry, layer)| {
+                let size = layer.and_then(|_| sizes.next()).unwrap_or(0);
+                HistoryEntry { entry: entry.clone(), layer: layer.copied(), size }
+            })
+            .collect()
+    }
+
+    /// What a container made from it remembers of it.
+    pub(super) fn record(&self) -> ImageRecord {
+        ImageRecord {
+            target: self.descriptor.clone(),
+            id: self.id(),
+            name: self.names.first().map(Reference::familiar),
+        }
+    }
+
+    /// Its config, which an artifact does not have.
+    pub(super) fn require_config(&self) -> Result<&Config, StoreError> {
+        self.config.as_ref().ok_or_else(|| StoreError::NotAnImage {
+            name: self.label(),
+            reason: format!("its config is of type {}", self.manifest.config.media_type),
+        })
+    }
+
+    /// Manifest, config and layers.
+    fn closure(&self) -> impl Iterator<Item = &Descriptor> {
+        [&self.descriptor, &self.manifest.config].into_iter().chain(&self.manifest.layers)
+    }
+
+    /// Every key that a layer of this image can have: free, or bound to what lies below it here.
+    pub(super) fn layer_keys(&self) -> Vec<LayerKey> {
+        let mut keys = Vec::new();
+        let mut chain: Option<ChainId> = None;
+        for &diff_id in self.diff_ids() {
+            let next = chain.map_or_else(|| ChainId::base(diff_id), |below| below.with(diff_id));
+            keys.extend([LayerKey::Free(diff_id), LayerKey::Bound(next)]);
+            chain = Some(next);
+        }
+        keys
+    }
+}
+
+/// What a document in the store is.
+enum Document {
+    Manifest(Box<Manifest>),
+    Index(Index),
+}
+
+impl Inner {
+    fn document(&self, descriptor: &Descriptor) -> Result<Document, StoreError> {
+        let limits = &self.options.limits;
+        let bytes = self.layout.blobs.read(&descriptor.digest, limits.json_bytes)?;
+        let read = match descriptor.media_type.kind() {
+            MediaKind::Index => Index::parse_described(descriptor, &bytes, limits).map(Document::Index),
+            _ => Manifest::parse_described(descriptor, &bytes, limits).map(Box::new).map(Document::Manifest),
+        };
+        read.map_err(|source| StoreError::Image { image: descriptor.digest, source })
+    }
+
+    /// Reads the image that `named` points at: of an index, the manifest for this machine, or the first that is present.
+    pub(super) fn image(&self, named: Named) -> Result<Image, StoreError> {
+        let (descriptor, manifest) = self.manifest(&named.target, self.options.limits.index_depth)?;
+        let config = manifest.is_image().then(|| self.config(&manifest)).transpose()?;
+        Ok(Image { target: named.target, names: named.names, descriptor, manifest, config })
+    }
+
+    fn manifest(&self, target: &Descriptor, depth: usize) -> Result<(Descriptor, Manifest), StoreError> {
+        let index = match self.document(target)? {
+            Document::Manifest(manifest) => return Ok((target.clone(), *manifest)),
+            Document::Index(index) => index,
+        };
+        let refuse = |reason: &str| StoreError::NotAnImage {
+            name: target.digest.to_string(),
+            reason: reason.to_owned(),
+        };
+        if depth == 0 {
+            return Err(refuse("its indexes are nested too deep"));
+        }
+        let preferred = index.select(&Platform::host()).into_iter();
+        for descriptor in preferred.chain(index.manifests.iter().filter(|entry| !entry.is_attestation())) {
+            // An index keeps its entries for platforms that were never loaded.
+            if self.layout.blobs.size(&descriptor.digest)?.is_some() {
+                return self.manifest(descriptor, depth - 1);
+            }
+        }
+        Err(refuse("none of its platforms is present"))
+    }
+
+    fn config(&self, manifest: &Manifest) -> Result<Config, StoreError> {
+        let limits = &self.options.limits;
+        let fault = |source: ImageError| StoreError::Image { image: manifest.config.digest, source };
+        let bytes = self.layout.blobs.read(&manifest.config.digest, limits.json_bytes)?;
+        manifest.config.verify(&bytes).map_err(fault)?;
+        let config = Config::parse(&bytes, limits).map_err(fault)?;
+        manifest.check_config(&config).map_err(fault)?;
+        Ok(config)
+    }
+
+    /// Every blob that `target` leads to and that is present, itself included.
+    pub(super) fn closure(&self, target: &Descriptor) -> Result<Vec<Digest>, StoreError> {
+        let (mut found, mut open) = (Vec::new(), vec![(target.clone(), self.options.limits.index_depth)]);
+        while let Some((descriptor, depth)) = open.pop() {
+            found.push(descriptor.digest);
+            let document = match self.document(&descriptor) {
+                // Only entries of an index may be absent; the target itself must be there.
+                Err(StoreError::Blob(BlobError::Missing { .. })) if descriptor.digest != target.digest => {
+                    continue;
+                }
+                document => document?,
+            };
+            match document {
+                Document::Manifest(manifest) => {
+                    found.push(manifest.config.digest);
+                    found.extend(manifest.layers.iter().map(|layer| layer.digest));
+                }
+                Document::Index(index) => {
+                    // Too deep to be used is too deep to be lost: the entries stay, unread.
+                    match depth.checked_sub(1) {
+                        Some(depth) => open.extend(index.manifests.into_iter().map(|entry| (entry, depth))),
+                        None => found.extend(index.manifests.iter().map(|entry| entry.digest)),
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Store {
+    /// All images, in the order of their names; those without a name last.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the names, a manifest or a config cannot be read.
+    pub fn images(&self) -> Result<Vec<Image>, StoreError> {
+        let named = self.inner.names()?.images().into_iter();
+        let mut images = named.map(|named| self.inner.image(named)).collect::<Result<Vec<_>, _>>()?;
+        images.sort_by(|one, other| {
+            let key = |image: &Image| (image.names.is_empty(), image.names.first().cloned(), image.digest());
+            key(one).cmp(&key(other))
+        });
+        Ok(images)
+    }
+
+    /// Finds an image by a name (`debian`, `debian:12`, `localhost:5000/x@sha256:…`), by its id or digest, or by the
+    /// beginning of its id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`], or [`StoreError::Ambiguous`] with everything that the beginning of an id may mean.
+    pub fn image(&self, name: &str) -> Result<Image, StoreError> {
+        Ok(self.find_image(name)?.0)
+    }
+
+    /// Finds an image, and the name it was found by, if it was a name.
+    pub(super) fn find_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
+        let names = self.inner.names()?;
+        if let Ok(reference) = Reference::parse_familiar(name) {
+            let images = names.images();
+            let by_name = |image: &&Named| match reference.digest() {
+                // The digest decides; the name only has to be one of the image's repository.
+                Some(digest) => {
+                    image.target.digest == *digest
+                        && image.names.iter().any(|known| known.repository() == reference.repository())
+                }
+                None => image.names.contains(&reference),
+            };
+            if let Some(named) = images.iter().find(by_name) {
+                let known = reference.without_digest();
+                let known =
+                    Some(known).filter(|known| reference.digest().is_none() && named.names.contains(known));
+                return Ok((self.inner.image(named.clone())?, known));
+            }
+        }
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_prefix =
+            !hex.is_empty() && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let not_found = || StoreError::NotFound { what: "image", name: name.to_owned() };
+        if !is_prefix && name.parse::<Digest>().is_err() {
+            return Err(not_found());
+        }
+        let mut found: Vec<Image> = Vec::new();
+        for image in self.images()? {
+            let ids = [image.id(), image.digest(), image.manifest_digest()];
+            if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
+                return Ok((image, None));
+            }
+            if is_prefix && ids.iter().any(|id| id.hex().starts_with(hex)) {
+                found.push(image);
+            }
+        }
+        match found.len() {
+            0 => Err(not_found()),
+            1 => Ok((found.remove(0), None)),
+            _ => {
+                let candidates =
+                    found.iter().map(|image| format!("{} ({})", image.id(), image.label())).collect();
+                Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
+            }
+        }
+    }
+
+    /// Gives `image` one more name. If another image had it, that one is kept without and returned.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if the image was removed meanwhile.
+    pub fn tag(&self, image: &Image, name: &Reference) -> Result<Option<super::Moved>, StoreError> {
+        let name = name.without_digest();
+        self.inner.update_names(|names| {
+            let present = names.images().iter().any(|known| known.target.digest == image.digest());
+            match present {
+                true => Ok(names.set(name, &image.target)),
+                false => Err(StoreError::NotFound { what: "image", name: image.digest().to_string() }),
+            }
+        })
+    }
+
+    /// Takes a name away. The image stays, without a name if that was the last.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if nothing has that name.
+    pub fn untag(&self, name: &Reference) -> Result<Digest, StoreError> {
+        self.inner.update_names(|names| match names.unset(name) {
+            Some(target) => Ok(target.digest),
+            None => Err(StoreError::NotFound { what: "image", name: name.familiar() }),
+        })
+    }
+
+    /// The bytes of the image's manifest as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Blob`] if they are missing or damaged.
+    pub fn manifest_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        Ok(self.inner.layout.blobs.read(&image.manifest_digest(), self.inner.options.limits.json_bytes)?)
+    }
+
+    /// The bytes of the image's config as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Blob`] if they are missing or damaged.
+    pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        Ok(self.inner.layout.blobs.read(&image.id(), self.inner.options.limits.json_bytes)?)
+    }
+}

@@ -1,0 +1,156 @@
+//! Where everything lies in a store, and the file that says which version of that it is.
+//!
+//! ```text
+//! <root>/
+//!   store.json              format version and feature flags; written last, so a store without it is not one
+//!   oci/                    an OCI image layout, valid at every instant
+//!     oci-layout  index.json  blobs/<algorithm>/<hex>
+//!   layers/<key>/           unpacked layers, see `layer`
+//!   containers/<id>/        writable layers, see `container`
+//!   views/<digest>/         images that are mounted read-only, see `view`
+//!   names/<name>            the id of the container of that name
+//!   cache/                  reserved for the build cache
+//!   locks/                  one file for each thing that two processes may want
+//!   staging/<unique>/       work in progress, see `fs::Staging`
+//! ```
+//!
+//! Only `oci/` is for others to read. The rest is closed to other users: layers hold set-user-id programs of whatever
+//! age, which must not be in reach of every user of the host.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::StoreError;
+use crate::blob::Blobs;
+use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Staging};
+
+/// The version of the format that this crate writes.
+pub(super) const VERSION: u32 = 1;
+
+const FORMAT_FILE: &str = "store.json";
+
+/// Feature flags that this crate knows, of each kind. None exist in version 1.
+const KNOWN: &[&str] = &[];
+
+/// `store.json`.
+#[derive(Serialize, Deserialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct Format {
+    version: u32,
+    #[serde(default)]
+    features: Features,
+}
+
+/// What a store uses beyond its version. Who does not know a flag may: do anything, if it is compatible; read, if it is
+/// read-only compatible; nothing, if it is incompatible.
+#[derive(Serialize, Deserialize, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+struct Features {
+    #[serde(default)]
+    compatible: Vec<String>,
+    #[serde(default)]
+    read_only_compatible: Vec<String>,
+    #[serde(default)]
+    incompatible: Vec<String>,
+}
+
+/// Whether a store may be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    /// Everything.
+    ReadWrite,
+    /// Nothing is written and no lock is taken.
+    ReadOnly,
+}
+
+/// The open directories of a store.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) root: Dir,
+    pub(super) blobs: Blobs,
+    pub(super) layers: Dir,
+    pub(super) containers: Dir,
+    pub(super) views: Dir,
+    pub(super) names: Dir,
+    pub(super) locks: Dir,
+    pub(super) staging: Dir,
+    pub(super) access: Access,
+}
+
+impl Layout {
+    /// Opens the store in `root`.
+    pub(super) fn open(root: Dir) -> Result<Self, StoreError> {
+        let fault = |reason: String| StoreError::NotAStore { path: root.path_of(""), reason };
+        let Some(format) = root.read(FORMAT_FILE, 1 << 20).optional()? else {
+            return Err(fault(format!("there is no {FORMAT_FILE}")));
+        };
+        let format: Format =
+            serde_json::from_slice(&format).map_err(|error| fault(format!("{FORMAT_FILE}: {error}")))?;
+        let refuse = |found: String| StoreError::UnknownFormat { path: root.path_of(""), found };
+        if format.version != VERSION {
+            return Err(refuse(format!("version {}", format.version)));
+        }
+        let unknown = |flags: &[String]| flags.iter().find(|flag| !KNOWN.contains(&flag.as_str())).cloned();
+        if let Some(flag) = unknown(&format.features.incompatible) {
+            return Err(refuse(format!("feature {flag:?}")));
+        }
+        let restricted = unknown(&format.features.read_only_compatible).is_some();
+        let locks = root.open_dir("locks")?;
+        Ok(Self {
+            blobs: Blobs::open(root.open_dir("oci")?)?,
+            layers: root.open_dir("layers")?,
+            containers: root.open_dir("containers")?,
+            views: root.open_dir("views")?,
+            names: root.open_dir("names")?,
+            staging: root.open_dir("staging")?,
+            access: if restricted || !is_writable(&locks) { Access::ReadOnly } else { Access::ReadWrite },
+            locks,
+            root,
+        })
+    }
+
+    /// Makes the empty directory `root` a store; a store that another process is making or has just made is waited for
+    /// and opened.
+    pub(super) fn create(root: Dir, durability: Durability) -> Result<Self, StoreError> {
+        let locks = root.ensure_dir("locks", 0o700)?;
+        let _creating = Lock::acquire(&locks, "create", LockMode::Exclusive)?;
+        if root.stat(FORMAT_FILE).optional()?.is_some() {
+            return Self::open(root);
+        }
+        for name in ["layers", "containers", "views", "names", "cache", "oci"] {
+            let mode = if name == "oci" { 0o755 } else { 0o700 };
+            let dir = root.ensure_dir(name, mode)?;
+            // A store below a directory with default ACLs or a set-group-id bit must not pass them on to its layers.
+            for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+                dir.remove_xattr(".", acl)?;
+            }
+            dir.set_mode(".", mode)?;
+        }
+        let workspace = Staging::new(root.ensure_dir("staging", 0o700)?).workspace()?;
+        let staging = root.open_dir("staging")?;
+        staging.remove_xattr(".", "system.posix_acl_default")?;
+        staging.set_mode(".", 0o700)?;
+        let oci = root.open_dir("oci")?;
+        if oci.stat("index.json").optional()?.is_none() {
+            workspace.replace(super::names::EMPTY_INDEX, &oci, "index.json", durability)?;
+        }
+        Blobs::create(oci, &workspace, durability)?;
+        if durability == Durability::Full {
+            root.sync()?;
+        }
+        let format = Format { version: VERSION, features: Features::default() };
+        let format = serde_json::to_vec(&format).expect("numbers and strings are JSON");
+        workspace.replace(&format, &root, FORMAT_FILE, durability)?;
+        workspace.close()?;
+        Self::open(root)
+    }
+
+    /// Whether there is a store in `root`, whatever its version.
+    pub(super) fn is_store(root: &Dir) -> Result<bool, StoreError> {
+        Ok(root.stat(FORMAT_FILE).optional()?.is_some())
+    }
+}
+
+/// Whether this process may make files in `dir`, asked without making one.
+fn is_writable(dir: &Dir) -> bool {
+    rustix::fs::accessat(dir, ".", rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::EACCESS).is_ok()
+}

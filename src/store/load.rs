@@ -1,0 +1,173 @@
+//! Load: an archive or a directory becomes images of the store.
+//!
+//! ```text
+//! 1  the archive is read once into staging, and everything in it verified     nothing is visible
+//! 2  what the images lead to is pinned; blobs get their names, synced         blobs that nothing leads to
+//! 3  layers are unpacked                                                      layers that nothing leads to
+//! 4  all names are given in one step                                          done
+//! ```
+//!
+//! Whatever goes wrong before the last step leaves no image, and what it left is the next collection's.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Store;
+use super::error::StoreError;
+use super::image::Image;
+use super::names::{Moved, Named};
+use super::operation::Operation;
+use crate::archive::{self, Destination, Loaded};
+use crate::fs::Dir;
+use crate::image::Reference;
+
+/// When layers are unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Unpack {
+    /// At once: whatever is wrong with them is found now.
+    #[default]
+    Now,
+    /// When the first container needs them.
+    OnDemand,
+}
+
+/// How to load.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct LoadOptions<'a> {
+    /// The repository for images whose only name is a tag, as in most OCI directories. Default: they get no name.
+    pub repository: Option<Reference>,
+    /// When layers are unpacked.
+    pub unpack: Unpack,
+    /// Told how many bytes of the archive have been read, now and then.
+    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
+    /// Set by another thread to give up.
+    pub cancel: Option<&'a AtomicBool>,
+}
+
+/// One image that was loaded.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadedImage {
+    /// The image, with all names that it has now.
+    pub image: Image,
+    /// The names that it came with.
+    pub names: Vec<Reference>,
+    /// Names that another image had before. That one is kept, without a name if this was its last.
+    pub moved: Vec<Moved>,
+    /// What is odd about it, or could not be held here. Nothing of this is lost in the stored blobs.
+    pub warnings: Vec<String>,
+}
+
+impl Store {
+    /// Loads every image of an archive: docker-archive or OCI archive, compressed or not, from a file or a pipe.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Load`] if it is no archive, damaged or incomplete; [`StoreError::Layer`] if a layer cannot be
+    /// unpacked. No image was loaded and no name moved then.
+    pub fn load(
+        &self,
+        archive: impl Read + Send,
+        options: &LoadOptions<'_>,
+    ) -> Result<Vec<LoadedImage>, StoreError> {
+        self.load_with(options, |to, options| archive::load(archive, to, options))
+    }
+
+    /// Loads every image of the OCI image layout in the directory `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::load`].
+    pub fn load_directory(
+        &self,
+        path: impl AsRef<Path>,
+        options: &LoadOptions<'_>,
+    ) -> Result<Vec<LoadedImage>, StoreError> {
+        let dir = Dir::open_ambient(path)?;
+        self.load_with(options, |to, options| archive::load_layout(&dir, to, options))
+    }
+
+    fn load_with(
+        &self,
+        options: &LoadOptions<'_>,
+        read: impl FnOnce(&Destination<'_>, &archive::LoadOptions<'_>) -> Result<Vec<Loaded>, archive::LoadError>,
+    ) -> Result<Vec<LoadedImage>, StoreError> {
+        let inner = &self.inner;
+        let operation = inner.begin()?;
+        let pin = |digests: &[_]| operation.pin_blobs(digests);
+        let to = Destination { blobs: &inner.layout.blobs, workspace: operation.workspace(), pin: &pin };
+        let progress = options.progress.map(|progress| move |bytes| progress(bytes));
+        let cancelled = options.cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
+        let mut how = archive::LoadOptions::default();
+        how.limits.clone_from(&inner.options.limits);
+        how.durability = inner.options.durability;
+        how.repository.clone_from(&options.repository);
+        how.progress = progress.as_ref().map(|progress| progress as _);
+        how.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
+        let loaded = read(&to, &how)?;
+        let mut unpacked = Vec::with_capacity(loaded.len());
+        for one in &loaded {
+            unpacked.push(self.unpack_loaded(one, options, &operation)?);
+        }
+        let done = self.name_loaded(loaded, unpacked)?;
+        operation.end()?;
+        Ok(done)
+    }
+
+    /// Unpacks the image for this machine, and says what could not be held.
+    fn unpack_loaded(
+        &self,
+        loaded: &Loaded,
+        options: &LoadOptions<'_>,
+        operation: &Operation,
+    ) -> Result<Vec<String>, StoreError> {
+        let image = self.inner.image(Named { target: loaded.target.clone(), names: Vec::new() })?;
+        if options.unpack == Unpack::OnDemand || image.config().is_none() {
+            return Ok(Vec::new());
+        }
+        self.inner.pin_image(operation, &image)?;
+        let ensured = self.unpack_pinned(&image, operation, options.cancel)?;
+        let mut warnings = Vec::new();
+        for made in &ensured.made {
+            warnings.extend(made.losses.described.iter().map(ToString::to_string));
+            let more = made.losses.count - made.losses.described.len() as u64;
+            if more > 0 {
+                warnings.push(format!("layer {}: {more} more of this kind", made.diff_id));
+            }
+        }
+        Ok(warnings)
+    }
+
+    /// Gives all images their names in one step.
+    fn name_loaded(
+        &self,
+        loaded: Vec<Loaded>,
+        unpacked: Vec<Vec<String>>,
+    ) -> Result<Vec<LoadedImage>, StoreError> {
+        let moved = self.inner.update_names(|names| {
+            let mut all = Vec::with_capacity(loaded.len());
+            for one in &loaded {
+                names.keep(&one.target);
+                let moved = one.names.iter().filter_map(|name| names.set(name.clone(), &one.target));
+                all.push(moved.collect::<Vec<_>>());
+            }
+            Ok((all, names.images()))
+        })?;
+        let (moved, named) = moved;
+        let mut done = Vec::with_capacity(loaded.len());
+        for ((one, moved), mut warnings) in loaded.into_iter().zip(moved).zip(unpacked) {
+            let named = named.iter().find(|named| named.target.digest == one.target.digest);
+            let image = self.inner.image(named.expect("it was put in a moment ago").clone())?;
+            let platform = image.platform();
+            let host = crate::image::Platform::host();
+            if let Some(platform) = platform.filter(|platform| !host.accepts(platform)) {
+                warnings.push(format!("the image is for {platform}, this machine is {host}"));
+            }
+            warnings.splice(0..0, one.warnings.iter().map(ToString::to_string));
+            done.push(LoadedImage { image, names: one.names, moved, warnings });
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,196 @@
+//! [`Store`]: the front door. Images and containers of one directory, for any number of processes at a time.
+//!
+//! This is where the parts meet: archives bring blobs, blobs become layers, layers are stacked for containers, and names
+//! say what is kept. What each step leaves on disk, and in which order, is decided here.
+
+mod commit;
+mod container;
+mod error;
+mod gc;
+mod image;
+mod info;
+mod layout;
+mod load;
+mod names;
+mod operation;
+mod options;
+mod remove;
+mod stack;
+mod view;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::driver::Probe;
+use crate::fs::{Dir, Staging};
+use crate::layer::LayerStore;
+
+pub use commit::CommitOptions;
+pub use container::{
+    Container, ContainerState, CreateOptions, ExportOptions, Mounted, RemoveContainer, UnmountError,
+};
+pub use error::StoreError;
+pub use gc::{GcOptions, GcReport};
+pub use image::{HistoryEntry, Image};
+pub use info::Info;
+pub use load::{LoadOptions, LoadedImage, Unpack};
+pub use names::Moved;
+pub use options::{DriverChoice, StoreOptions};
+pub use remove::{RemoveImage, Removed};
+
+use layout::{Access, Layout};
+use operation::Operation;
+
+/// A store, open. Cheap to clone; every clone is the same store. Threads and processes may use one store at a time.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    layers: LayerStore,
+    staging: Staging,
+    options: StoreOptions,
+    probe: OnceLock<Probe>,
+}
+
+impl Store {
+    /// Opens the store in the directory `path`, with the options that are safe.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotAStore`] if there is none, [`StoreError::UnknownFormat`] if it is of a newer format.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        StoreOptions::default().open(path)
+    }
+
+    /// Makes a store in the directory `path`, which must be empty or missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Occupied`] if something is there.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        StoreOptions::default().create(path)
+    }
+
+    /// Opens the store in the directory `path`, making it first if the directory is empty or missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`] and [`Store::create`].
+    pub fn ensure(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        StoreOptions::default().ensure(path)
+    }
+
+    /// Options to open or create a store with.
+    pub fn options() -> StoreOptions {
+        StoreOptions::default()
+    }
+
+    /// The directory of the store.
+    pub fn path(&self) -> PathBuf {
+        self.inner.layout.root.path_of("")
+    }
+
+    /// Waits until everything that this store holds is on disk, and records that of its layers. What was reported as
+    /// done is safe without this; it spares unpacking again after a power cut.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if the disk fails.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let operation = self.inner.begin()?;
+        self.inner.layers.settle(operation.workspace())?;
+        Ok(operation.end()?)
+    }
+
+    fn new(layout: Layout, options: StoreOptions) -> Result<Self, StoreError> {
+        let staging = Staging::new(layout.staging.try_clone()?);
+        let layers = LayerStore::new(layout.layers.try_clone()?, layout.locks.try_clone()?);
+        Ok(Self { inner: Arc::new(Inner { layout, layers, staging, options, probe: OnceLock::new() }) })
+    }
+}
+
+impl Inner {
+    /// Starts an operation that changes the store.
+    fn begin(&self) -> Result<Operation, StoreError> {
+        match self.layout.access {
+            Access::ReadWrite => Ok(Operation::begin(&self.layout.locks, &self.staging)?),
+            Access::ReadOnly => Err(StoreError::ReadOnly { path: self.layout.root.path_of("") }),
+        }
+    }
+
+    /// What this machine can do with this store; tried once.
+    fn probe(&self) -> Result<&Probe, StoreError> {
+        if let Some(probe) = self.probe.get() {
+            return Ok(probe);
+        }
+        let operation = self.begin()?;
+        let scratch = operation.workspace().directory()?;
+        let probe = Probe::run(scratch.dir())?;
+        scratch.discard()?;
+        operation.end()?;
+        Ok(self.probe.get_or_init(|| probe))
+    }
+}
+
+impl StoreOptions {
+    /// Opens the store in the directory `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`].
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
+        let root = match Dir::open_ambient(&path) {
+            Err(error) if error.is_not_found() => {
+                let (path, reason) = (path.as_ref().to_owned(), "there is no such directory".to_owned());
+                return Err(StoreError::NotAStore { path, reason });
+            }
+            root => root?,
+        };
+        Store::new(Layout::open(root)?, self.clone())
+    }
+
+    /// Makes a store in the directory `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::create`].
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
+        let root = Dir::ensure_ambient(&path)?;
+        let reason = match () {
+            () if Layout::is_store(&root)? => "there is a store already",
+            () if !is_free(&root)? => "the directory is not empty",
+            () => return Store::new(Layout::create(root, self.durability)?, self.clone()),
+        };
+        Err(StoreError::Occupied { path: path.as_ref().to_owned(), reason })
+    }
+
+    /// Opens the store in the directory `path`, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::ensure`].
+    pub fn ensure(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
+        let root = Dir::ensure_ambient(&path)?;
+        if !Layout::is_store(&root)? && !is_free(&root)? {
+            let reason = "the directory is not empty, and no store";
+            return Err(StoreError::Occupied { path: path.as_ref().to_owned(), reason });
+        }
+        let layout = if Layout::is_store(&root)? {
+            Layout::open(root)?
+        } else {
+            Layout::create(root, self.durability)?
+        };
+        Store::new(layout, self.clone())
+    }
+}
+
+/// Whether a directory holds nothing but what a store in the making holds, or the root of a file system.
+fn is_free(root: &Dir) -> Result<bool, StoreError> {
+    const OURS: [&[u8]; 8] =
+        [b"layers", b"containers", b"views", b"names", b"cache", b"oci", b"locks", b"staging"];
+    Ok(root.names()?.iter().all(|entry| OURS.contains(&&*entry.name) || entry.name == b"lost+found"))
+}

@@ -1,0 +1,73 @@
+//! Removing images: names first, content later.
+//!
+//! Removing takes names out of `index.json` and nothing else, so it costs the same for an image of any size; [`Store::gc`]
+//! then collects what no name, container or operation needs. A container whose image is removed keeps everything that
+//! it needs.
+
+use super::Store;
+use super::error::StoreError;
+use super::image::Image;
+use crate::digest::Digest;
+use crate::image::Reference;
+
+/// What to do about an image that is needed, or that has more names than the one that was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RemoveImage {
+    /// Refuse.
+    #[default]
+    Refuse,
+    /// Remove it with all its names. Containers keep what they need of it.
+    Force,
+}
+
+/// What was removed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Removed {
+    /// Names that point at nothing now.
+    pub untagged: Vec<Reference>,
+    /// The id of the image, if it is gone with that.
+    pub deleted: Option<Digest>,
+}
+
+impl Store {
+    /// Removes an image as docker does: by name, that name, and the image with its last name; by id, the image with all
+    /// its names.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ImageInUse`] if a container uses it, [`StoreError::SeveralNames`] if it was named by id and has
+    /// several names, both unless forced; [`StoreError::NotFound`]. Nothing is removed then.
+    pub fn remove_image(&self, name: &str, how: RemoveImage) -> Result<Removed, StoreError> {
+        let (image, known_as) = self.find_image(name)?;
+        if let Some(name) = known_as.filter(|_| image.names().len() > 1) {
+            // One of several names: no container loses anything.
+            self.untag(&name)?;
+            return Ok(Removed { untagged: vec![name], deleted: None });
+        }
+        if how == RemoveImage::Refuse {
+            self.refuse_if_used(&image)?;
+            if image.names().len() > 1 {
+                let names = image.names().iter().map(Reference::familiar).collect();
+                return Err(StoreError::SeveralNames { image: image.id(), names });
+            }
+        }
+        let digest = image.digest();
+        let untagged = self.inner.update_names(|names| Ok(names.forget(&digest)))?;
+        Ok(Removed { untagged, deleted: Some(image.id()) })
+    }
+
+    fn refuse_if_used(&self, image: &Image) -> Result<(), StoreError> {
+        let mut containers = Vec::new();
+        for container in self.containers()? {
+            // By manifest: two images may share a config, and only one of them made the container.
+            if container.manifest_digest() == image.manifest_digest() {
+                containers.push(container.name().to_owned());
+            }
+        }
+        match containers.is_empty() {
+            true => Ok(()),
+            false => Err(StoreError::ImageInUse { image: image.id(), containers }),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The layers of images and containers, unpacked: between what `image` says and what `layer` holds.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::StoreError;
+use super::image::Image;
+use super::names::Named;
+use super::operation::Operation;
+use super::{Inner, Store};
+use crate::container::ContainerRecord;
+use crate::digest::DiffId;
+use crate::image::Descriptor;
+use crate::layer::{EnsureOptions, Ensured, Layer, LayerKey, LayerSource};
+
+impl Inner {
+    /// Keeps `image` and all its layers from collection until `operation` ends, and makes sure that they were not
+    /// collected before that.
+    pub(super) fn pin_image(&self, operation: &Operation, image: &Image) -> Result<(), StoreError> {
+        operation.pin_blobs(&self.closure(image.target())?)?;
+        operation.pin_layers(image.layer_keys())?;
+        // Whatever was collected in between is missed here.
+        self.closure(image.target()).map(drop)
+    }
+
+    /// Whether all these layers are there and can be relied on.
+    pub(super) fn is_complete(&self, keys: &[LayerKey]) -> Result<bool, StoreError> {
+        for key in keys {
+            if self.layers.get(*key)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Opens layers that are there, bottom first.
+    pub(super) fn open_stack(&self, keys: &[LayerKey]) -> Result<Vec<Layer>, StoreError> {
+        let open = |key: &LayerKey| match self.layers.get(*key)? {
+            Some(layer) => Ok(layer),
+            None => Err(StoreError::LayerMissing { key: *key }),
+        };
+        keys.iter().map(open).collect()
+    }
+}
+
+impl Store {
+    /// Unpacks every layer of `image`, pinned by `operation`, that is not unpacked.
+    pub(super) fn unpack_pinned(
+        &self,
+        image: &Image,
+        operation: &Operation,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Ensured, StoreError> {
+        image.require_config()?;
+        let blobs = &self.inner.layout.blobs;
+        let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
+            let digest = blob.digest;
+            let open = move || -> std::io::Result<Box<dyn Read + Send>> {
+                Ok(Box::new(blobs.open_blob(&digest).map_err(std::io::Error::other)?))
+            };
+            LayerSource::new(diff_id, digest, blob.size, Box::new(open))
+        };
+        let sources: Vec<_> = image.manifest().layers.iter().zip(image.diff_ids()).map(source).collect();
+        let cancelled = cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
+        let mut options = EnsureOptions::default();
+        options.parallelism = self.inner.options.parallelism;
+        options.limits.clone_from(&self.inner.options.limits);
+        options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
+        Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
+    }
+
+    /// Every key that a layer of the image behind `target` can have.
+    pub(super) fn layer_keys_of(&self, target: &Descriptor) -> Result<Vec<LayerKey>, StoreError> {
+        let image = self.inner.image(Named { target: target.clone(), names: Vec::new() })?;
+        Ok(image.layer_keys())
+    }
+
+    /// Unpacks the layers of a container again, of which some were lost, and returns what they are called now.
+    pub(super) fn unpack_again(
+        &self,
+        record: &ContainerRecord,
+        operation: &Operation,
+    ) -> Result<Vec<LayerKey>, StoreError> {
+        let image = self.inner.image(Named { target: record.image.target.clone(), names: Vec::new() })?;
+        self.inner.pin_image(operation, &image)?;
+        Ok(self.unpack_pinned(&image, operation, None)?.keys)
+    }
+}

@@ -1,0 +1,103 @@
+//! Read-only views of images: what an image holds, mounted, without a container.
+//!
+//! ```text
+//! views/<manifest digest>/
+//!   container.json          as a container's: it keeps the image and its layers from collection
+//!   root.json top/ merged/  the driver's
+//! ```
+//!
+//! One view serves everybody who looks at that image. It ends when somebody unmounts it; one that lost its mount in a
+//! crash is mounted again or collected.
+
+use std::path::PathBuf;
+
+use super::error::StoreError;
+use super::image::Image;
+use super::{Inner, Store};
+use crate::container::{ContainerRecord, mounted_at};
+use crate::driver::{RootOptions, Unmount};
+use crate::fs::{Lock, LockMode, Optional};
+
+impl Store {
+    /// Mounts `image` read-only and says where. The mount outlives this process; an image that is mounted already is where
+    /// it was.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Driver`] if nothing can be mounted here, [`StoreError::Layer`] if a layer is damaged.
+    pub fn mount_image(&self, image: &Image) -> Result<PathBuf, StoreError> {
+        let inner = &self.inner;
+        let id = view_id(image);
+        let operation = inner.begin()?;
+        inner.pin_image(&operation, image)?;
+        let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
+        if let Some(path) = mounted_at(&id)? {
+            return Ok(path);
+        }
+        if inner.layout.views.stat(&id).optional()?.is_some() {
+            operation.workspace().discard(&inner.layout.views, &id)?; // its mount is gone
+        }
+        let driver = inner.new_driver()?;
+        let stack = self.unpack_pinned(image, &operation, None)?.keys;
+        let record = ContainerRecord::new(id, String::new(), image.record(), stack, driver.kind());
+        let staged = operation.workspace().directory()?;
+        staged.dir().set_mode(".", 0o700)?;
+        let options = view_options(inner);
+        inner.container_layer(&record, staged.dir().try_clone()?, &*driver)?.prepare(options)?;
+        inner.write_record(&record, staged.dir(), &operation)?;
+        let dir = staged.publish(&inner.layout.views, &record.id)?;
+        let root = inner.container_layer(&record, dir, &*driver)?.mount(None, options)?;
+        operation.end()?;
+        Ok(root.path)
+    }
+
+    /// Where the view of `image` is mounted, if it is.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Driver`] if the kernel's table cannot be read.
+    pub fn image_mounted(&self, image: &Image) -> Result<Option<PathBuf>, StoreError> {
+        Ok(mounted_at(&view_id(image))?)
+    }
+
+    /// Ends the view of `image`. An image that is not mounted is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Driver`] if somebody works in it.
+    pub fn unmount_image(&self, image: &Image) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let id = view_id(image);
+        let operation = inner.begin()?;
+        let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
+        if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
+            let driver = inner.driver(record.driver)?;
+            let layer = inner.container_layer(&record, inner.layout.views.open_dir(&id)?, &*driver)?;
+            while let Some(path) = mounted_at(&id)? {
+                layer.unmount(path, Unmount::Clean)?;
+            }
+            drop(layer);
+            operation.workspace().discard(&inner.layout.views, &id)?;
+        }
+        inner.layout.locks.remove_file(format!("view-{id}")).optional()?;
+        Ok(operation.end()?)
+    }
+}
+
+impl Inner {
+    /// The records of all views.
+    pub(super) fn view_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
+        self.records_in(&self.layout.views)
+    }
+}
+
+/// A view's id is that of what it shows.
+fn view_id(image: &Image) -> String {
+    image.manifest_digest().hex()
+}
+
+fn view_options(inner: &Inner) -> RootOptions {
+    let mut options = RootOptions::read_only();
+    options.durability = inner.options.durability;
+    options
+}
