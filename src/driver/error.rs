@@ -55,8 +55,9 @@ pub enum DriverError {
         /// Those who could be found out.
         holders: Vec<Holder>,
     },
-    /// The root was mounted `volatile` and not unmounted: what it holds cannot be relied on.
-    #[error("{path:?} was mounted volatile and not unmounted in order, so its content cannot be relied on")]
+    /// The root was mounted `volatile`, and the kernel does not take it a second time: nobody knows what of it reached
+    /// the disk.
+    #[error("{path:?} was mounted volatile before, so its content cannot be relied on")]
     Volatile {
         /// The private directory.
         path: PathBuf,

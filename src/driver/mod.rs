@@ -101,7 +101,8 @@ pub struct RootSpec<'a> {
     pub layers: &'a Stack<'a>,
     /// The root's private directory.
     pub dir: &'a Dir,
-    /// The name that the mount bears in the mount table, and by which it is found again: `plywood:<id>`.
+    /// The name that the mount bears in the mount table, and by which it is found again: `plywood:<id>`. No other root
+    /// on this machine may have it.
     pub source: &'a str,
     /// What tunes it.
     pub options: RootOptions,
@@ -129,8 +130,9 @@ pub struct RootOptions {
     pub access: Access,
     /// What [`Driver::prepare`] waits for.
     pub durability: Durability,
-    /// Lets the kernel skip every sync that the root's processes ask for. If the machine stops before the root is
-    /// unmounted, it can never be mounted again: [`DriverError::Volatile`].
+    /// Lets the kernel skip every sync that the root's processes ask for. Such a root can be mounted once: afterwards,
+    /// also if it was unmounted in order, the kernel refuses it ([`DriverError::Volatile`]). For builds, whose result
+    /// is committed and whose root is thrown away.
     pub volatile: bool,
     /// Ignores setuid and setgid bits and file capabilities in the mount.
     pub nosuid: bool,

@@ -6,12 +6,15 @@
 
 use std::fmt;
 use std::io::{Read, Write};
+use std::path::Path;
 
 use rustix::io::Errno;
 
 use super::error::DriverError;
-use super::{CopyDriver, Driver, DriverKind, FuseDriver, OverlayDriver, RootSpec, fuse, mount_api};
-use crate::fs::{Context, Dir, Error, Optional};
+use super::{
+    CopyDriver, Driver, DriverKind, FuseDriver, OverlayDriver, RootOptions, RootSpec, fuse, mount_api,
+};
+use crate::fs::{Context, Dir, Durability, Error, Optional};
 use crate::stack::marks::{Families, Marks};
 use crate::stack::{Stack, Tree};
 
@@ -160,7 +163,7 @@ fn can_reflink(dir: &Dir) -> Result<bool, DriverError> {
 fn attributes(dir: &Dir) -> Result<(Families, Result<(), Refusal>), DriverError> {
     dir.create_dir("marked", 0o700)?;
     let write = |families: Families| {
-        let path = std::path::Path::new("marked");
+        let path = Path::new("marked");
         families.mark_opaque(dir, path)?;
         match dir.xattr(path, families.own().key("opaque"))?.as_deref() {
             Some(b"y") => Ok(()),
@@ -175,29 +178,37 @@ fn attributes(dir: &Dir) -> Result<(Families, Result<(), Refusal>), DriverError>
 
 /// Mounts two layers and does in the mount what containers do.
 fn overlay_trial(dir: &Dir, families: Families, privileged: bool) -> Result<(), Refusal> {
-    let trial = || {
-        let at = std::path::Path::new;
-        let (bottom, top) = (dir.ensure_dir("bottom", 0o755)?, dir.ensure_dir("top", 0o755)?);
-        for name in ["directory", "opaque"] {
-            bottom.create_dir(name, 0o755)?;
-            top.create_dir(name, 0o755)?;
-            write(&bottom, &format!("{name}/below"), b"below")?;
-            write(&top, &format!("{name}/above"), b"above")?;
-        }
-        for name in ["kept", "deleted", "removed"] {
-            write(&bottom, name, name.as_bytes())?;
-        }
-        families.whiteout(&top, at("."), at("deleted"))?;
-        families.mark_opaque(&top, at("opaque"))?;
-        let trees =
-            [top, bottom].map(|dir| Tree { dir, marks: Marks::Overlay(families.own()), declares_root: true });
-        let (layers, own) = (Stack::new(&trees), dir.ensure_dir("own", 0o700)?);
-        let spec = RootSpec::new(&layers, &own, "plywood:probe");
-        let driver = OverlayDriver::new(families, privileged);
-        driver.prepare(&spec)?;
-        use_root(&mount_api::open_root(&driver.mount_detached(&spec)?)?)
+    // The end of a mount waits for everything that the whole machine wrote to this file system, unless it is volatile.
+    // Kernels before 5.10 cannot do that and are tried without.
+    let trial = |volatile| {
+        let name = if volatile { "volatile" } else { "plain" };
+        mount_and_use(&dir.ensure_dir(name, 0o755)?, families, privileged, volatile)
     };
-    trial().map_err(|error: DriverError| Refusal::from_error(&error))
+    trial(true).or_else(|_| trial(false)).map_err(|error| Refusal::from_error(&error))
+}
+
+fn mount_and_use(dir: &Dir, families: Families, privileged: bool, volatile: bool) -> Result<(), DriverError> {
+    let at = Path::new;
+    let (bottom, top) = (dir.ensure_dir("bottom", 0o755)?, dir.ensure_dir("top", 0o755)?);
+    for name in ["directory", "opaque"] {
+        bottom.create_dir(name, 0o755)?;
+        top.create_dir(name, 0o755)?;
+        write(&bottom, &format!("{name}/below"), b"below")?;
+        write(&top, &format!("{name}/above"), b"above")?;
+    }
+    for name in ["kept", "deleted", "removed"] {
+        write(&bottom, name, name.as_bytes())?;
+    }
+    families.whiteout(&top, at("."), at("deleted"))?;
+    families.mark_opaque(&top, at("opaque"))?;
+    let trees =
+        [top, bottom].map(|dir| Tree { dir, marks: Marks::Overlay(families.own()), declares_root: true });
+    let (layers, own) = (Stack::new(&trees), dir.ensure_dir("own", 0o700)?);
+    let options = RootOptions { volatile, durability: Durability::Relaxed, ..RootOptions::default() };
+    let spec = RootSpec::new(&layers, &own, "plywood:probe").with(options);
+    let driver = OverlayDriver::new(families, privileged);
+    driver.prepare(&spec)?;
+    use_root(&mount_api::open_root(&driver.mount_detached(&spec)?)?)
 }
 
 fn use_root(root: &Dir) -> Result<(), DriverError> {
@@ -237,7 +248,7 @@ fn expect_names(dir: &Dir, path: &str, expected: &[&str]) -> Result<(), DriverEr
         return Err(unexpected(format!("{path} holds {names:?} instead of {expected:?}")));
     }
     for name in names {
-        if dir.stat(std::path::Path::new(path).join(&*name)).optional()?.is_none() {
+        if dir.stat(Path::new(path).join(&*name)).optional()?.is_none() {
             return Err(unexpected(format!("{path} lists {name}, which is not there")));
         }
     }
