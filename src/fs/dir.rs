@@ -86,7 +86,13 @@ impl Dir {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
-    fn fault(&self, step: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Error {
+    /// A failed step on `path`. The full path costs a system call, so it is asked for only then.
+    pub(super) fn fault(
+        &self,
+        step: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> Error {
         Error::new(step, self.path_of(path), source)
     }
 

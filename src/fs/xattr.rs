@@ -11,7 +11,7 @@ use rustix::fs::{self as sys, XattrFlags};
 use rustix::io::Errno;
 
 use super::dir::Dir;
-use super::error::{Context, Result};
+use super::error::Result;
 use super::meta::Xattrs;
 
 /// The kernel's bound on one value and on one list of names (`XATTR_SIZE_MAX`).
@@ -35,14 +35,14 @@ impl Dir {
             Err(Errno::OPNOTSUPP) => Ok(0),
             done => done,
         };
-        let length = length.at("list attributes of", self.path_of(&path))?;
+        let length = length.map_err(|error| self.fault("list attributes of", &path, error))?;
         let mut xattrs = Xattrs::new();
         for name in list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
             match target.get(name) {
                 Ok(value) => drop(xattrs.insert(name.to_vec(), value)),
                 // Removed between the two calls, or a name that this process may list but not read.
                 Err(Errno::NODATA) => {}
-                Err(error) => return Err(error).at("read an attribute of", self.path_of(&path)),
+                Err(error) => return Err(self.fault("read an attribute of", &path, error)),
             }
         }
         Ok(xattrs)
@@ -57,7 +57,7 @@ impl Dir {
         match self.xattr_path(path.as_ref())?.get(name.as_ref()) {
             Ok(value) => Ok(Some(value)),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-            Err(error) => Err(error).at("read an attribute of", self.path_of(&path)),
+            Err(error) => Err(self.fault("read an attribute of", &path, error)),
         }
     }
 
@@ -69,7 +69,7 @@ impl Dir {
     pub fn set_xattr(&self, path: impl AsRef<Path>, name: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
         let target = self.xattr_path(path.as_ref())?;
         sys::lsetxattr(&target.path, OsStr::from_bytes(name.as_ref()), value, XattrFlags::empty())
-            .at("set an attribute of", self.path_of(&path))
+            .map_err(|error| self.fault("set an attribute of", &path, error))
     }
 
     /// Removes one extended attribute of `path`, which is not followed; it need not be there.
@@ -81,7 +81,7 @@ impl Dir {
         let target = self.xattr_path(path.as_ref())?;
         match sys::lremovexattr(&target.path, OsStr::from_bytes(name.as_ref())) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-            done => done.at("remove an attribute of", self.path_of(&path)),
+            done => done.map_err(|error| self.fault("remove an attribute of", &path, error)),
         }
     }
 
