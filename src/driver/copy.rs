@@ -4,7 +4,11 @@
 //! names. What changed is told later by change times, which no program can set: see [`super::Copied`].
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::error::DriverError;
@@ -13,11 +17,11 @@ use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
     mount_api, usage,
 };
-use crate::fs::{Context, Dir, Durability, FileType, Metadata, Stat, Timestamp, copy_content};
+use crate::fs::{Dir, Durability, Error, FileType, Metadata, Stat, Timestamp, copy_content};
 use crate::path::LayerPath;
-use crate::stack::Tree;
 use crate::stack::marks::Marks;
 use crate::stack::object::{self, Object, Style};
+use crate::stack::{Found, Tree};
 
 const ROOT: &str = "root";
 const TICK: &str = "tick";
@@ -57,9 +61,7 @@ impl Driver for CopyDriver {
         Self::writable_only(spec)?;
         let mut prepared = Prepared::default();
         let mut copy = Copy::begin(spec, self.style, &mut prepared)?;
-        spec.layers.walk::<DriverError>(&mut |path, found| {
-            copy.add(path, &spec.layers.object(path, found)?, found)
-        })?;
+        spec.layers.walk::<DriverError>(&mut |path, found| copy.add(path, found))?;
         copy.finish()?.write(spec.dir, spec.options.durability)?;
         if spec.options.durability == Durability::Full {
             // One sync of everything is far cheaper than one for each file.
@@ -120,12 +122,31 @@ struct Copy<'a> {
     style: Style,
     prepared: &'a mut Prepared,
     root: Dir,
+    into: Last,
+    /// By position of the layer.
+    from: HashMap<usize, Last>,
     /// Parents before children. They get their metadata last, since whatever is put into them changes it.
     directories: Vec<(LayerPath, Metadata)>,
     /// Files with several names: where they come from, and the name they have here.
     linked: HashMap<(usize, u64), LayerPath>,
     oldest: Option<Timestamp>,
     newest: Timestamp,
+}
+
+/// The directory that was used last: the next name is mostly in the same one.
+#[derive(Default)]
+struct Last(Option<(LayerPath, Dir)>);
+
+impl Last {
+    fn open(&mut self, root: &Dir, path: LayerPath) -> Result<&Dir, crate::fs::Error> {
+        match self.0.take() {
+            Some(last) if last.0 == path => Ok(&self.0.insert(last).1),
+            _ => {
+                let dir = root.open_dir(path.as_path())?;
+                Ok(&self.0.insert((path, dir)).1)
+            }
+        }
+    }
 }
 
 impl<'a> Copy<'a> {
@@ -136,6 +157,8 @@ impl<'a> Copy<'a> {
             style,
             prepared,
             root: spec.dir.open_dir(ROOT)?,
+            into: Last::default(),
+            from: HashMap::new(),
             directories: vec![(LayerPath::ROOT, spec.layers.root_metadata()?)],
             linked: HashMap::new(),
             oldest: None,
@@ -143,46 +166,39 @@ impl<'a> Copy<'a> {
         })
     }
 
-    fn add(
-        &mut self,
-        path: &LayerPath,
-        object: &Object,
-        found: &crate::stack::Found,
-    ) -> Result<(), DriverError> {
-        let at = path.as_path();
-        if object.stat.links > 1 && !found.is_directory() {
-            match self.linked.entry((found.tree(), object.stat.inode)) {
-                std::collections::hash_map::Entry::Occupied(first) => {
-                    self.root.hard_link(first.get().as_path(), &self.root, at)?;
-                    self.saw(&self.root.stat(at)?);
+    fn add(&mut self, path: &LayerPath, found: &Found) -> Result<(), DriverError> {
+        let parent = path.parent().unwrap_or_default();
+        let name = Path::new(OsStr::from_bytes(path.file_name().unwrap_or(b".")));
+        let into = self.into.open(&self.root, parent.clone())?;
+        if found.stat.links > 1 && !found.is_directory() {
+            match self.linked.entry((found.tree(), found.stat.inode)) {
+                Entry::Occupied(first) => {
+                    self.root.hard_link(first.get().as_path(), into, name)?;
+                    let stat = into.stat(name)?;
+                    self.saw(&stat);
                     return Ok(());
                 }
-                std::collections::hash_map::Entry::Vacant(first) => drop(first.insert(path.clone())),
+                Entry::Vacant(first) => drop(first.insert(path.clone())),
             }
         }
-        if let FileType::File { size } = object.file_type {
-            let from = self.spec.layers.open(path, found)?;
-            let to = self.root.create_file(at, 0o600)?;
-            copy_content(&from, &to, size).at("copy", self.root.path_of(at))?;
+        let tree = self.spec.layers.tree(found.tree());
+        let from = self.from.entry(found.tree()).or_default().open(&tree.dir, parent)?;
+        let Object { file_type, metadata, .. } = object::read(from, name, tree.marks)?;
+        if let FileType::File { size } = file_type {
+            let to = into.create_file(name, 0o600)?;
+            copy_content(&from.open_file(name)?, &to, size)
+                .map_err(|error| Error::new("copy", self.root.path_of(path.as_path()), error))?;
         } else {
-            object::create(&self.root, at, &object.file_type)?;
+            object::create(into, name, &file_type)?;
         }
-        if object.file_type == FileType::Directory {
-            self.directories.push((path.clone(), object.metadata.clone()));
+        if file_type == FileType::Directory {
+            self.directories.push((path.clone(), metadata));
             return Ok(());
         }
-        self.set(path, &object.file_type, &object.metadata)
-    }
-
-    fn set(
-        &mut self,
-        path: &LayerPath,
-        file_type: &FileType,
-        metadata: &Metadata,
-    ) -> Result<(), DriverError> {
         let mut lose = |loss| self.prepared.losses.push(loss);
-        object::set_metadata(&self.root, path.as_path(), file_type, metadata, self.style, &mut lose, path)?;
-        self.saw(&self.root.stat(path.as_path())?);
+        object::set_metadata(into, name, &file_type, &metadata, self.style, &mut lose, path)?;
+        let stat = into.stat(name)?;
+        self.saw(&stat);
         Ok(())
     }
 
@@ -191,17 +207,17 @@ impl<'a> Copy<'a> {
         self.newest = self.newest.max(stat.ctime);
     }
 
-    /// Finishes the directories and says what the copy looks like now.
+    /// Finishes the directories, the deepest first, and says what the copy looks like now.
     fn finish(mut self) -> Result<Record, DriverError> {
-        let directories = std::mem::take(&mut self.directories);
-        for (path, metadata) in directories.iter().rev() {
-            self.set(path, &FileType::Directory, metadata)?;
+        let mut inodes = Vec::new();
+        while let Some((path, metadata)) = self.directories.pop() {
+            let (at, kind) = (path.as_path(), FileType::Directory);
+            let mut lose = |loss| self.prepared.losses.push(loss);
+            object::set_metadata(&self.root, at, &kind, &metadata, self.style, &mut lose, &path)?;
+            let stat = self.root.stat(at)?;
+            self.saw(&stat);
+            inodes.push((path, stat.inode));
         }
-        let inodes = directories.into_iter().map(|(path, _)| {
-            let inode = self.root.stat(path.as_path())?.inode;
-            Ok((path, inode))
-        });
-        let inodes: Vec<_> = inodes.collect::<Result<_, DriverError>>()?;
         let watermark = watermark(self.spec.dir, self.newest)?;
         Ok(Record::copy(self.oldest.unwrap_or(watermark)..watermark, &inodes))
     }

@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,9 @@ impl MountTable {
     }
 
     fn read_from(path: &Path) -> Result<Self, DriverError> {
-        let text = fs::read(path).at("read", path)?;
+        // In few large reads: between two of them the table may change.
+        let mut text = Vec::with_capacity(256 << 10);
+        fs::File::open(path).and_then(|mut file| file.read_to_end(&mut text)).at("read", path)?;
         Self::parse(&text).map_err(|(line, text)| DriverError::MountTable {
             path: path.to_owned(),
             line,
