@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use super::LoadError;
 use super::load::{Destination, LoadOptions};
 use super::stream::Watched;
+use super::walk::Lookup;
 use crate::blob::{BlobError, Blobs, ParkedBlob};
 use crate::codec::{Compression, sniff};
 use crate::digest::{Algorithm, Digest};
@@ -32,6 +33,36 @@ pub(super) trait Content<'w> {
 
     /// What the content is called there, for messages.
     fn name_of(&self, digest: &Digest) -> String;
+}
+
+/// What comes along, and behind it what the store has: an archive may leave out what its receiver has.
+pub(super) struct Received<'w, C> {
+    pub(super) content: C,
+    pub(super) into: Destination<'w>,
+}
+
+impl<'w, C: Content<'w>> Lookup for Received<'w, C> {
+    fn pin(&mut self, digests: &[Digest]) -> Result<(), LoadError> {
+        Ok((self.into.pin)(digests)?)
+    }
+
+    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
+        match self.content.find(digest)? {
+            Some(found) => Ok(Some(found)),
+            None => find_in(self.into.blobs, digest),
+        }
+    }
+
+    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        match self.content.read(digest, limit)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => read_in(self.into.blobs, digest, limit),
+        }
+    }
+
+    fn name_of(&self, digest: &Digest) -> String {
+        self.content.name_of(digest)
+    }
 }
 
 /// Where a layout has a blob.

@@ -1,6 +1,7 @@
 //! [`LoadError`] and [`SaveError`]: why an archive was refused, and why one could not be written.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::blob::BlobError;
 use crate::changeset::ChangesetError;
@@ -182,4 +183,48 @@ impl LoadError {
             other => Self::Tar(other),
         }
     }
+}
+
+/// Why an archive or a layout could not be written. What was written of an archive until then is worth nothing; a
+/// layout still lists what it listed before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// No image was asked for.
+    #[error("there is no image to save")]
+    NoImage,
+    /// An image is not whole, or its documents are refused.
+    #[error("cannot save the image {image}")]
+    Image {
+        /// What was asked for.
+        image: Digest,
+        /// What is wrong with it.
+        source: LoadError,
+    },
+    /// A blob could not be read, or is not what its name says.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The archive could not be written. A [`ChangesetError::Write`] has the reason.
+    #[error("cannot write the archive")]
+    Write(#[source] ChangesetError),
+    /// The directory has other things in it and is no layout.
+    #[error("{path:?} is not empty and no OCI layout")]
+    NotALayout {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The layout that is there lists its images in a way that is refused.
+    #[error("cannot add to {path:?}")]
+    Index {
+        /// The `index.json` of the layout.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// The caller asked to stop.
+    #[error("saving was cancelled")]
+    Cancelled,
+    /// The file system refused one step.
+    #[error(transparent)]
+    Io(#[from] fs::Error),
 }

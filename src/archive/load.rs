@@ -8,8 +8,9 @@
 use std::fmt;
 use std::io::Read;
 
-use super::content::{Content, Layout};
+use super::content::{Content, Layout, Received};
 use super::members::Members;
+use super::publish::publish;
 use super::stream::{self, Watched};
 use super::walk::Walk;
 use super::{LoadError, Warning, docker, names, oci};
@@ -151,9 +152,10 @@ pub fn load(
     };
     let listed_in = if index.is_some() { oci::INDEX } else { docker::MANIFEST };
 
-    let mut walk = Walk::new(members, into, options);
+    let cancelled = || options.is_cancelled();
+    let mut walk = Walk::new(Received { content: members, into: *into }, limits, &cancelled);
     let mut images = match index {
-        Some(index) => oci::images(&index, &mut walk)?,
+        Some(index) => oci::images(&index, &mut walk, options)?,
         None => Vec::new(),
     };
     let named: Vec<bool> = images.iter().map(|image| !image.names.is_empty()).collect();
@@ -162,7 +164,7 @@ pub fn load(
         let at = match images.iter().position(|image| image.manifests.iter().any(has_id)) {
             Some(at) => at,
             None => {
-                let target = docker::manifest_for(&item, &mut walk.content, limits)?;
+                let target = docker::manifest_for(&item, &mut walk.content.content, limits)?;
                 images.push(walk.image(target, docker::MANIFEST)?);
                 images.len() - 1
             }
@@ -172,7 +174,7 @@ pub fn load(
             names::add(&mut images[at], item.names);
         }
     }
-    finish(images, walk, listed_in)
+    finish(images, walk, listed_in, options)
 }
 
 /// Loads an OCI layout from a directory, with everything that its `index.json` lists.
@@ -200,22 +202,36 @@ pub fn load_layout(
     oci::check_layout(&layout, limits)?;
     let index = document(oci::INDEX)?.ok_or_else(|| missing(oci::INDEX, oci::LAYOUT))?;
     let blobs = Blobs::open(dir.try_clone()?)?;
-    let mut walk = Walk::new(Layout::new(blobs, into, options), into, options);
-    let images = oci::images(&index, &mut walk)?;
-    finish(images, walk, oci::INDEX)
+    let cancelled = || options.is_cancelled();
+    let content = Layout::new(blobs, into, options);
+    let mut walk = Walk::new(Received { content, into: *into }, limits, &cancelled);
+    let images = oci::images(&index, &mut walk, options)?;
+    finish(images, walk, oci::INDEX, options)
 }
 
 fn finish<'w>(
     mut images: Vec<Loaded>,
-    walk: Walk<'_, 'w, impl Content<'w>>,
+    walk: Walk<'_, Received<'w, impl Content<'w>>>,
     listed_in: &'static str,
+    options: &LoadOptions<'_>,
 ) -> Result<Vec<Loaded>, LoadError> {
     if images.is_empty() {
         return Err(LoadError::NoImage { member: listed_in.to_owned() });
     }
+    for image in &mut images {
+        image.warnings.extend(foreign_platform(&image.manifests));
+    }
     names::settle(&mut images);
-    walk.publish()?;
+    let Walk { content: Received { mut content, into }, needed, .. } = walk;
+    publish(&mut content, &needed, &into, options)?;
     Ok(images)
+}
+
+fn foreign_platform(manifests: &[LoadedManifest]) -> Option<Warning> {
+    let host = Platform::host();
+    let offered = manifests.first()?.platform();
+    let runs = manifests.iter().any(|manifest| host.accepts(&manifest.platform()));
+    (!runs).then_some(Warning::ForeignPlatform { offered, host })
 }
 
 fn missing(member: &str, wanted_by: &str) -> LoadError {

@@ -6,16 +6,20 @@
 mod content;
 mod docker;
 mod error;
+mod listing;
 mod load;
 mod members;
 mod names;
 mod oci;
 mod publish;
+mod save;
 mod stream;
+mod target;
 mod walk;
 mod warning;
 
-pub use error::LoadError;
+pub use error::{LoadError, SaveError};
 pub use load::{Destination, LoadOptions, Loaded, LoadedManifest, load, load_layout};
 pub use names::repository_for;
+pub use save::{ArchiveFormat, SaveImage, SaveOptions, save, save_layout};
 pub use warning::Warning;

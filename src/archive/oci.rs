@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::content::Content;
-use super::load::Loaded;
+use super::load::{LoadOptions, Loaded};
 use super::names::{self, Given};
-use super::walk::Walk;
+use super::walk::{Lookup, Walk};
 use super::{LoadError, Warning};
 use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME, json};
 use crate::limits::Limits;
 
 /// The document that makes a directory a layout.
 pub(super) const LAYOUT: &str = "oci-layout";
+/// What is in it.
+pub(super) const LAYOUT_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The document that lists the images of a layout.
 pub(super) const INDEX: &str = "index.json";
 
@@ -38,11 +39,11 @@ pub(super) fn check_layout(document: &[u8], limits: &Limits) -> Result<(), LoadE
 /// # Errors
 ///
 /// [`LoadError`].
-pub(super) fn images<'w>(
+pub(super) fn images(
     document: &[u8],
-    walk: &mut Walk<'_, 'w, impl Content<'w>>,
+    walk: &mut Walk<'_, impl Lookup>,
+    options: &LoadOptions<'_>,
 ) -> Result<Vec<Loaded>, LoadError> {
-    let options = walk.options;
     let index = Index::parse(document, &options.limits).map_err(|source| LoadError::image(INDEX, source))?;
     let mut targets: Vec<(Descriptor, Vec<Given>)> = Vec::new();
     let mut places = BTreeMap::new();

@@ -18,12 +18,12 @@ pub(super) fn publish<'w>(
     into: &Destination<'w>,
     options: &LoadOptions<'_>,
 ) -> Result<(), LoadError> {
-    let digests: Vec<_> = needed.in_order().map(|(digest, _)| digest).collect();
+    let digests: Vec<_> = needed.bottom_up().map(|(digest, _)| digest).collect();
     (into.pin)(&digests)?;
 
     let full = options.durability == Durability::Full;
     let mut staged = Vec::new();
-    for (digest, size) in needed.in_order() {
+    for (digest, size) in needed.bottom_up() {
         if into.blobs.size(&digest)? == Some(size) {
             // Whoever stored it may have been content with less.
             if full {

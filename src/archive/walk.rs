@@ -2,48 +2,53 @@
 
 use std::collections::BTreeSet;
 
-use super::content::{Content, Found, blob_path, find_in, read_in};
-use super::load::{Destination, LoadOptions, Loaded, LoadedManifest};
-use super::publish::publish;
+use super::content::{Found, blob_path};
+use super::load::{Loaded, LoadedManifest};
 use super::{LoadError, Warning};
 use crate::codec::Compression;
 use crate::digest::{DiffId, Digest};
 use crate::image::{
-    CompressionHint, Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind, Platform,
+    CompressionHint, Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind,
 };
+use crate::limits::Limits;
 
-/// What has to be published, each blob once.
+/// Blobs that belong together, each once however often it is referred to.
 #[derive(Default)]
 pub(super) struct Needed {
-    pub(super) layers: Blobs,
-    pub(super) configs: Blobs,
+    layers: Vec<(Digest, u64)>,
+    configs: Vec<(Digest, u64)>,
     /// Each behind what it refers to.
-    pub(super) manifests: Blobs,
-}
-
-/// Digests and sizes in the order in which they were found.
-#[derive(Default)]
-pub(super) struct Blobs {
-    order: Vec<(Digest, u64)>,
+    manifests: Vec<(Digest, u64)>,
     known: BTreeSet<Digest>,
 }
 
-impl Blobs {
-    fn add(&mut self, descriptor: &Descriptor) {
+impl Needed {
+    fn add(&mut self, list: fn(&mut Self) -> &mut Vec<(Digest, u64)>, descriptor: &Descriptor) {
         if self.known.insert(descriptor.digest) {
-            self.order.push((descriptor.digest, descriptor.size));
+            list(self).push((descriptor.digest, descriptor.size));
         }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Digest, u64)> {
-        self.order.iter().copied()
+    fn layer(&mut self, descriptor: &Descriptor) {
+        self.add(|needed| &mut needed.layers, descriptor);
     }
-}
 
-impl Needed {
-    /// All of it, in the order of publishing.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = (Digest, u64)> {
-        self.layers.iter().chain(self.configs.iter()).chain(self.manifests.iter())
+    fn config(&mut self, descriptor: &Descriptor) {
+        self.add(|needed| &mut needed.configs, descriptor);
+    }
+
+    fn manifest(&mut self, descriptor: &Descriptor) {
+        self.add(|needed| &mut needed.manifests, descriptor);
+    }
+
+    /// Digests and sizes, what is referred to in front of what refers to it: the order of publishing.
+    pub(super) fn bottom_up(&self) -> impl DoubleEndedIterator<Item = (Digest, u64)> {
+        self.layers.iter().chain(&self.configs).chain(&self.manifests).copied()
+    }
+
+    /// The other way round, documents first: the order in an archive, so that who reads it knows early what will come.
+    pub(super) fn top_down(&self) -> impl Iterator<Item = (Digest, u64)> {
+        self.manifests.iter().rev().chain(&self.configs).chain(&self.layers).copied()
     }
 }
 
@@ -55,28 +60,39 @@ enum Presence {
     Lacking(Digest),
 }
 
-/// Reads documents and looks after what they refer to, in the archive first and then in the store: an archive may
-/// leave out what its receiver has.
-pub(super) struct Walk<'a, 'w, C> {
-    pub(super) content: C,
-    pub(super) options: &'a LoadOptions<'a>,
-    into: Destination<'w>,
-    needed: Needed,
+/// Where a walk leads through.
+pub(super) trait Lookup {
+    /// Keeps what is about to be looked for from being removed.
+    fn pin(&mut self, digests: &[Digest]) -> Result<(), LoadError>;
+
+    /// What there is under `digest`.
+    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError>;
+
+    /// The bytes of a document, not verified. Too long ones are cut behind `limit`, and the caller finds out.
+    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
+
+    /// What the content is called there, for messages.
+    fn name_of(&self, digest: &Digest) -> String;
+}
+
+/// Reads documents and looks after what they refer to.
+pub(super) struct Walk<'a, L> {
+    pub(super) content: L,
+    pub(super) needed: Needed,
+    limits: &'a Limits,
+    cancelled: &'a dyn Fn() -> bool,
+    foreign_layers: bool,
     documents: usize,
 }
 
-impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
-    pub(super) fn new(content: C, into: &Destination<'w>, options: &'a LoadOptions<'a>) -> Self {
-        Self { content, options, into: *into, needed: Needed::default(), documents: 0 }
+impl<'a, L: Lookup> Walk<'a, L> {
+    pub(super) fn new(content: L, limits: &'a Limits, cancelled: &'a dyn Fn() -> bool) -> Self {
+        Self { content, needed: Needed::default(), limits, cancelled, foreign_layers: true, documents: 0 }
     }
 
-    /// Publishes everything that was found.
-    ///
-    /// # Errors
-    ///
-    /// As [`publish`].
-    pub(super) fn publish(mut self) -> Result<(), LoadError> {
-        publish(&mut self.content, &self.needed, &self.into, self.options)
+    /// Passes over layers that must not be passed on, if they can be had elsewhere.
+    pub(super) fn without_foreign_layers(self) -> Self {
+        Self { foreign_layers: false, ..self }
     }
 
     /// Everything that `target` stands for, which `wanted_by` lists.
@@ -94,12 +110,9 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
             names: Vec::new(),
             warnings: Vec::new(),
         };
-        self.pin(&[target.digest])?;
+        self.content.pin(&[target.digest])?;
         let missing = match self.descend(&target, 0, &mut loaded)? {
-            Presence::Whole => {
-                loaded.warnings.extend(foreign_platform(&loaded.manifests));
-                return Ok(loaded);
-            }
+            Presence::Whole => return Ok(loaded),
             Presence::Absent => (target.digest, wanted_by.to_owned()),
             Presence::Lacking(missing) => (missing, self.content.name_of(&target.digest)),
         };
@@ -113,8 +126,7 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
         }
         self.count_document(at)?;
         let Some(bytes) = self.document(at)? else { return Ok(Presence::Absent) };
-        let limits = &self.options.limits;
-        let document = ManifestDocument::parse_described(at, &bytes, limits);
+        let document = ManifestDocument::parse_described(at, &bytes, self.limits);
         match document.map_err(|source| self.refused(at, source))? {
             ManifestDocument::Index(index) => self.index(at, &index, depth, loaded),
             ManifestDocument::Image(manifest) if !at.is_attestation() => self.manifest(at, manifest, loaded),
@@ -126,9 +138,9 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
 
     /// Something of a kind that is not known here, kept as it is.
     fn leaf(&mut self, at: &Descriptor, loaded: &mut Loaded) -> Result<Presence, LoadError> {
-        let Some(found) = self.find(&at.digest)? else { return Ok(Presence::Absent) };
+        let Some(found) = self.content.find(&at.digest)? else { return Ok(Presence::Absent) };
         self.check_size(at, found)?;
-        self.needed.layers.add(at);
+        self.needed.layer(at);
         let (digest, media_type) = (at.digest, at.media_type.clone());
         loaded.warnings.push(Warning::UnknownType { digest, media_type });
         loaded.artifacts.push(at.clone());
@@ -142,11 +154,11 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
         depth: usize,
         loaded: &mut Loaded,
     ) -> Result<Presence, LoadError> {
-        if depth == self.options.limits.index_depth {
+        if depth == self.limits.index_depth {
             let (limit, maximum) = ("index_depth", depth as u64);
             return Err(LoadError::Limit { member: self.content.name_of(&at.digest), limit, maximum });
         }
-        self.pin(&index.manifests.iter().map(|child| child.digest).collect::<Vec<_>>())?;
+        self.content.pin(&index.manifests.iter().map(|child| child.digest).collect::<Vec<_>>())?;
         let mut any = index.manifests.is_empty();
         let mut first_missing = None;
         for child in &index.manifests {
@@ -169,7 +181,7 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
         match first_missing {
             Some(missing) if !any => Ok(Presence::Lacking(missing)),
             _ => {
-                self.needed.manifests.add(at);
+                self.needed.manifest(at);
                 Ok(Presence::Whole)
             }
         }
@@ -185,13 +197,14 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
         let Some(bytes) = self.document(&manifest.config)? else {
             return Ok(Presence::Lacking(manifest.config.digest));
         };
-        let config = Config::parse_described(&manifest.config, &bytes, &self.options.limits);
+        let config = Config::parse_described(&manifest.config, &bytes, self.limits);
         let config = config.map_err(|source| self.refused(&manifest.config, source))?;
         manifest.check_config(&config).map_err(|source| self.refused(at, source))?;
 
         let mut warnings = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-            match self.find(&layer.digest)? {
+            let passed_over = !self.foreign_layers && is_foreign(layer) && !layer.urls.is_empty();
+            match self.content.find(&layer.digest)?.filter(|_| !passed_over) {
                 Some(found) => {
                     self.check_size(layer, found)?;
                     self.check_diff_id(layer, diff_id, found)?;
@@ -202,11 +215,11 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
         }
         for layer in &manifest.layers {
             if !warnings.contains(&Warning::ForeignLayer { layer: layer.digest }) {
-                self.needed.layers.add(layer);
+                self.needed.layer(layer);
             }
         }
-        self.needed.configs.add(&manifest.config);
-        self.needed.manifests.add(at);
+        self.needed.config(&manifest.config);
+        self.needed.manifest(at);
         let digest = manifest.config.digest;
         warnings
             .extend(config.warnings().into_iter().map(|warning| Warning::Config { config: digest, warning }));
@@ -224,54 +237,40 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
         self.pin_parts(manifest)?;
         let parts = || manifest.layers.iter().chain([&manifest.config]);
         for part in parts() {
-            match self.find(&part.digest)? {
+            match self.content.find(&part.digest)? {
                 Some(found) => self.check_size(part, found)?,
                 None => return Ok(Presence::Lacking(part.digest)),
             }
         }
-        parts().for_each(|part| self.needed.layers.add(part));
-        self.needed.manifests.add(at);
+        parts().for_each(|part| self.needed.layer(part));
+        self.needed.manifest(at);
         loaded.artifacts.push(at.clone());
         Ok(Presence::Whole)
     }
 
-    fn pin(&self, digests: &[Digest]) -> Result<(), LoadError> {
-        Ok((self.into.pin)(digests)?)
-    }
-
-    fn pin_parts(&self, manifest: &Manifest) -> Result<(), LoadError> {
+    fn pin_parts(&mut self, manifest: &Manifest) -> Result<(), LoadError> {
         let parts = manifest.layers.iter().chain([&manifest.config]);
-        self.pin(&parts.map(|part| part.digest).collect::<Vec<_>>())
-    }
-
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        match self.content.find(digest)? {
-            Some(found) => Ok(Some(found)),
-            None => find_in(self.into.blobs, digest),
-        }
+        self.content.pin(&parts.map(|part| part.digest).collect::<Vec<_>>())
     }
 
     /// The bytes that `at` names, not verified.
     fn document(&mut self, at: &Descriptor) -> Result<Option<Vec<u8>>, LoadError> {
-        let limit = self.options.limits.json_bytes;
+        let limit = self.limits.json_bytes;
         if at.size > limit {
             let source = ImageError::TooLarge { document: "document", bytes: at.size, limit };
             return Err(self.refused(at, source));
         }
-        match self.content.read(&at.digest, limit)? {
-            Some(bytes) => Ok(Some(bytes)),
-            None => read_in(self.into.blobs, &at.digest, limit),
-        }
+        self.content.read(&at.digest, limit)
     }
 
     fn count_document(&mut self, at: &Descriptor) -> Result<(), LoadError> {
-        let limit = self.options.limits.images;
+        let limit = self.limits.images;
         self.documents += 1;
         if self.documents > limit {
             let member = self.content.name_of(&at.digest);
             return Err(LoadError::Limit { member, limit: "images", maximum: limit as u64 });
         }
-        if self.options.is_cancelled() {
+        if (self.cancelled)() {
             return Err(LoadError::Cancelled);
         }
         Ok(())
@@ -309,11 +308,4 @@ impl<'a, 'w, C: Content<'w>> Walk<'a, 'w, C> {
 /// Whether a layer may be absent, because it must not be passed on.
 fn is_foreign(layer: &Descriptor) -> bool {
     matches!(layer.media_type.kind(), MediaKind::Layer { distributable: false, .. })
-}
-
-fn foreign_platform(manifests: &[LoadedManifest]) -> Option<Warning> {
-    let host = Platform::host();
-    let offered = manifests.first()?.platform();
-    let runs = manifests.iter().any(|manifest| host.accepts(&manifest.platform()));
-    (!runs).then_some(Warning::ForeignPlatform { offered, host })
 }

@@ -1,9 +1,9 @@
-//! [`Warning`]: what is odd about an archive that was loaded nonetheless.
+//! [`Warning`]: what is odd about an image that was loaded or saved nonetheless.
 
 use crate::digest::Digest;
 use crate::image::{ConfigWarning, MediaType, Platform, Reference};
 
-/// Something that whoever loads an image may want to know.
+/// Something that whoever loads or saves an image may want to know.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {
@@ -66,6 +66,12 @@ pub enum Warning {
         digest: Digest,
         /// Its media type.
         media_type: MediaType,
+    },
+    /// What is saved is no image, so `manifest.json` cannot list it; `index.json` does.
+    #[error("{target} is no image and is not listed in manifest.json")]
+    NotForDocker {
+        /// What was to be saved.
+        target: Digest,
     },
     /// The config of an image is odd.
     #[error("{warning}")]

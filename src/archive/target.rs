@@ -1,0 +1,87 @@
+//! [`Target`]: an OCI layout on disk that images are added to.
+
+use std::io::{Read, Write};
+
+use super::save::SaveOptions;
+use super::{SaveError, oci};
+use crate::blob::Blobs;
+use crate::digest::Digest;
+use crate::fs::{Context, Dir, Durability, Optional, Staging, Workspace};
+use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME};
+
+/// A layout that is written to. Work in progress is in a directory with a random name beside `blobs`.
+pub(super) struct Target<'a> {
+    dir: &'a Dir,
+    blobs: Blobs,
+    workspace: Workspace,
+    index: Index,
+    durability: Durability,
+}
+
+impl<'a> Target<'a> {
+    /// Opens the layout in `dir`, or makes one there if it is empty.
+    pub(super) fn open(dir: &'a Dir, options: &SaveOptions<'_>) -> Result<Self, SaveError> {
+        let durability = options.durability;
+        let names = dir.names()?;
+        let is_layout = names.iter().any(|name| name.name == oci::LAYOUT.as_bytes());
+        if !is_layout && !names.is_empty() {
+            return Err(SaveError::NotALayout { path: dir.path_of("") });
+        }
+        let (blobs, workspace, index) = if is_layout {
+            let blobs = Blobs::open(dir.try_clone()?)?;
+            let index = read_index(dir, options)?;
+            (blobs, Staging::new(dir.try_clone()?).workspace()?, index)
+        } else {
+            let workspace = Staging::new(dir.try_clone()?).workspace()?;
+            (Blobs::create(dir.try_clone()?, &workspace, durability)?, workspace, Index::default())
+        };
+        Ok(Self { dir, blobs, workspace, index, durability })
+    }
+
+    /// Whether there is a blob of this name and size.
+    pub(super) fn has(&self, digest: &Digest, size: u64) -> Result<bool, SaveError> {
+        Ok(self.blobs.size(digest)? == Some(size))
+    }
+
+    /// Adds a blob. `copy` hands out its bytes and makes sure that they are it.
+    pub(super) fn add(
+        &self,
+        digest: &Digest,
+        copy: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), SaveError>) -> Result<(), SaveError>,
+    ) -> Result<(), SaveError> {
+        let mut writer = self.blobs.writer(&self.workspace, digest.algorithm())?;
+        copy(&mut |bytes| Ok(writer.write_all(bytes).at("write", writer.path())?))?;
+        self.blobs.publish(writer.finish()?, self.durability)?;
+        Ok(())
+    }
+
+    /// Lists `entries` in the layout and closes it.
+    pub(super) fn list(self, entries: Vec<Descriptor>) -> Result<(), SaveError> {
+        let Self { dir, blobs, workspace, mut index, durability } = self;
+        if durability == Durability::Full {
+            blobs.sync()?;
+        }
+        index.manifests.retain(|old| !entries.iter().any(|new| replaces(new, old)));
+        index.manifests.extend(entries);
+        workspace.replace(&index.to_json(), dir, oci::INDEX, durability)?;
+        Ok(workspace.close()?)
+    }
+}
+
+/// Whether `new` takes the place of `old`: it has its name, or it is the same and `old` has none.
+fn replaces(new: &Descriptor, old: &Descriptor) -> bool {
+    let name = |entry: &'_ Descriptor, key| entry.annotations.get(key).cloned();
+    let has_name = |key| name(old, key).is_some() && name(old, key) == name(new, key);
+    let unnamed = name(old, OCI_REF_NAME).is_none() && name(old, CONTAINERD_IMAGE_NAME).is_none();
+    has_name(OCI_REF_NAME) || has_name(CONTAINERD_IMAGE_NAME) || (unnamed && old.digest == new.digest)
+}
+
+fn read_index(dir: &Dir, options: &SaveOptions<'_>) -> Result<Index, SaveError> {
+    let Some(file) = dir.open_file(oci::INDEX).optional()? else { return Ok(Index::default()) };
+    let path = dir.path_of(oci::INDEX);
+    let mut bytes = Vec::new();
+    // One byte more than is allowed, for the parser to say so.
+    let limit = options.limits.json_bytes.saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).at("read", &path)?;
+    Index::parse(&bytes, &options.limits).map_err(|source| SaveError::Index { path, source })
+}

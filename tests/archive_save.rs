@@ -1,0 +1,507 @@
+//! Saving images, through the public door: what is in the archive, and that loading it gives the same images.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+
+use common::image::{Compression, ImageSpec, Layout, blob_path, image};
+use common::tar::tar;
+use plywood::archive::{
+    ArchiveFormat, Destination, LoadOptions, Loaded, SaveError, SaveImage, SaveOptions, Warning, load, save,
+    save_layout,
+};
+use plywood::blob::{BlobError, Blobs};
+use plywood::digest::Digest;
+use plywood::fs::{Dir, Durability, Staging};
+use plywood::image::Reference;
+use serde_json::{Value, json};
+
+const FORMATS: [ArchiveFormat; 2] = [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive];
+
+/// A layout to save from.
+struct Shop {
+    temp: tempfile::TempDir,
+    blobs: Blobs,
+    staging: Staging,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let temp = common::scratch();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let staging = Staging::new(dir.ensure_dir("staging", 0o700).unwrap());
+        let layout = dir.ensure_dir("oci", 0o755).unwrap();
+        let blobs = Blobs::create(layout, &staging.workspace().unwrap(), Durability::Relaxed).unwrap();
+        Self { temp, blobs, staging }
+    }
+
+    fn load(&self, archive: impl AsRef<[u8]>) -> Vec<Loaded> {
+        let workspace = self.staging.workspace().unwrap();
+        let into = Destination { blobs: &self.blobs, workspace: &workspace, pin: &|_| Ok(()) };
+        load(archive.as_ref(), &into, &LoadOptions::default()).unwrap()
+    }
+
+    fn save(&self, images: &[SaveImage], format: ArchiveFormat) -> Vec<u8> {
+        let mut out = Vec::new();
+        let warnings = save(images, &self.blobs, format, &mut out, &SaveOptions::default()).unwrap();
+        assert_eq!(warnings, []);
+        out
+    }
+}
+
+/// Images as they were loaded, ready to be saved.
+fn as_loaded(images: &[Loaded]) -> Vec<SaveImage> {
+    images
+        .iter()
+        .map(|image| SaveImage { target: image.target.clone(), names: image.names.clone() })
+        .collect()
+}
+
+fn layer(content: &str) -> Vec<u8> {
+    tar().file("content", content).finish()
+}
+
+fn web() -> ImageSpec {
+    image().layer(layer("base")).layer(layer("web")).name("docker.io/library/web:1")
+}
+
+/// Three images that share a layer: one with a name, one with two, one with none.
+fn three() -> Layout {
+    let mut layout = Layout::of(&web());
+    layout.add(
+        &image()
+            .layer(layer("base"))
+            .compressed(layer("db"), Compression::Gzip)
+            .compressed(layer("more"), Compression::Zstd)
+            .name("quay.io/me/db:2")
+            .name("docker.io/me/db:latest"),
+    );
+    layout.add(&image().layer(layer("base")).layer(layer("untagged")));
+    layout
+}
+
+/// The members of a tar as GNU tar finds them: names in their order, and the content of files.
+fn members(archive: &[u8]) -> (Vec<String>, BTreeMap<String, Vec<u8>>) {
+    let dir = common::scratch();
+    let file = dir.path().join("archive.tar");
+    std::fs::write(&file, archive).unwrap();
+    let list = common::run("tar", [Path::new("-tf"), &file]);
+    let out = dir.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    common::run("tar", [Path::new("-xf"), &file, Path::new("-C"), &out]);
+    let names: Vec<_> = String::from_utf8(list).unwrap().lines().map(str::to_owned).collect();
+    let files = names.iter().filter(|name| !name.ends_with('/'));
+    let files = files.map(|name| (name.clone(), std::fs::read(out.join(name)).unwrap())).collect();
+    (names, files)
+}
+
+#[test]
+fn what_was_saved_loads_as_the_same_images() {
+    let layout = three();
+    for first in [layout.oci_archive(), layout.docker_archive()] {
+        let shop = Shop::new();
+        let loaded = shop.load(first);
+        for format in FORMATS {
+            let saved = shop.save(&as_loaded(&loaded), format);
+            assert_eq!(Shop::new().load(&saved), loaded, "{format:?}");
+            assert_eq!(shop.save(&as_loaded(&shop.load(&saved)), format), saved, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn an_archive_has_each_blob_once_and_every_image_in_its_index() {
+    let layout = three();
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(layout.oci_archive()));
+    for format in FORMATS {
+        let (names, files) = members(&shop.save(&images, format));
+        let unique: BTreeSet<_> = names.iter().collect();
+        assert_eq!(unique.len(), names.len(), "{names:?}");
+        for (digest, bytes) in &layout.blobs {
+            assert_eq!(files[&blob_path(digest)], *bytes);
+        }
+        assert_eq!(files["oci-layout"], br#"{"imageLayoutVersion":"1.0.0"}"#);
+        let documents = if format == ArchiveFormat::OciArchive { 2 } else { 4 };
+        assert_eq!(files.len(), layout.blobs.len() + documents);
+
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let entries: Vec<_> = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                let annotation = |key: &str| entry["annotations"][key].as_str().unwrap_or("-").to_owned();
+                (
+                    entry["digest"].as_str().unwrap().to_owned(),
+                    annotation("org.opencontainers.image.ref.name"),
+                    annotation("io.containerd.image.name"),
+                )
+            })
+            .collect();
+        let entry = |image: usize, familiar: &str, canonical: &str| {
+            (layout.images[image].manifest.clone(), familiar.to_owned(), canonical.to_owned())
+        };
+        assert_eq!(
+            entries,
+            [
+                entry(0, "web:1", "docker.io/library/web:1"),
+                entry(1, "quay.io/me/db:2", "quay.io/me/db:2"),
+                entry(1, "me/db:latest", "docker.io/me/db:latest"),
+                entry(2, "-", "-"),
+            ]
+        );
+    }
+}
+
+#[test]
+fn the_docker_side_lists_the_same_images() {
+    let layout = three();
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(layout.oci_archive()));
+    let (_, files) = members(&shop.save(&images, ArchiveFormat::DockerArchive));
+    let items: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    let tags = [
+        json!(["docker.io/library/web:1"]),
+        json!(["quay.io/me/db:2", "docker.io/me/db:latest"]),
+        Value::Null,
+    ];
+    let expected: Value = layout
+        .images
+        .iter()
+        .zip(tags)
+        .map(|(added, tags)| {
+            json!({
+                "Config": blob_path(&added.config),
+                "RepoTags": tags,
+                "Layers": added.layers.iter().map(|digest| blob_path(digest)).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    assert_eq!(items, expected);
+    let repositories: Value = serde_json::from_slice(&files["repositories"]).unwrap();
+    let top = |image: usize| layout.images[image].layers.last().unwrap()[7..].to_owned();
+    assert_eq!(
+        repositories,
+        json!({
+            "docker.io/library/web": {"1": top(0)},
+            "quay.io/me/db": {"2": top(1)},
+            "docker.io/me/db": {"latest": top(1)},
+        })
+    );
+}
+
+#[test]
+fn headers_tell_nothing_of_the_machine_and_the_moment() {
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(three().oci_archive()));
+    let archive = shop.save(&images, ArchiveFormat::DockerArchive);
+    let mut at = 0;
+    while archive[at] != 0 {
+        let header = &archive[at..at + 512];
+        let octal = |field: &[u8]| {
+            u64::from_str_radix(std::str::from_utf8(field).unwrap().trim_end_matches('\0'), 8).unwrap()
+        };
+        let mode = if header[156] == b'5' { 0o755 } else { 0o644 };
+        assert_eq!(octal(&header[100..108]), mode);
+        assert_eq!((octal(&header[108..116]), octal(&header[116..124]), octal(&header[136..148])), (0, 0, 0));
+        assert!(header[265..].iter().all(|&byte| byte == 0 || byte == b'0'), "no names of users");
+        at += 512 + usize::try_from(octal(&header[124..136])).unwrap().next_multiple_of(512);
+    }
+    assert_eq!(archive.len(), at + 1024);
+}
+
+#[test]
+fn a_name_with_a_digest_is_no_tag() {
+    let shop = Shop::new();
+    let mut images = as_loaded(&shop.load(Layout::of(&web()).oci_archive()));
+    let name = format!("docker.io/library/web:1@{}", images[0].target.digest);
+    images[0].names = vec![Reference::parse_familiar(&name).unwrap()];
+    let archive = shop.save(&images, ArchiveFormat::DockerArchive);
+    let (_, files) = members(&archive);
+    let items: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    assert_eq!(items[0]["RepoTags"], Value::Null);
+    assert_eq!(Shop::new().load(archive)[0].names, images[0].names);
+}
+
+/// An index for this machine and another one, both there.
+fn two_platforms() -> Layout {
+    let mut foreign = web();
+    foreign.config["architecture"] = json!("s390x");
+    let mut layout = Layout::of(&foreign);
+    layout.add(&web());
+    let manifests: Vec<_> = layout
+        .images
+        .iter()
+        .map(|added| {
+            let config: Value = serde_json::from_slice(&layout.blobs[&added.config]).unwrap();
+            json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": added.manifest,
+                "size": layout.blobs[&added.manifest].len(),
+                "platform": {"architecture": config["architecture"], "os": "linux"},
+            })
+        })
+        .collect();
+    let index_type = "application/vnd.oci.image.index.v1+json";
+    let index = layout
+        .document(index_type, &json!({"schemaVersion": 2, "mediaType": index_type, "manifests": manifests}));
+    layout.index["manifests"] = json!([index]);
+    layout
+}
+
+#[test]
+fn of_an_index_all_is_saved_and_the_docker_side_lists_one_platform() {
+    let layout = two_platforms();
+    let shop = Shop::new();
+    let loaded = shop.load(layout.oci_archive());
+    let archive = shop.save(&as_loaded(&loaded), ArchiveFormat::DockerArchive);
+    assert_eq!(Shop::new().load(&archive), loaded);
+    let config = |files: &BTreeMap<String, Vec<u8>>| {
+        let items: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        assert_eq!(items.as_array().unwrap().len(), 1);
+        items[0]["Config"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(config(&members(&archive).1), blob_path(&layout.images[1].config), "this machine's");
+    let mut options = SaveOptions::default();
+    options.platform = "linux/s390x".parse().unwrap();
+    let mut out = Vec::new();
+    save(&as_loaded(&loaded), &shop.blobs, ArchiveFormat::DockerArchive, &mut out, &options).unwrap();
+    assert_eq!(config(&members(&out).1), blob_path(&layout.images[0].config));
+}
+
+#[test]
+fn platforms_that_are_absent_stay_absent() {
+    let layout = two_platforms();
+    let mut files = layout.files();
+    files.remove(&blob_path(&layout.images[0].manifest)).unwrap();
+    let shop = Shop::new();
+    let loaded = shop.load(common::image::pack(&files));
+    let mut archive = Vec::new();
+    let warnings = save(
+        &as_loaded(&loaded),
+        &shop.blobs,
+        ArchiveFormat::DockerArchive,
+        &mut archive,
+        &SaveOptions::default(),
+    );
+    assert!(matches!(warnings.unwrap()[..], [Warning::AbsentManifest { .. }]));
+    assert_eq!(Shop::new().load(archive), loaded);
+}
+
+#[test]
+fn layers_that_must_not_be_passed_on_are_not() {
+    let mut layout = Layout::of(&web());
+    let added = layout.images[0].clone();
+    let mut manifest: Value = serde_json::from_slice(&layout.blobs[&added.manifest]).unwrap();
+    manifest["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar");
+    manifest["layers"][1]["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar");
+    manifest["layers"][0]["urls"] = json!(["https://example.com/layer"]);
+    let descriptor = layout.document("application/vnd.oci.image.manifest.v1+json", &manifest);
+    layout.index["manifests"] = json!([descriptor]);
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(layout.oci_archive()));
+    let mut archive = Vec::new();
+    let options = SaveOptions::default();
+    let warnings = save(&images, &shop.blobs, ArchiveFormat::DockerArchive, &mut archive, &options).unwrap();
+    let layer = added.layers[0].parse().unwrap();
+    assert_eq!(warnings, [Warning::ForeignLayer { layer }]);
+    let (_, files) = members(&archive);
+    assert!(!files.contains_key(&blob_path(&added.layers[0])));
+    assert!(files.contains_key(&blob_path(&added.layers[1])), "it is nowhere else");
+    let items: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    assert_eq!(items[0]["LayerSources"], json!({&added.diff_ids[0]: manifest["layers"][0]}));
+    assert_eq!(Shop::new().load(archive)[0].warnings, [Warning::ForeignLayer { layer }]);
+}
+
+#[test]
+fn a_blob_that_rotted_in_the_store_is_found_out() {
+    let layout = Layout::of(&web());
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(layout.oci_archive()));
+    let options = SaveOptions::default();
+    for digest in layout.blobs.keys() {
+        let path = shop.temp.path().join("oci").join(blob_path(digest));
+        let good = std::fs::read(&path).unwrap();
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        let longer = [&good[..], b"x"].concat();
+        for bad in [flipped, longer, good[1..].to_vec()] {
+            std::fs::write(&path, bad).unwrap();
+            save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap_err();
+            let into = common::scratch();
+            let dir = Dir::open_ambient(into.path()).unwrap();
+            save_layout(&images, &shop.blobs, &dir, &options).unwrap_err();
+            assert!(!into.path().join("index.json").exists());
+        }
+        std::fs::remove_file(&path).unwrap();
+        let error =
+            save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap_err();
+        assert!(
+            matches!(error, SaveError::Image { .. } | SaveError::Blob(BlobError::Missing { .. })),
+            "{error}"
+        );
+        std::fs::write(&path, good).unwrap();
+    }
+    shop.save(&images, ArchiveFormat::OciArchive);
+}
+
+#[test]
+fn what_cannot_be_written_says_why() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::Error::from_raw_os_error(28))?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(three().oci_archive()));
+    let options = SaveOptions::default();
+    for room in [0, 100_000] {
+        let images = if room == 0 {
+            images.clone()
+        } else {
+            let big = tar().file("big", vec![1; 1 << 20]).finish();
+            as_loaded(&shop.load(Layout::of(&image().layer(big)).oci_archive()))
+        };
+        let error = save(&images, &shop.blobs, ArchiveFormat::OciArchive, Full(room), &options).unwrap_err();
+        assert!(matches!(error, SaveError::Write(_)), "{error}");
+        let reason = std::error::Error::source(&error).and_then(|error| error.source()).unwrap().to_string();
+        assert!(reason.starts_with("No space left on device"), "{reason}");
+    }
+    let error = save(&[], &shop.blobs, ArchiveFormat::OciArchive, Vec::new(), &options).unwrap_err();
+    assert!(matches!(error, SaveError::NoImage));
+}
+
+#[test]
+fn the_caller_hears_how_far_it_is_and_can_stop_it() {
+    let layout = three();
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(layout.oci_archive()));
+    let heard = RefCell::new(Vec::new());
+    let progress = |done, total| heard.borrow_mut().push((done, total));
+    let mut options = SaveOptions::default();
+    options.progress = Some(&progress);
+    save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap();
+    let total: u64 = layout.blobs.values().map(|blob| blob.len() as u64).sum();
+    assert!(heard.borrow().is_sorted());
+    assert_eq!(heard.borrow().last(), Some(&(total, total)));
+    let stop = || true;
+    options.cancelled = Some(&stop);
+    let error = save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap_err();
+    assert!(matches!(error, SaveError::Cancelled), "{error:?}");
+}
+
+/// What an `index.json` lists: ref.names (or `-`) and digests.
+fn listed(dir: &Path) -> Vec<(String, String)> {
+    let index: Value = serde_json::from_slice(&std::fs::read(dir.join("index.json")).unwrap()).unwrap();
+    let entry = |entry: &Value| {
+        let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap_or("-");
+        (name.to_owned(), entry["digest"].as_str().unwrap().to_owned())
+    };
+    index["manifests"].as_array().unwrap().iter().map(entry).collect()
+}
+
+#[test]
+fn a_layout_is_made_in_an_empty_directory_and_added_to() {
+    let layout = three();
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(layout.oci_archive()));
+    let into = common::scratch();
+    let dir = Dir::open_ambient(into.path()).unwrap();
+    let options = SaveOptions::default();
+    save_layout(&images[..1], &shop.blobs, &dir, &options).unwrap();
+    let names: BTreeSet<_> =
+        std::fs::read_dir(into.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["blobs", "index.json", "oci-layout"].map(Into::into).into());
+    let manifest = |image: usize| layout.images[image].manifest.clone();
+    assert_eq!(listed(into.path()), [("web:1".to_owned(), manifest(0))]);
+
+    // Somebody else's entries stay, names move, what has no name is there once.
+    let mut moved = images[1].clone();
+    moved.names = vec![Reference::parse_familiar("web:1").unwrap()];
+    for _ in 0..2 {
+        save_layout(&[images[2].clone(), images[1].clone()], &shop.blobs, &dir, &options).unwrap();
+    }
+    let index = into.path().join("index.json");
+    let mut document: Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+    document["annotations"] = json!({"kept": "yes"});
+    std::fs::write(&index, serde_json::to_vec(&document).unwrap()).unwrap();
+    save_layout(&[moved], &shop.blobs, &dir, &options).unwrap();
+    assert_eq!(
+        listed(into.path()),
+        [
+            ("-".to_owned(), manifest(2)),
+            ("quay.io/me/db:2".to_owned(), manifest(1)),
+            ("me/db:latest".to_owned(), manifest(1)),
+            ("web:1".to_owned(), manifest(1)),
+        ]
+    );
+    let document: Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+    assert_eq!(document["annotations"]["kept"], "yes");
+    for (digest, bytes) in &layout.blobs {
+        assert_eq!(std::fs::read(into.path().join(blob_path(digest))).unwrap(), *bytes);
+    }
+}
+
+#[test]
+fn a_directory_that_is_no_layout_is_left_alone() {
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(three().oci_archive()));
+    let options = SaveOptions::default();
+    let try_in = |files: &[(&str, &str)]| {
+        let into = common::scratch();
+        for (name, content) in files {
+            std::fs::write(into.path().join(name), content).unwrap();
+        }
+        let dir = Dir::open_ambient(into.path()).unwrap();
+        let error = save_layout(&images, &shop.blobs, &dir, &options).unwrap_err();
+        let after: BTreeMap<_, _> = std::fs::read_dir(into.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect();
+        let before =
+            files.iter().map(|(name, content)| ((*name).to_owned(), (*content).to_owned())).collect();
+        assert_eq!(after, before);
+        error
+    };
+    assert!(matches!(try_in(&[("letters", "private")]), SaveError::NotALayout { .. }));
+    assert!(matches!(
+        try_in(&[("oci-layout", "{\"imageLayoutVersion\":\"2.0\"}")]),
+        SaveError::Blob(BlobError::NotALayout { .. })
+    ));
+}
+
+#[test]
+fn an_artifact_is_saved_but_docker_is_not_told() {
+    let mut layout = Layout::of(&web());
+    let config = layout.document("application/vnd.oci.empty.v1+json", &json!({}));
+    let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    // The same two bytes as config and as layer.
+    let artifact = layout.document(
+        manifest_type,
+        &json!({"schemaVersion": 2, "mediaType": manifest_type, "artifactType": "a/b", "config": config, "layers": [config]}),
+    );
+    layout.index["manifests"].as_array_mut().unwrap().push(artifact.clone());
+    let shop = Shop::new();
+    let loaded = shop.load(layout.oci_archive());
+    let mut archive = Vec::new();
+    let options = SaveOptions::default();
+    let warnings =
+        save(&as_loaded(&loaded), &shop.blobs, ArchiveFormat::DockerArchive, &mut archive, &options).unwrap();
+    let target: Digest = artifact["digest"].as_str().unwrap().parse().unwrap();
+    assert_eq!(warnings, [Warning::NotForDocker { target }]);
+    assert_eq!(Shop::new().load(archive), loaded);
+}
