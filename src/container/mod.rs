@@ -68,7 +68,7 @@ impl<'a> ContainerLayer<'a> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::AlreadyMounted`] if it is; otherwise what the kernel refuses.
+    /// [`DriverError::Mounted`] if it is; otherwise what the kernel refuses.
     pub fn mount(&self, at: Option<&MountPoint>, options: RootOptions) -> Result<Root, DriverError> {
         let stack = Stack::new(self.lowers());
         self.driver.mount(&RootSpec::new(&stack, &self.dir, &self.source).with(options), at)

@@ -274,7 +274,7 @@ impl<'a> ParkedFile<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be opened.
+    /// [`Error`](super::Error) if it cannot be opened.
     pub fn reopen(self) -> Result<StagedFile<'a>> {
         Ok(StagedFile { file: self.open()?, workspace: self.workspace, name: self.name })
     }
@@ -283,7 +283,7 @@ impl<'a> ParkedFile<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be opened.
+    /// [`Error`](super::Error) if it cannot be opened.
     pub fn open(&self) -> Result<File> {
         self.workspace.dir.open_file(&self.name)
     }

@@ -76,7 +76,9 @@ fn a_view_of_an_image_cannot_be_written_to_and_bears_the_roots_metadata() {
             [("all", world.layers()), ("none", Stack::default()), ("one", Stack::new(&world.trees[2..]))]
         {
             let dir = world.root(name);
-            let spec = RootSpec::new(&layers, &dir, "plywood:view").with(RootOptions::read_only());
+            let mut options = RootOptions::read_only();
+            (options.nosuid, options.nodev) = (true, true);
+            let spec = RootSpec::new(&layers, &dir, "plywood:view").with(options);
             driver.prepare(&spec).unwrap();
             let root = driver.mount(&spec, None).unwrap();
             if name != "none" {
@@ -85,7 +87,12 @@ fn a_view_of_an_image_cannot_be_written_to_and_bears_the_roots_metadata() {
             assert_eq!(root.dir.stat(".").unwrap().mode, 0o755);
             let error = root.dir.create_file("new", 0o644).unwrap_err();
             assert_eq!(error.errno(), Some(rustix::io::Errno::ROFS));
-            assert!(MountTable::read().unwrap().at(&root.path).unwrap().is_read_only());
+            let mount = MountTable::read().unwrap().at(&root.path).unwrap().clone();
+            assert!(
+                mount.is_read_only() && mount.options.starts_with("ro,nosuid,nodev"),
+                "{}",
+                mount.options
+            );
             drop(root.dir);
             driver.unmount(spec.source, &root.point.unwrap(), Unmount::Clean).unwrap();
             driver.remove(&dir).unwrap();
