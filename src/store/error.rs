@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use rustix::io::Errno;
-
 use crate::archive::LoadError;
 use crate::blob::BlobError;
 use crate::container::ContainerError;
@@ -168,56 +166,4 @@ pub enum StoreError {
     /// The file system refused one step.
     #[error(transparent)]
     Io(#[from] fs::Error),
-}
-
-impl StoreError {
-    /// A short stable word for what went wrong, for programs.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::NotAStore { .. } => "not-a-store",
-            Self::Occupied { .. } => "occupied",
-            Self::UnknownFormat { .. } => "unknown-format",
-            Self::ReadOnly { .. } => "read-only",
-            Self::Index { .. } | Self::Record { .. } => "damaged",
-            Self::NotFound { .. } => "not-found",
-            Self::Ambiguous { .. } => "ambiguous",
-            Self::NameInUse { .. } => "name-in-use",
-            Self::InvalidName { .. } => "invalid-name",
-            Self::ImageInUse { .. } => "image-in-use",
-            Self::SeveralNames { .. } => "several-names",
-            Self::Mounted { .. } => "container-mounted",
-            Self::NotAnImage { .. } => "not-an-image",
-            Self::Image { .. } => "invalid-image",
-            Self::Time(_) => "time",
-            Self::Change(_) => "invalid-change",
-            Self::Load(_) => "load",
-            Self::Blob(error) => blob_kind(error),
-            Self::Layer(_) => "layer",
-            Self::Container(_) => "container",
-            Self::LayerMissing { .. } => "missing-layer",
-            Self::Driver(_) => "driver",
-            Self::Io(error) => io_kind(error),
-        }
-    }
-}
-
-fn blob_kind(error: &BlobError) -> &'static str {
-    match error {
-        BlobError::Missing { .. } => "missing-blob",
-        BlobError::DigestMismatch { .. } => "digest-mismatch",
-        BlobError::SizeMismatch { .. } => "size-mismatch",
-        BlobError::TooLarge { .. } => "limit",
-        BlobError::NotALayout { .. } => "not-a-layout",
-        BlobError::Io(error) => io_kind(error),
-        BlobError::Source(_) => "io",
-    }
-}
-
-fn io_kind(error: &fs::Error) -> &'static str {
-    match error.errno() {
-        Some(Errno::ACCESS | Errno::PERM) => "permission",
-        Some(Errno::NOSPC | Errno::DQUOT) => "no-space",
-        Some(Errno::ROFS) => "read-only",
-        _ => "io",
-    }
 }

@@ -5,6 +5,7 @@
 
 mod commit;
 mod container;
+mod describe;
 mod error;
 mod gc;
 mod image;

@@ -1,0 +1,298 @@
+//! Errors for programs: [`StoreError::kind`] is one stable word for what went wrong, [`StoreError::facts`] are the things
+//! that the message names, each by itself.
+//!
+//! The word says what a caller would do differently, so it is that of the innermost cause that is known: a layer whose
+//! blob is cut short is `truncated`, wherever that was noticed.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use super::error::StoreError;
+use crate::archive::LoadError;
+use crate::blob::BlobError;
+use crate::changeset::ChangesetError;
+use crate::codec::CodecError;
+use crate::container::ContainerError;
+use crate::driver::DriverError;
+use crate::fs;
+use crate::image::ImageError;
+use crate::layer::{DiffError, LayerError, PackError, UnpackError};
+
+/// A word and what goes with it.
+type Described = (&'static str, Facts);
+type Facts = Vec<(&'static str, String)>;
+
+macro_rules! facts {
+    ($($name:ident),* $(,)?) => { vec![$((stringify!($name), $name.to_string())),*] };
+}
+
+impl StoreError {
+    /// A short stable word for what went wrong, for programs: `not-found`, `digest-mismatch`, `no-space`, ….
+    pub fn kind(&self) -> &'static str {
+        self.described().0
+    }
+
+    /// What the message names, each by itself: `("expected", "sha256:…")`, `("path", "/…")`, ….
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        self.described().1
+    }
+
+    fn described(&self) -> Described {
+        match self {
+            Self::NotAStore { path, reason } => ("not-a-store", with_path(path, facts![reason])),
+            Self::Occupied { path, reason } => ("occupied", with_path(path, facts![reason])),
+            Self::UnknownFormat { path, found } => {
+                let expected = format!("version {}", super::layout::VERSION);
+                ("unknown-format", with_path(path, facts![expected, found]))
+            }
+            Self::ReadOnly { path } => ("read-only", with_path(path, facts![])),
+            Self::Index { path, source } => ("damaged", with_path(path, image(source).1)),
+            Self::Record { path, .. } => ("damaged", with_path(path, facts![])),
+            Self::NotFound { what, name } => ("not-found", facts![what, name]),
+            Self::Ambiguous { what, name, candidates } => {
+                let candidates = candidates.join(" ");
+                ("ambiguous", facts![what, name, candidates])
+            }
+            Self::NameInUse { name, id } => ("name-in-use", facts![name, id]),
+            Self::InvalidName { name, reason } => ("invalid-name", facts![name, reason]),
+            Self::ImageInUse { image, containers } => {
+                let containers = containers.join(" ");
+                ("image-in-use", facts![image, containers])
+            }
+            Self::SeveralNames { image, names } => {
+                let names = names.join(" ");
+                ("several-names", facts![image, names])
+            }
+            Self::Mounted { container, path } => ("container-mounted", with_path(path, facts![container])),
+            Self::NotAnImage { name, reason } => ("not-an-image", facts![name, reason]),
+            Self::Image { image: digest, source } => {
+                let (kind, mut found) = image(source);
+                found.push(("image", digest.to_string()));
+                (kind, found)
+            }
+            Self::Time(_) => ("invalid-time", facts![]),
+            Self::Change(_) => ("invalid-change", facts![]),
+            Self::LayerMissing { key } => ("missing-layer", facts![key]),
+            Self::Load(error) => load(error),
+            Self::Blob(error) => blob(error),
+            Self::Layer(error) => layer(error),
+            Self::Container(ContainerError::Driver(error)) | Self::Driver(error) => driver(error),
+            Self::Container(ContainerError::Diff(error)) => diff(error),
+            Self::Container(ContainerError::Pack(error)) => pack(error),
+            Self::Io(error) => file(error),
+        }
+    }
+}
+
+fn with_path(path: &std::path::Path, mut facts: Facts) -> Facts {
+    facts.push(("path", path.display().to_string()));
+    facts
+}
+
+fn file(error: &fs::Error) -> Described {
+    let step = error.step;
+    (system(&error.source).0, with_path(&error.path, facts![step]))
+}
+
+/// An error of the system, or one of ours that had to pass through `Read` or `Write`.
+fn system(error: &io::Error) -> Described {
+    if let Some(inner) = error.get_ref() {
+        if let Some(error) = inner.downcast_ref::<CodecError>() {
+            return codec(error);
+        }
+        if let Some(error) = inner.downcast_ref::<BlobError>() {
+            return blob(error);
+        }
+        if let Some(error) = inner.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+            return system(error);
+        }
+    }
+    let kind = match Errno::from_io_error(error) {
+        Some(Errno::ACCESS | Errno::PERM) => "permission",
+        Some(Errno::NOSPC | Errno::DQUOT) => "no-space",
+        Some(Errno::ROFS) => "read-only",
+        Some(Errno::NOENT) => "not-found",
+        Some(Errno::MFILE | Errno::NFILE) => "too-many-files",
+        Some(Errno::NOMEM) => "no-memory",
+        _ => "io",
+    };
+    (kind, facts![])
+}
+
+fn blob(error: &BlobError) -> Described {
+    match error {
+        BlobError::Missing { digest } => ("missing-blob", facts![digest]),
+        BlobError::DigestMismatch { expected, actual } => ("digest-mismatch", facts![expected, actual]),
+        BlobError::SizeMismatch { digest, expected, actual } => {
+            ("size-mismatch", facts![digest, expected, actual])
+        }
+        BlobError::TooLarge { digest, limit } => ("limit", facts![digest, limit]),
+        BlobError::NotALayout { path, reason } => ("not-a-layout", with_path(path, facts![reason])),
+        BlobError::Source(error) => system(error),
+        BlobError::Io(error) => file(error),
+    }
+}
+
+fn image(error: &ImageError) -> Described {
+    match error {
+        ImageError::SizeMismatch { digest, expected, actual } => {
+            ("size-mismatch", facts![digest, expected, actual])
+        }
+        ImageError::DigestMismatch { expected, actual } => ("digest-mismatch", facts![expected, actual]),
+        ImageError::LayerCount { layers, diff_ids } => ("invalid-image", facts![layers, diff_ids]),
+        ImageError::TooLarge { .. } | ImageError::TooDeep { .. } | ImageError::TooMany { .. } => {
+            ("limit", facts![])
+        }
+        _ => ("invalid-image", facts![]),
+    }
+}
+
+fn load(error: &LoadError) -> Described {
+    match error {
+        LoadError::NotAnArchive { found } => ("not-an-archive", facts![found]),
+        LoadError::Unsupported { format } => ("unsupported", facts![format]),
+        LoadError::Truncated { member, missing } => ("truncated", facts![member, missing]),
+        LoadError::Codec(error) => codec(error),
+        LoadError::Tar(error) => match changeset(error) {
+            ("invalid-layer", facts) => ("invalid-archive", facts),
+            other => other,
+        },
+        LoadError::Read(error) => system(error),
+        LoadError::MissingMember { member, wanted_by } => ("missing-member", facts![member, wanted_by]),
+        LoadError::DuplicateManifest { member } => ("invalid-archive", facts![member]),
+        LoadError::Link { member, target, reason } => ("invalid-archive", facts![member, target, reason]),
+        LoadError::DigestMismatch { member, expected, actual } => {
+            ("digest-mismatch", facts![member, expected, actual])
+        }
+        LoadError::SizeMismatch { member, expected, actual } => {
+            ("size-mismatch", facts![member, expected, actual])
+        }
+        LoadError::DiffIdMismatch { member, expected, actual } => {
+            ("diff-id-mismatch", facts![member, expected, actual])
+        }
+        LoadError::InvalidTag { member, tag, .. } => ("invalid-name", facts![member, tag]),
+        LoadError::Image { member, source } => {
+            let (kind, mut found) = image(source);
+            found.push(("member", member.clone()));
+            (kind, found)
+        }
+        LoadError::Layout { reason } => ("not-a-layout", facts![reason]),
+        LoadError::NoImage { member } => ("no-image", facts![member]),
+        LoadError::Limit { member, limit, maximum } => ("limit", facts![member, limit, maximum]),
+        LoadError::Cancelled => ("cancelled", facts![]),
+        LoadError::Blob(error) => blob(error),
+        LoadError::Io(error) => file(error),
+    }
+}
+
+fn layer(error: &LayerError) -> Described {
+    match error {
+        LayerError::Open { diff_id, blob, source } => (system(source).0, facts![diff_id, blob]),
+        LayerError::Unpack { diff_id, source } => {
+            let (kind, mut found) = unpack(source);
+            found.push(("layer", diff_id.to_string()));
+            (kind, found)
+        }
+        LayerError::Record { path, .. } => ("damaged", with_path(path, facts![])),
+        LayerError::Io(error) => file(error),
+        LayerError::Cancelled => ("cancelled", facts![]),
+    }
+}
+
+fn unpack(error: &UnpackError) -> Described {
+    match error {
+        UnpackError::DiffIdMismatch { expected, actual, bytes } => {
+            ("diff-id-mismatch", facts![expected, actual, bytes])
+        }
+        UnpackError::Blob(error) => system(error),
+        UnpackError::Tar(error) => changeset(error),
+        UnpackError::Link { path, target, reason, .. } => ("invalid-layer", facts![path, target, reason]),
+        UnpackError::WhiteoutDevice { path, .. } => ("invalid-layer", facts![path]),
+        UnpackError::Place { path, reason, .. } => ("invalid-layer", facts![path, reason]),
+        UnpackError::Io(error) => file(error),
+        UnpackError::Cancelled => ("cancelled", facts![]),
+    }
+}
+
+fn changeset(error: &ChangesetError) -> Described {
+    match error {
+        ChangesetError::Truncated { name, missing, .. } => ("truncated", facts![name, missing]),
+        ChangesetError::Limit { name, limit, maximum, .. } => ("limit", facts![name, limit, maximum]),
+        ChangesetError::ReservedName { path } => ("reserved-name", facts![path]),
+        ChangesetError::Read { source, .. } | ChangesetError::Write { source, .. } => system(source),
+        _ => ("invalid-layer", facts![]),
+    }
+}
+
+fn codec(error: &CodecError) -> Described {
+    match error {
+        CodecError::Truncated { position, .. } => ("truncated", facts![position]),
+        CodecError::Expansion { compressed, limit, .. } => ("limit", facts![compressed, limit]),
+        CodecError::Level { level, .. } => ("unsupported", facts![level]),
+        _ => ("corrupt", facts![]),
+    }
+}
+
+fn driver(error: &DriverError) -> Described {
+    match error {
+        DriverError::Refused { kind: driver, reason } => ("driver-refused", facts![driver, reason]),
+        DriverError::TooManyLayers { layers, limit } => ("too-many-layers", facts![layers, limit]),
+        DriverError::Mounted { source_name, path } => ("mounted", with_path(path, facts![source_name])),
+        DriverError::NotMounted { source_name, path, .. } => {
+            ("not-mounted", with_path(path, facts![source_name]))
+        }
+        DriverError::Busy { path, .. } => ("busy", with_path(path, facts![])),
+        DriverError::Volatile { path } => ("volatile", with_path(path, facts![])),
+        DriverError::ForeignMarks { path, .. } => ("foreign-marks", with_path(path, facts![])),
+        DriverError::Record { path, reason } => ("damaged", with_path(path, facts![reason])),
+        DriverError::MountTable { path, line, .. } => ("io", with_path(path, facts![line])),
+        DriverError::Kernel { step, path, source, .. } => (system(source).0, with_path(path, facts![step])),
+        DriverError::Io(error) => file(error),
+    }
+}
+
+fn diff(error: &DiffError) -> Described {
+    match error {
+        DiffError::Mark { path, mark } => ("foreign-marks", facts![path, mark]),
+        DiffError::Io(error) => file(error),
+    }
+}
+
+fn pack(error: &PackError) -> Described {
+    match error {
+        PackError::Diff(error) => diff(error),
+        PackError::Changeset(error) => changeset(error),
+        PackError::SizeChanged { path, expected, found } => {
+            ("changed-while-read", facts![path, expected, found])
+        }
+        PackError::WhiteoutDevice { path } => ("invalid-layer", facts![path]),
+        PackError::Io(error) => file(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::{DiffId, Digest};
+
+    #[test]
+    fn the_word_is_that_of_the_innermost_cause() {
+        let [one, two] = [b"1", b"2"].map(Digest::of);
+        let inside = io::Error::other(CodecError::Truncated {
+            compression: crate::codec::Compression::Gzip,
+            position: 7,
+            inside: "a header",
+        });
+        let source = UnpackError::Blob(inside);
+        let error = StoreError::Layer(LayerError::Unpack { diff_id: DiffId::of_tar(one), source });
+        assert_eq!(error.kind(), "truncated");
+        assert!(error.facts().contains(&("layer", one.to_string())));
+        let error =
+            StoreError::from(LoadError::from(BlobError::DigestMismatch { expected: one, actual: two }));
+        assert_eq!(error.kind(), "digest-mismatch");
+        assert_eq!(error.facts(), [("expected", one.to_string()), ("actual", two.to_string())]);
+        let full = fs::Error::new("write", "/x", Errno::NOSPC);
+        assert_eq!(StoreError::from(LoadError::from(full)).kind(), "no-space");
+    }
+}
