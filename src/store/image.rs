@@ -144,7 +144,7 @@ impl Image {
 /// What a document in the store is.
 enum Document {
     Manifest(Box<Manifest>),
-    Index(Index),
+    Index(Box<Index>),
 }
 
 impl Inner {
@@ -152,7 +152,9 @@ impl Inner {
         let limits = &self.options.limits;
         let bytes = self.layout.blobs.read(&descriptor.digest, limits.json_bytes)?;
         let read = match descriptor.media_type.kind() {
-            MediaKind::Index => Index::parse_described(descriptor, &bytes, limits).map(Document::Index),
+            MediaKind::Index => {
+                Index::parse_described(descriptor, &bytes, limits).map(Box::new).map(Document::Index)
+            }
             _ => Manifest::parse_described(descriptor, &bytes, limits).map(Box::new).map(Document::Manifest),
         };
         read.map_err(|source| StoreError::Image { image: descriptor.digest, source })
