@@ -375,6 +375,47 @@ fn every_dialect_of_python_is_read() {
 }
 
 #[test]
+fn access_control_lists_in_words_are_understood() {
+    let dir = scratch().unwrap();
+    fs::create_dir(dir.path().join("dir")).unwrap();
+    fs::write(dir.path().join("dir/file"), b"content").unwrap();
+    // Ids without a name here: GNU tar writes the name where there is one, and that is lost on another machine.
+    let set = |name: &str, key: &str, entries: &[(u8, u8, u32)]| {
+        let words =
+            entries.iter().flat_map(|&(tag, bits, id)| [&[tag, 0, bits, 0][..], &id.to_le_bytes()].concat());
+        let value: Vec<u8> = b"\x02\0\0\0".iter().copied().chain(words).collect();
+        sys::lsetxattr(dir.path().join(name), key, &value, sys::XattrFlags::empty())
+    };
+    let none = u32::MAX;
+    let access = [
+        (1, 6, none),
+        (2, 5, 47_111),
+        (2, 7, 47_112),
+        (4, 4, none),
+        (8, 2, 47_113),
+        (0x10, 7, none),
+        (0x20, 0, none),
+    ];
+    let file = set("dir/file", "system.posix_acl_access", &access);
+    let default = [(1, 7, none), (4, 5, none), (0x20, 5, none)];
+    if file.and(set("dir", "system.posix_acl_default", &default)).is_err() {
+        eprintln!("SKIPPED: the file system has no access control lists");
+        return;
+    }
+    let mut expected = walk(dir.path());
+    for (program, line, mode) in [
+        ("tar", "--create --format=posix --acls --numeric-owner --file=-", 0o670),
+        // The group's bits are its own and not the mask's; they are on disk as soon as the list is.
+        ("bsdtar", "--create --format=pax --acls --numeric-owner --file=-", 0o640),
+    ] {
+        if installed(program) {
+            expected.get_mut(&path("dir/file")).unwrap().metadata.mode = mode;
+            assert_same(&read(&run(program, &in_dir(line, dir.path()), b"")).0, &expected, line);
+        }
+    }
+}
+
+#[test]
 fn holes_are_found_in_every_sparse_dialect() {
     if !installed("tar") {
         return;

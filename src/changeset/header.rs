@@ -195,6 +195,9 @@ mod tests {
         let header = |writer: &mut HeaderWriter| Header::parse(*writer.finish()).unwrap().name();
         writer.text(NAME, b"name").text(PREFIX, b"some/where");
         assert_eq!(header(&mut writer), b"some/where/name");
+        // What star writes behind its prefix is no name.
+        writer.text(476..488, b"00000000000\0").text(STAR_TRAILER, b"tar\0");
+        assert_eq!(header(&mut writer), b"some/where/name");
         writer.0[MAGIC].copy_from_slice(b"ustar  \0");
         assert_eq!(header(&mut writer), b"name");
         writer.0[MAGIC].fill(0);

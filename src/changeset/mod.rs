@@ -20,7 +20,6 @@ mod entry;
 mod error;
 mod header;
 mod headers;
-mod input;
 mod name;
 mod pax;
 mod reader;

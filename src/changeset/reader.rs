@@ -14,10 +14,10 @@ use super::entry::{Entry, EntryKind};
 use super::error::{ChangesetError, invalid, limit, printable, truncated};
 use super::header::{self, BLOCK, Block, Header, ZERO_BLOCK};
 use super::headers::{Headers, stored_size};
-use super::input::Input;
 use super::name::Name;
 use super::pax::{Pax, PaxFault};
 use super::sparse::{self, MapAt, MapReader, Segment};
+use crate::codec::Input;
 use crate::limits::Limits;
 use crate::path::LayerPath;
 
@@ -57,6 +57,8 @@ pub struct Reader<R> {
     input: Input<R>,
     limits: Limits,
     state: State,
+    /// Whether a header was found: the stream is a tar.
+    recognised: bool,
     /// Index of the next entry.
     next: u64,
     /// Data, holes not counted, of all files so far.
@@ -78,6 +80,7 @@ impl<R: Read> Reader<R> {
             input: Input::new(reader),
             limits: limits.clone(),
             state: State::Reading,
+            recognised: false,
             next: 0,
             layer_bytes: 0,
             body: Stored::default(),
@@ -236,11 +239,11 @@ impl<R: Read> Reader<R> {
     fn header(&mut self) -> Result<Option<Header>> {
         let index = self.next;
         let read = |source| ChangesetError::Read { index, source };
-        let block = match self.input.block().map_err(read)? {
+        let block = match take_block(&mut self.input).map_err(read)? {
             Ok(block) => block,
             Err(0) => return Ok(None),
             // A text file or a picture is no cut tar.
-            Err(_) if index == 0 => return Err(ChangesetError::NotTar),
+            Err(_) if !self.recognised => return Err(ChangesetError::NotTar),
             Err(found) => return Err(truncated(index, "", (BLOCK - found) as u64)),
         };
         if block == ZERO_BLOCK {
@@ -251,8 +254,11 @@ impl<R: Read> Reader<R> {
             };
         }
         match Header::parse(block) {
-            Ok(header) => Ok(Some(header)),
-            Err(_) if index == 0 => Err(ChangesetError::NotTar),
+            Ok(header) => {
+                self.recognised = true;
+                Ok(Some(header))
+            }
+            Err(_) if !self.recognised => Err(ChangesetError::NotTar),
             Err(expected) => {
                 Err(ChangesetError::Checksum { index, expected, found: printable(&block[header::CHECKSUM]) })
             }
@@ -465,7 +471,7 @@ impl<R: Read> Reader<R> {
         let rest = headers.budget.checked_sub(BLOCK as u64);
         headers.budget =
             rest.ok_or_else(|| limit(index, &printable(raw), "header_bytes", self.limits.header_bytes))?;
-        let block = self.input.block().map_err(|source| ChangesetError::Read { index, source })?;
+        let block = take_block(&mut self.input).map_err(|source| ChangesetError::Read { index, source })?;
         block.map_err(|found| truncated(index, &printable(raw), (BLOCK - found) as u64))
     }
 }
@@ -510,6 +516,17 @@ impl<R> fmt::Debug for Body<'_, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body").field("position", &self.0.body.position).finish_non_exhaustive()
     }
+}
+
+/// Takes one block; `Err(n)` if the stream ends after `n` bytes of it.
+fn take_block<R: Read>(input: &mut Input<R>) -> io::Result<std::result::Result<Block, usize>> {
+    let found = input.fill(BLOCK)?;
+    let block = match found.first_chunk() {
+        Some(block) => *block,
+        None => return Ok(Err(found.len())),
+    };
+    input.consume(BLOCK);
+    Ok(Ok(block))
 }
 
 fn describe(kind: &EntryKind) -> &'static str {

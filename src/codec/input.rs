@@ -1,12 +1,14 @@
 //! [`Input`]: a reader with a buffer that can be looked into before it is consumed.
+//!
+//! Compressed streams and tars are read through it: large reads below, small steps above, no copy in between.
 
 use std::io::{self, Read};
 
-/// Large enough that a read costs little beside decompressing what it brings.
+/// Large enough that a read costs little beside what is done with what it brings.
 const CAPACITY: usize = 256 << 10;
 
-/// Compressed bytes: read in large pieces, consumed in small ones, counted.
-pub(super) struct Input<R> {
+/// Bytes read in large pieces, consumed in small ones, counted.
+pub(crate) struct Input<R> {
     reader: R,
     buffer: Box<[u8]>,
     start: usize,
@@ -15,13 +17,13 @@ pub(super) struct Input<R> {
 }
 
 impl<R: Read> Input<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, buffer: vec![0; CAPACITY].into(), start: 0, end: 0, consumed: 0 }
     }
 
     /// What is in the buffer, after reading on until it is at least `wanted` bytes (a few, not more than the buffer
     /// holds). Less only at the end of the stream.
-    pub(super) fn fill(&mut self, wanted: usize) -> io::Result<&[u8]> {
+    pub(crate) fn fill(&mut self, wanted: usize) -> io::Result<&[u8]> {
         debug_assert!(wanted <= CAPACITY);
         while self.end - self.start < wanted {
             if self.start > 0 {
@@ -40,31 +42,52 @@ impl<R: Read> Input<R> {
     }
 
     /// What is in the buffer now.
-    pub(super) fn buffered(&self) -> &[u8] {
+    pub(crate) fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
     /// Takes `count` bytes off the front of the buffer.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         debug_assert!(count <= self.end - self.start);
         self.start += count;
         self.consumed += count as u64;
     }
 
+    /// The same, and hands them out.
+    pub(crate) fn take(&mut self, count: usize) -> &[u8] {
+        let from = self.start;
+        self.consume(count);
+        &self.buffer[from..self.start]
+    }
+
+    /// Reads past `count` bytes; returns how many of them the stream did not have.
+    pub(crate) fn skip(&mut self, mut count: u64) -> io::Result<u64> {
+        while count > 0 {
+            let found = self.fill(1)?.len();
+            if found == 0 {
+                break;
+            }
+            let step = count.min(found as u64);
+            self.consume(step as usize);
+            count -= step;
+        }
+        Ok(count)
+    }
+
     /// The next byte; `None` at the end of the stream.
-    pub(super) fn byte(&mut self) -> io::Result<Option<u8>> {
+    pub(crate) fn byte(&mut self) -> io::Result<Option<u8>> {
         let byte = self.fill(1)?.first().copied();
         self.consume(usize::from(byte.is_some()));
         Ok(byte)
     }
 
     /// Bytes consumed since the beginning.
-    pub(super) fn consumed(&self) -> u64 {
+    pub(crate) fn consumed(&self) -> u64 {
         self.consumed
     }
 
     /// Reads past the buffer when that is empty: what needs no decoding needs no second copy either.
-    pub(super) fn read_through(&mut self, out: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read_through(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let buffered = self.buffered();
         if buffered.is_empty() {
             let count = self.reader.read(out)?;
@@ -77,11 +100,11 @@ impl<R: Read> Input<R> {
         Ok(count)
     }
 
-    pub(super) fn get_ref(&self) -> &R {
+    pub(crate) fn get_ref(&self) -> &R {
         &self.reader
     }
 
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.reader
     }
 }

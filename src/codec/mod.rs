@@ -23,6 +23,7 @@ use std::fmt;
 pub use decoder::Decoder;
 pub use encoder::{Encoder, Encoding};
 pub use error::CodecError;
+pub(crate) use input::Input;
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

@@ -259,6 +259,8 @@ fn damage_is_told_from_what_never_was_a_tar() {
     assert!(matches!(refusal(Tar(b"short".to_vec())), ChangesetError::NotTar));
     let tar = Tar::default().file("a", b"x").raw(&[b'x'; 512]).end();
     assert!(matches!(refusal(tar), ChangesetError::Checksum { index: 1, .. }));
+    let tar = Tar::default().pax(&[("path", b"a")]).raw(&[b'x'; 512]).end();
+    assert!(matches!(refusal(tar), ChangesetError::Checksum { index: 0, .. }));
 }
 
 #[test]
