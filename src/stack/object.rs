@@ -31,8 +31,8 @@ pub struct Object {
 /// [`Error`] if it is missing or cannot be read.
 pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     let stat = dir.stat(path)?;
-    let mut metadata =
-        Metadata { mode: stat.mode, uid: stat.uid, gid: stat.gid, mtime: stat.mtime, ..Metadata::default() };
+    let (uid, gid) = owner::in_image(stat.uid, stat.gid);
+    let mut metadata = Metadata { mode: stat.mode, uid, gid, mtime: stat.mtime, ..Metadata::default() };
     let (mut kind, mut node) = (stat.kind, stat.node);
     for (name, value) in dir.xattrs(path)? {
         if name == owner::KEY || name == owner::FUSE_KEY {
@@ -158,8 +158,13 @@ pub fn set_metadata(
     let stat = dir.stat(path)?;
     let is_symlink = stat.kind == Kind::Symlink;
     let mut recorded = stat.kind == Kind::File && !matches!(file_type, FileType::File { .. });
-    if (stat.uid, stat.gid) != (metadata.uid, metadata.gid) {
-        match dir.set_owner(path, metadata.uid, metadata.gid) {
+    let owner = owner::on_disk(metadata.uid, metadata.gid);
+    if owner != Some((stat.uid, stat.gid)) {
+        let set = match owner {
+            Some((uid, gid)) => dir.set_owner(path, uid, gid),
+            None => Err(Error::new("chown", dir.path_of(path), Errno::PERM)),
+        };
+        match set {
             Ok(()) => {}
             Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::INVAL)) => {
                 if matches!(stat.kind, Kind::File | Kind::Directory) {
@@ -244,8 +249,8 @@ mod tests {
             let name = number.to_string();
             let mut metadata = Metadata {
                 mode: if matches!(file_type, FileType::Symlink(_)) { 0o777 } else { 0o4051 },
-                uid: if root { 7 } else { own.uid },
-                gid: own.gid,
+                uid: if root { 7 } else { 0 },
+                gid: 0,
                 mtime: Timestamp { seconds: -3, nanos: 999_999_999 },
                 ..Metadata::default()
             };

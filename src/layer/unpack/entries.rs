@@ -26,6 +26,7 @@ use crate::fs::{
 use crate::layer::Abilities;
 use crate::path::LayerPath;
 use crate::stack::object;
+use crate::stack::owner;
 
 /// A layer on its way from the tar to the disk.
 pub(super) struct Unpacker<'a> {
@@ -191,9 +192,11 @@ impl<'a> Unpacker<'a> {
         let stat = Stat::of(file).map_err(|error| at("stat", error))?;
         let mut plain = metadata.xattrs.is_empty();
         plain &= self.abilities.privileged || metadata.mode & 0o400 != 0;
+        let owner = owner::on_disk(metadata.uid, metadata.gid);
+        plain &= owner.is_some();
         // Changing the owner clears setuid, so the mode comes second; writing does too, so both come after the data.
-        if plain && (stat.uid, stat.gid) != (metadata.uid, metadata.gid) {
-            let (uid, gid) = (Uid::from_raw_unchecked(metadata.uid), Gid::from_raw_unchecked(metadata.gid));
+        if let Some((uid, gid)) = owner.filter(|owner| plain && *owner != (stat.uid, stat.gid)) {
+            let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
             plain = match sys::fchown(file, Some(uid), Some(gid)) {
                 Ok(()) => true,
                 Err(Errno::PERM | Errno::INVAL) => false,
