@@ -127,3 +127,16 @@ pub fn is_whiteout(dir: &Dir, path: &Path, stat: &Stat, family: Namespace, opaci
         _ => Ok(false),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The marks that the tests' process can write in `dir`: being root is not enough, it may be a user namespace's.
+    pub(in super::super) fn families(dir: &Dir) -> Families {
+        let key = Namespace::Trusted.key("test");
+        let allowed = dir.set_xattr(".", &key, b"").is_ok();
+        dir.remove_xattr(".", &key).unwrap_or_default();
+        if allowed { Families::Both } else { Families::User }
+    }
+}

@@ -289,17 +289,14 @@ impl Merge {
 mod tests {
     use std::path::Path;
 
-    use super::super::marks::Families;
+    use super::super::marks::tests::families;
     use super::*;
-
-    fn families() -> Families {
-        if rustix::process::geteuid().is_root() { Families::Both } else { Families::User }
-    }
 
     fn tree(root: &Path, name: &str, make: impl Fn(&Dir)) -> Tree {
         let dir = Dir::ensure_ambient(root.join(name)).unwrap();
         make(&dir);
-        Tree { dir, marks: Marks::Overlay(families().own()), declares_root: false }
+        let marks = Marks::Overlay(families(&dir).own());
+        Tree { dir, marks, declares_root: false }
     }
 
     fn file(dir: &Dir, path: &str) {
@@ -331,11 +328,11 @@ mod tests {
         });
         let middle = tree(temp.path(), "middle", |dir| {
             dir.create_dir("a", 0o755).unwrap();
-            families().whiteout(dir, Path::new("a"), Path::new("one")).unwrap();
+            families(dir).whiteout(dir, Path::new("a"), Path::new("one")).unwrap();
             dir.create_dir("b", 0o755).unwrap();
-            families().mark_opaque(dir, Path::new("b")).unwrap();
+            families(dir).mark_opaque(dir, Path::new("b")).unwrap();
             file(dir, "b/three");
-            families().whiteout(dir, Path::new(""), Path::new("c")).unwrap();
+            families(dir).whiteout(dir, Path::new(""), Path::new("c")).unwrap();
         });
         let top = tree(temp.path(), "top", |dir| {
             dir.create_dir("c", 0o755).unwrap();

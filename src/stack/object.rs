@@ -233,9 +233,8 @@ mod tests {
     fn what_is_written_is_read_back() {
         let temp = tempfile::tempdir_in(".").unwrap();
         let dir = Dir::open_ambient(temp.path()).unwrap();
-        let own = dir.stat(".").unwrap();
-        let root = own.uid == 0;
-        let families = if root { Families::Both } else { Families::User };
+        let families = super::super::marks::tests::families(&dir);
+        let root = families == Families::Both;
         let style = Style { families: Some(families), privileged: root };
         let device = DeviceNumber { major: 1, minor: 3 };
         let types = [
