@@ -48,7 +48,10 @@ impl Shop {
 
     fn save(&self, images: &[SaveImage], format: ArchiveFormat) -> Vec<u8> {
         let mut out = Vec::new();
-        let warnings = save(images, &self.blobs, format, &mut out, &SaveOptions::default()).unwrap();
+        let mut warnings = save(images, &self.blobs, format, &mut out, &SaveOptions::default()).unwrap();
+        if format == ArchiveFormat::DockerArchive {
+            warnings.retain(|warning| !matches!(warning, Warning::NeedsDocker23 { .. }));
+        }
         assert_eq!(warnings, []);
         out
     }
@@ -482,6 +485,19 @@ fn a_directory_that_is_no_layout_is_left_alone() {
         try_in(&[("oci-layout", "{\"imageLayoutVersion\":\"2.0\"}")]),
         SaveError::Blob(BlobError::NotALayout { .. })
     ));
+}
+
+#[test]
+fn layers_that_an_old_docker_cannot_read_are_pointed_out() {
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(three().oci_archive()));
+    for (format, expected) in [
+        (ArchiveFormat::DockerArchive, vec![Warning::NeedsDocker23 { target: images[1].target.digest }]),
+        (ArchiveFormat::OciArchive, vec![]),
+    ] {
+        let warnings = save(&images, &shop.blobs, format, Vec::new(), &SaveOptions::default()).unwrap();
+        assert_eq!(warnings, expected);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::load::{Destination, LoadOptions};
 use super::walk::Needed;
 use crate::fs::{Context, Durability};
 
-/// Gives everything in `needed` its name, layers first and manifests last, unless it is there.
+/// Gives everything in `needed`, all of which is pinned, its name, layers first and manifests last, unless it is there.
 ///
 /// # Errors
 ///
@@ -18,9 +18,6 @@ pub(super) fn publish<'w>(
     into: &Destination<'w>,
     options: &LoadOptions<'_>,
 ) -> Result<(), LoadError> {
-    let digests: Vec<_> = needed.bottom_up().map(|(digest, _)| digest).collect();
-    (into.pin)(&digests)?;
-
     let full = options.durability == Durability::Full;
     let mut staged = Vec::new();
     for (digest, size) in needed.bottom_up() {

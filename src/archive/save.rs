@@ -8,11 +8,13 @@ use std::io::{self, Read, Write};
 
 use super::content::{Found, blob_path, find_in, read_in};
 use super::listing::{self, Listed};
+use super::load::Loaded;
 use super::target::Target;
 use super::walk::{Lookup, Walk};
 use super::{LoadError, SaveError, Warning, docker, oci};
 use crate::blob::{BlobError, Blobs};
 use crate::changeset::{Entry, EntryKind, Writer};
+use crate::codec::Compression;
 use crate::digest::{Digest, Hasher};
 use crate::fs::{self, Context, Dir, Durability, Metadata};
 use crate::image::{Descriptor, Index, Platform, Reference};
@@ -107,6 +109,11 @@ pub fn save(
     let mut documents = vec![(oci::LAYOUT, oci::LAYOUT_CONTENT.to_vec())];
     documents.push((oci::INDEX, Index::new(listing::entries(&listed)).to_json()));
     if format == ArchiveFormat::DockerArchive {
+        for Listed { loaded, .. } in &listed {
+            if has_zstd_layer(loaded, blobs)? {
+                warnings.push(Warning::NeedsDocker23 { target: loaded.target.digest });
+            }
+        }
         let (manifest, repositories) = listing::docker(&listed, &options.platform, &mut warnings);
         documents.push((docker::MANIFEST, manifest));
         documents.push((docker::REPOSITORIES, repositories));
@@ -205,6 +212,17 @@ fn gather(images: &[SaveImage], blobs: &Blobs, options: &SaveOptions<'_>) -> Res
         return Err(SaveError::NoImage);
     }
     Ok(Gathered { listed, needed: walk.needed.top_down().collect(), warnings })
+}
+
+fn has_zstd_layer(loaded: &Loaded, blobs: &Blobs) -> Result<bool, SaveError> {
+    for layer in loaded.manifests.iter().flat_map(|image| &image.manifest.layers) {
+        let image = |source| SaveError::Image { image: loaded.target.digest, source };
+        let found = find_in(blobs, &layer.digest).map_err(image)?;
+        if found.is_some_and(|found| found.compression == Compression::Zstd) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The blobs of a store, and nothing else.

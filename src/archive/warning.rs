@@ -67,6 +67,12 @@ pub enum Warning {
         /// Its media type.
         media_type: MediaType,
     },
+    /// A docker-archive got layers in Zstandard, which docker reads since version 23.
+    #[error("layers of {target} are compressed with zstd, and docker before version 23 cannot load it")]
+    NeedsDocker23 {
+        /// What was saved.
+        target: Digest,
+    },
     /// What is saved is no image, so `manifest.json` cannot list it; `index.json` does.
     #[error("{target} is no image and is not listed in manifest.json")]
     NotForDocker {
