@@ -37,7 +37,11 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     for (name, value) in dir.xattrs(path)? {
         if name == owner::KEY || name == owner::FUSE_KEY {
             if let Some(meant) = Override::parse(&value) {
-                (metadata.uid, metadata.gid, metadata.mode) = (meant.uid, meant.gid, meant.mode);
+                (metadata.uid, metadata.gid) = (meant.uid, meant.gid);
+                // fuse-overlayfs gives files modes of its own; otherwise another mode than was made is a later one.
+                if name == owner::FUSE_KEY || is_mode_of(meant.mode, &stat) {
+                    metadata.mode = meant.mode;
+                }
                 // Only an empty file stands for something else: content is never thrown away.
                 if let Some((meant, device)) =
                     meant.node.filter(|_| stat.kind == Kind::File && stat.size == 0)
@@ -63,6 +67,22 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
         Kind::Socket => FileType::Socket,
     };
     Ok(Object { file_type, metadata, stat })
+}
+
+/// Whether `stat` has the mode that [`set_metadata`] gives to what should have the mode `meant`.
+fn is_mode_of(meant: u32, stat: &Stat) -> bool {
+    let needed = needed(stat.kind);
+    // The kernel takes the set-group-id bit from whoever is not of the group.
+    [meant, meant | needed].iter().any(|mode| (mode ^ stat.mode) & !0o2000 == 0)
+}
+
+/// What the owner of a file or directory must be able to do with it, where permissions bind its owner.
+fn needed(kind: Kind) -> u32 {
+    match kind {
+        Kind::Directory => 0o700,
+        Kind::File => 0o400,
+        _ => 0,
+    }
 }
 
 /// How objects are put on disk: what this process may do and who will read them.
@@ -177,12 +197,7 @@ pub fn set_metadata(
             Err(error) => return Err(error),
         }
     }
-    let needed = match stat.kind {
-        _ if style.privileged => 0,
-        Kind::Directory => 0o700,
-        Kind::File => 0o400,
-        _ => 0,
-    };
+    let needed = if style.privileged { 0 } else { needed(stat.kind) };
     recorded |= metadata.mode & needed != needed;
     // `user.*` attributes of a file can be set by whoever may write to it, its owner not excepted.
     let writable = if stat.kind == Kind::File && !style.privileged { 0o200 } else { 0 };
@@ -263,6 +278,21 @@ mod tests {
             set_metadata(&dir, path.as_path(), &file_type, &metadata, style, &mut lose, &path).unwrap();
             let object = read(&dir, path.as_path(), Marks::Overlay(families.own())).unwrap();
             assert_eq!((object.file_type, object.metadata), (file_type, metadata));
+        }
+    }
+
+    #[test]
+    fn a_mode_that_was_changed_after_it_was_recorded_counts() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let path = Path::new("file");
+        dir.create_file(path, 0o644).unwrap();
+        let meant = Override { uid: 4, gid: 5, mode: 0o044, node: None };
+        dir.set_xattr(path, owner::KEY, &meant.to_value(&FileType::File { size: 0 })).unwrap();
+        for (on_disk, shown) in [(0o044, 0o044), (0o444, 0o044), (0o600, 0o600), (0o4044, 0o4044)] {
+            dir.set_mode(path, on_disk).unwrap();
+            let metadata = read(&dir, path, Marks::None).unwrap().metadata;
+            assert_eq!((metadata.uid, metadata.gid, metadata.mode), (4, 5, shown), "{on_disk:o}");
         }
     }
 }
