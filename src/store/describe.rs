@@ -9,7 +9,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::error::StoreError;
-use crate::archive::LoadError;
+use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
 use crate::changeset::ChangesetError;
 use crate::codec::CodecError;
@@ -75,6 +75,7 @@ impl StoreError {
             Self::Change(_) => ("invalid-change", facts![]),
             Self::LayerMissing { key } => ("missing-layer", facts![key]),
             Self::Load(error) => load(error),
+            Self::Save(error) => save(error),
             Self::Blob(error) => blob(error),
             Self::Layer(error) => layer(error),
             Self::Container(ContainerError::Driver(error)) | Self::Driver(error) => driver(error),
@@ -183,6 +184,26 @@ fn load(error: &LoadError) -> Described {
         LoadError::Cancelled => ("cancelled", facts![]),
         LoadError::Blob(error) => blob(error),
         LoadError::Io(error) => file(error),
+    }
+}
+
+fn save(error: &SaveError) -> Described {
+    match error {
+        SaveError::NoImage => ("no-image", facts![]),
+        SaveError::Image { image, source } => {
+            let (kind, mut found) = load(source);
+            found.push(("image", image.to_string()));
+            (kind, found)
+        }
+        SaveError::Blob(error) => blob(error),
+        SaveError::Write(error) => changeset(error),
+        SaveError::NotALayout { path } => ("not-a-layout", with_path(path, facts![])),
+        SaveError::Index { path, source } => {
+            let (kind, found) = image(source);
+            (kind, with_path(path, found))
+        }
+        SaveError::Cancelled => ("cancelled", facts![]),
+        SaveError::Io(error) => file(error),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::archive::LoadError;
+use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
 use crate::container::ContainerError;
 use crate::digest::Digest;
@@ -145,6 +145,9 @@ pub enum StoreError {
     /// An image cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// An image cannot be saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// A blob is missing, damaged or cannot be written.
     #[error(transparent)]
     Blob(#[from] BlobError),

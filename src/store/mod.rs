@@ -16,6 +16,7 @@ mod names;
 mod operation;
 mod options;
 mod remove;
+mod save;
 mod stack;
 mod view;
 
@@ -38,6 +39,7 @@ pub use load::{LoadOptions, LoadedImage, Unpack};
 pub use names::Moved;
 pub use options::{DriverChoice, StoreOptions};
 pub use remove::{RemoveImage, Removed};
+pub use save::{ArchiveFormat, SaveOptions};
 
 use layout::{Access, Layout};
 use operation::Operation;

@@ -10,13 +10,13 @@ use super::error::StoreError;
 use super::image::Image;
 use super::layout::Access;
 use super::operation::Operation;
-use crate::archive::{self, SaveImage};
+use crate::archive::{self, SaveImage, Warning};
 use crate::fs::Dir;
 
 pub use crate::archive::{ArchiveFormat, SaveOptions};
 
 impl Store {
-    /// Writes `images` with their names into one archive, blobs that they share once.
+    /// Writes `images` with their names into one archive, blobs that they share once, and says what is odd about it.
     ///
     /// # Errors
     ///
@@ -26,15 +26,16 @@ impl Store {
         images: &[Image],
         format: ArchiveFormat,
         out: impl Write,
-        options: &SaveOptions,
-    ) -> Result<(), StoreError> {
+        options: &SaveOptions<'_>,
+    ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
-        archive::save(&save_images(images), &self.inner.layout.blobs, format, out, options)?;
-        operation.map_or(Ok(()), |operation| Ok(operation.end()?))
+        let warnings = archive::save(&save_images(images), &self.inner.layout.blobs, format, out, options)?;
+        operation.map_or(Ok(()), Operation::end)?;
+        Ok(warnings)
     }
 
     /// Writes `images` with their names into the OCI image layout in the directory `path`, which is made if need be and
-    /// keeps what else it holds.
+    /// keeps what else it holds. Says what is odd about it.
     ///
     /// # Errors
     ///
@@ -43,12 +44,13 @@ impl Store {
         &self,
         images: &[Image],
         path: impl AsRef<Path>,
-        options: &SaveOptions,
-    ) -> Result<(), StoreError> {
+        options: &SaveOptions<'_>,
+    ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
         let into = Dir::ensure_ambient(path)?;
-        archive::save_layout(&save_images(images), &self.inner.layout.blobs, &into, options)?;
-        operation.map_or(Ok(()), |operation| Ok(operation.end()?))
+        let warnings = archive::save_layout(&save_images(images), &self.inner.layout.blobs, &into, options)?;
+        operation.map_or(Ok(()), Operation::end)?;
+        Ok(warnings)
     }
 
     /// Keeps what `images` lead to while it is read. A store that can only be read has no collection.
