@@ -127,6 +127,7 @@ pub mod parallelism;
 pub mod path;
 pub mod stack;
 pub mod store;
+mod text;
 pub mod whiteout;
 
 pub use codec::Encoding;

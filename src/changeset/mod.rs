@@ -14,7 +14,6 @@
 //! [GNU tar manual](https://www.gnu.org/software/tar/manual/html_node/Tar-Internals.html).
 
 mod acl;
-mod base64;
 mod body;
 mod entry;
 mod error;
@@ -22,6 +21,7 @@ mod header;
 mod headers;
 mod name;
 mod pax;
+mod percent;
 mod reader;
 mod sparse;
 mod writer;

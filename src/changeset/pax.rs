@@ -1,13 +1,26 @@
 //! PAX records: what an extended header says about the entry that follows, and the text they are written in.
 
+use base64::Engine as _;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+
 use crate::fs::{Timestamp, Xattrs};
 
 use super::acl;
-use super::base64;
+use super::percent;
 use super::sparse::SparseRecords;
 
 /// How attributes are recorded by star, GNU tar and everyone since: the value is raw bytes.
 const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
+/// libarchive writes no padding and reads either.
+const LIBARCHIVE_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
 /// How libarchive records them besides: name in percent escapes, value in base64.
 const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
@@ -62,8 +75,8 @@ impl Pax {
             return insert_xattr(&mut self.xattrs, name, value.to_vec());
         }
         if let Some(name) = keyword.strip_prefix(LIBARCHIVE_XATTR) {
-            let name = base64::percent_decode(name);
-            return insert_xattr(&mut self.libarchive_xattrs, &name, base64::decode(value)?);
+            let name = percent::decode(name);
+            return insert_xattr(&mut self.libarchive_xattrs, &name, LIBARCHIVE_BASE64.decode(value).ok()?);
         }
         match keyword {
             b"path" => self.path = some(value),
@@ -217,7 +230,10 @@ impl PaxWriter {
     pub(super) fn add_xattr(&mut self, name: &[u8], value: &[u8]) {
         self.0.push(match name.contains(&b'=') {
             false => ([SCHILY_XATTR, name].concat(), value.to_vec()),
-            true => ([LIBARCHIVE_XATTR, &base64::percent_encode(name)].concat(), base64::encode(value)),
+            true => (
+                [LIBARCHIVE_XATTR, &percent::encode(name)].concat(),
+                LIBARCHIVE_BASE64.encode(value).into_bytes(),
+            ),
         });
     }
 

@@ -13,6 +13,7 @@ use super::error::DriverError;
 use crate::fs::{Context, Dir, Durability, Stat, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::Tree;
+use crate::text::{escape, unescape};
 use crate::whiteout::Namespace;
 
 /// Its name.
@@ -95,7 +96,7 @@ impl Record {
         let snapshot = Snapshot {
             begun: (untouched.start.seconds, untouched.start.nanos),
             watermark: (untouched.end.seconds, untouched.end.nanos),
-            directories: directories.iter().map(|(path, inode)| (to_text(path.as_bytes()), *inode)).collect(),
+            directories: directories.iter().map(|(path, inode)| (escape(path.as_bytes()), *inode)).collect(),
         };
         Self { version: VERSION, driver: DriverKind::Copy, marks: None, copied: Some(snapshot) }
     }
@@ -149,7 +150,7 @@ impl Record {
         };
         let time = |(seconds, nanos)| Timestamp { seconds, nanos };
         let directories = snapshot.directories.into_iter().map(|(path, inode)| {
-            let path = from_text(&path).and_then(|path| LayerPath::parse(path).ok());
+            let path = unescape(&path).and_then(|path| LayerPath::parse(path).ok());
             path.map(|path| (path, inode)).ok_or_else(|| damaged(dir, &"it holds a path that is none"))
         });
         Ok(Copied {
@@ -164,50 +165,10 @@ fn damaged(dir: &Dir, reason: &dyn std::fmt::Display) -> DriverError {
     DriverError::Record { path: dir.path_of(NAME), reason: reason.to_string() }
 }
 
-/// Text that keeps every byte: what is UTF-8 as it is but for `%`, the rest as `%XX`.
-fn to_text(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for piece in chunk.valid().split_inclusive('%') {
-            text.push_str(piece.strip_suffix('%').unwrap_or(piece));
-            if piece.ends_with('%') {
-                text.push_str("%25");
-            }
-        }
-        for byte in chunk.invalid() {
-            write!(text, "%{byte:02X}").expect("a String takes every write");
-        }
-    }
-    text
-}
-
-fn from_text(text: &str) -> Option<Vec<u8>> {
-    let mut pieces = text.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (code, rest) = (piece.get(..2)?, piece.get(2..)?);
-        bytes.push(u8::from_str_radix(code, 16).ok()?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stack::marks::Marks;
-
-    #[test]
-    fn every_path_survives_as_text() {
-        for path in [&b"plain"[..], b"100%", b"%41/\xff\xfe/\xc3\xa9", b"", b"%", b"a%%b"] {
-            assert_eq!(from_text(&to_text(path)).unwrap(), path);
-        }
-        assert_eq!(to_text(b"a%\xff"), "a%25%FF");
-        for wrong in ["%", "%4", "%zz", "%\u{e9}"] {
-            assert_eq!(from_text(wrong), None);
-        }
-    }
 
     #[test]
     fn a_record_reads_back_and_is_no_other_drivers() {

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::digest::Digest;
 
 use super::json::{Extra, Fields, FromJson, Place, deserialize_from_json, wrong_type};
-use super::{ImageError, MediaType, Platform, base64};
+use super::{ImageError, MediaType, Platform};
 
 /// A reference to content, as [the
 /// spec](https://github.com/opencontainers/image-spec/blob/main/descriptor.md) has it.
@@ -46,7 +48,7 @@ pub struct Descriptor {
 }
 
 fn as_base64<S: Serializer>(data: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-    data.as_deref().map(base64::encode).serialize(serializer)
+    data.as_deref().map(|data| BASE64.encode(data)).serialize(serializer)
 }
 
 deserialize_from_json!(Descriptor);
@@ -84,9 +86,10 @@ struct Data(Option<Vec<u8>>);
 impl FromJson for Data {
     fn from_json(value: Value, place: &Place<'_>) -> Result<Self, ImageError> {
         let text = String::from_json(value, place)?;
-        match base64::decode(&text) {
-            Some(data) => Ok(Self(Some(data))),
-            None => Err(wrong_type(place, "bytes in padded base64", &Value::String(text))),
+        // Strict: one text for each sequence of bytes, so that reading and writing gives the same document.
+        match BASE64.decode(&text) {
+            Ok(data) => Ok(Self(Some(data))),
+            Err(_) => Err(wrong_type(place, "bytes in padded base64", &Value::String(text))),
         }
     }
 }

@@ -11,7 +11,6 @@ mod key;
 mod pack;
 mod record;
 mod store;
-mod text;
 mod unpack;
 mod xattrs;
 

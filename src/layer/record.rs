@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{escape, unescape};
 use super::unpack::Unpacked;
 use crate::digest::{DiffId, Digest};
 use crate::fs::{Metadata, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::marks::Families;
+use crate::text::{escape, unescape};
 
 /// The version of the record's format that this crate writes.
 pub(super) const VERSION: u32 = 1;

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 /// The text for `bytes`.
-pub(super) fn escape(bytes: &[u8]) -> String {
+pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {
         match byte {
@@ -17,7 +17,7 @@ pub(super) fn escape(bytes: &[u8]) -> String {
 }
 
 /// The bytes that [`escape`] made `text` of; `None` if it did not.
-pub(super) fn unescape(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
