@@ -198,3 +198,25 @@ impl<W: Write> Packer<W> {
         Ok(Packed { diff_id: DiffId::of_tar(digest), bytes, entries: self.entries })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Metadata;
+
+    #[test]
+    fn a_file_that_grows_or_shrinks_under_our_hands_is_an_error_that_names_it() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"content", 0).unwrap();
+        let path = LayerPath::parse("var/log").unwrap();
+        // The size as it was seen when the tar came to the file, and as it is now.
+        for size in [3, 6, 8, 200_000] {
+            let out = Writer::new(HashingWriter::new(Algorithm::Sha256, Vec::new()));
+            let mut out = Packer::new(out, &PackOptions::default());
+            let entry = Entry::new(path.clone(), EntryKind::File { size }, Metadata::default());
+            let error = out.file(&entry, &file, size).unwrap_err();
+            let expected = format!("/var/log changed while it was read: it had {size} bytes, found 7");
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+}
