@@ -26,9 +26,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 pub(crate) const NAME: &str = "this-machine:1";
 
 /// Programs to take along, as far as they are here. Without the first there is no image.
-const PROGRAMS: [&str; 16] = [
-    "sh", "cat", "chmod", "cp", "echo", "env", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep", "touch",
-    "uname", "wc",
+const PROGRAMS: [&str; 17] = [
+    "sh", "cat", "chmod", "cp", "echo", "env", "head", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep",
+    "touch", "uname", "wc",
 ];
 
 /// What was packed.
