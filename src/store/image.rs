@@ -88,6 +88,13 @@ impl Image {
         self.config.as_ref().map_or(&[], |config| &config.rootfs.diff_ids)
     }
 
+    /// The same image under these names, which is how [`Store::save`] then names it. The store is not changed.
+    #[must_use]
+    pub fn with_names(mut self, names: Vec<Reference>) -> Self {
+        self.names = names;
+        self
+    }
+
     /// What a person calls it: its first name, or its id.
     pub fn label(&self) -> String {
         self.names.first().map_or_else(|| self.id().to_string(), Reference::familiar)
