@@ -1,2 +1,101 @@
-//! tool
-fn main() {}
+//! `plywood`, the command line tool: the library for people and for scripts.
+//!
+//! It uses the public API and nothing else. What the library leaves to its caller is here: the environment, the clock, signals,
+//! printing. Exit status: 0, 1 for a failure, 2 for wrong usage, 128 and the signal's number for an interruption.
+//!
+//! | file | what it knows |
+//! | --- | --- |
+//! | `args` | what can be said on the command line |
+//! | `global` | which store, opened how |
+//! | `load` `save` `images` `containers` `inspect` `store` | the commands |
+//! | `output` `errors` `progress` `human` | how things are printed |
+//! | `files` `signals` | the world outside the store |
+
+mod args;
+mod containers;
+mod errors;
+mod files;
+mod global;
+mod human;
+mod images;
+mod inspect;
+mod load;
+mod output;
+mod progress;
+mod save;
+mod signals;
+mod store;
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command, ImageCommand};
+use errors::Failure;
+use global::Context;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, &words),
+    };
+    let context = Context::new(cli.global);
+    match run(&context, &cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::StdoutClosed) => signals::die_of_a_closed_pipe().into(),
+        Err(failure) => {
+            failure.report(context.output.json);
+            failure.status().into()
+        }
+    }
+}
+
+fn run(context: &Context, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::load(context, args),
+        Command::Save(args) | Command::Image(ImageCommand::Save(args)) => save::save(context, args),
+        Command::Export(args) => save::export(context, args),
+        Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => images::list(context, args),
+        Command::History(args) | Command::Image(ImageCommand::History(args)) => {
+            images::history(context, args)
+        }
+        Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => images::tag(context, args),
+        Command::Untag(args) | Command::Image(ImageCommand::Untag(args)) => images::untag(context, args),
+        Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => images::remove(context, args),
+        Command::Image(ImageCommand::Mount(args)) => images::mount(context, args),
+        Command::Image(ImageCommand::Umount(args)) => images::umount(context, args),
+        Command::Inspect(args) => inspect::any(context, args),
+        Command::Image(ImageCommand::Inspect(args)) => inspect::images(context, args),
+        Command::Create(args) => containers::create(context, args),
+        Command::Ps(args) => containers::list(context, args),
+        Command::Rename(args) => containers::rename(context, args),
+        Command::Rm(args) => containers::remove(context, args),
+        Command::Mount(args) => containers::mount(context, args),
+        Command::Umount(args) => containers::umount(context, args),
+        Command::Changes(args) => containers::changes(context, args),
+        Command::Commit(args) => containers::commit(context, args),
+        Command::Gc(args) => store::gc(context, args),
+        Command::Info(_) => store::info(context),
+        Command::Completions(args) => store::completions(context, args),
+        Command::Version(_) => store::version(context),
+    }
+}
+
+/// Ends a run that clap refused, or that only asked for help.
+fn refuse(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    let said = words.iter().take_while(|word| *word != "--");
+    if error.use_stderr() && said.into_iter().any(|word| word == "--json") {
+        errors::report_usage(error);
+        return errors::USAGE.into();
+    }
+    match error.print() {
+        Ok(()) => u8::try_from(error.exit_code()).unwrap_or(errors::USAGE).into(),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            signals::die_of_a_closed_pipe().into()
+        }
+        Err(_) => errors::FAILED.into(),
+    }
+}

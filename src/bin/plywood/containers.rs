@@ -1,0 +1,244 @@
+//! Commands about containers.
+
+use std::time::SystemTime;
+
+use plywood::fs::Timestamp;
+use plywood::image::time;
+use plywood::layer::ChangeKind;
+use plywood::{CommitOptions, Container, ContainerState, CreateOptions, RemoveContainer, Store, StoreError};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::args::{ChangesArgs, CommitArgs, CreateArgs, MountArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
+use crate::errors::{Failure, each};
+use crate::global::Context;
+use crate::human;
+use crate::images;
+use crate::output::Table;
+use crate::progress::Meter;
+
+/// Finds a container by what a person typed.
+pub(crate) fn find(store: &Store, name: &str) -> Result<Container, Failure> {
+    store.container(name).map_err(|error| hinted(store, error))
+}
+
+/// An error about a container, with the next step.
+fn hinted(store: &Store, error: StoreError) -> Failure {
+    Failure::from(error).hinted(|error| match error {
+        StoreError::NotFound { name, .. } => {
+            // What cannot be listed cannot be suggested; the error itself is what matters.
+            let containers = store.containers().unwrap_or_default();
+            Some(match human::similar(name, containers.iter().map(Container::name)) {
+                Some(name) => format!("did you mean {name}?"),
+                None => "`plywood ps` lists what there is".to_owned(),
+            })
+        }
+        StoreError::Mounted { container, .. } => {
+            Some(format!("use `plywood umount {container}` first, or -f"))
+        }
+        _ => None,
+    })
+}
+
+/// The image of a container as people call it.
+fn image_of(container: &Container) -> String {
+    container.image_name().map_or_else(|| container.image_id().to_string(), str::to_owned)
+}
+
+fn now() -> Timestamp {
+    time::from_system(SystemTime::now())
+}
+
+/// `plywood create`
+pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let image = images::find(&store, &args.image)?;
+    let mut options = CreateOptions::default();
+    options.name.clone_from(&args.name);
+    options.labels.extend(args.labels.iter().cloned());
+    options.created = Some(now());
+    let meter = Meter::new("creating", context.output);
+    let container = store.create_container(&image, &options)?;
+    drop(meter);
+    match context.output.json {
+        true => context.output.json(&json!({
+            "id": container.id(), "name": container.name(), "image": image_of(&container),
+        })),
+        false => context.output.line(container.id()),
+    }
+}
+
+/// `plywood ps`
+pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Listed<'c> {
+        id: &'c str,
+        name: &'c str,
+        image: String,
+        state: &'static str,
+        /// Bytes of its own; counted only where they are shown.
+        size: Option<u64>,
+        #[serde(flatten)]
+        path: Option<Value>,
+        created: Option<&'c str>,
+        driver: String,
+    }
+    let output = context.output;
+    let containers = context.open_if_there()?.map_or_else(|| Ok(Vec::new()), |store| store.containers())?;
+    if output.quiet && !output.json {
+        return output.lines(containers.iter().map(Container::id));
+    }
+    let mut listed = Vec::with_capacity(containers.len());
+    for container in &containers {
+        let (state, path) = match container.state() {
+            Ok(state) => describe(state),
+            Err(error) => return Err(error.into()),
+        };
+        listed.push(Listed {
+            id: container.id(),
+            name: container.name(),
+            image: image_of(container),
+            state,
+            size: if args.size || output.json { Some(container.size()?) } else { None },
+            path,
+            created: container.created(),
+            driver: container.driver().to_string(),
+        });
+    }
+    if output.json {
+        return output.json(&listed);
+    }
+    let headers = ["CONTAINER ID", "IMAGE", "CREATED", "STATE", "NAME", "SIZE"];
+    let mut table = Table::new(if args.size { &headers } else { &headers[..5] });
+    for container in listed {
+        let short = human::short(container.id);
+        let row = [
+            if args.no_trunc { container.id } else { short }.to_owned(),
+            if container.image.starts_with("sha256:") && !args.no_trunc {
+                human::short(&container.image).to_owned()
+            } else {
+                container.image
+            },
+            images::age(container.created),
+            container.state.to_owned(),
+            container.name.to_owned(),
+        ];
+        table.row(row.into_iter().chain(container.size.map(human::size)));
+    }
+    table.print(output)
+}
+
+/// A state in one word, and where the root is as JSON has it.
+pub(crate) fn describe(state: ContainerState) -> (&'static str, Option<Value>) {
+    match state {
+        ContainerState::Created => ("created", None),
+        ContainerState::Mounted(path) => ("mounted", Some(crate::output::path_json(&path))),
+        _ => ("unknown", None),
+    }
+}
+
+/// `plywood rename`
+pub(crate) fn rename(context: &Context, args: &RenameArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let mut container = find(&store, &args.container)?;
+    container.rename(&args.name)?;
+    match context.output.json {
+        true => context.output.json(&json!({"id": container.id(), "name": container.name()})),
+        false => Ok(()),
+    }
+}
+
+/// `plywood rm`
+pub(crate) fn remove(context: &Context, args: &RmArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let output = context.output;
+    let how = if args.force { RemoveContainer::Force } else { RemoveContainer::Refuse };
+    each(output, &args.containers, |name| {
+        let container = find(&store, name)?;
+        let removed = json!({"id": container.id(), "name": container.name()});
+        container.remove(how).map_err(|error| hinted(&store, error))?;
+        if !output.json && !output.quiet {
+            output.line(name)?;
+        }
+        Ok(removed)
+    })
+}
+
+/// `plywood mount`
+pub(crate) fn mount(context: &Context, args: &MountArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let container = find(&store, &args.container)?;
+    let meter = Meter::new("mounting", context.output);
+    let path = match container.mount() {
+        Ok(mounted) => mounted.keep(),
+        // Whoever mounted it, there it is.
+        Err(StoreError::Mounted { path, .. }) => path,
+        Err(error) => return Err(error.into()),
+    };
+    drop(meter);
+    context.output.path(&path)
+}
+
+/// `plywood umount`
+pub(crate) fn umount(context: &Context, args: &UmountArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let container = find(&store, &args.container)?;
+    let state = container.state()?;
+    container.unmount()?;
+    let path = match &state {
+        ContainerState::Mounted(path) => Some(path.as_path()),
+        _ => None,
+    };
+    match context.output.json {
+        true => context.output.maybe_path(path),
+        false => Ok(()),
+    }
+}
+
+/// `plywood changes`
+pub(crate) fn changes(context: &Context, args: &ChangesArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let container = find(&store, &args.container)?;
+    let meter = Meter::new("comparing", context.output);
+    let changes = container.changes()?;
+    drop(meter);
+    let letter = |kind| match kind {
+        ChangeKind::Added => "A",
+        ChangeKind::Changed => "C",
+        ChangeKind::Deleted => "D",
+    };
+    context
+        .output
+        .changes(changes.iter().map(|change| (letter(change.kind), absolute(change.path.as_bytes()))))
+}
+
+/// A path in a layer as a container sees it.
+fn absolute(path: &[u8]) -> Vec<u8> {
+    [b"/", path].concat()
+}
+
+/// `plywood commit`
+pub(crate) fn commit(context: &Context, args: &CommitArgs) -> Result<(), Failure> {
+    let name = args.name.as_deref().map(images::reference).transpose()?;
+    let store = context.open()?;
+    let container = find(&store, &args.container)?;
+    let mut options = CommitOptions::default();
+    options.name = name;
+    options.changes.clone_from(&args.changes);
+    options.message.clone_from(&args.message);
+    options.author.clone_from(&args.author);
+    let epoch = args.source_date_epoch.map(Timestamp::from_seconds);
+    options.created = Some(args.created.or(epoch).unwrap_or_else(now));
+    options.pack.latest_mtime = epoch;
+    let meter = Meter::new("committing", context.output);
+    let image = container.commit(&options)?;
+    drop(meter);
+    match context.output.json {
+        true => context.output.json(&json!({
+            "id": image.id().to_string(),
+            "digest": image.manifest_digest().to_string(),
+            "names": images::names(&image),
+        })),
+        false => context.output.line(image.id().to_string()),
+    }
+}

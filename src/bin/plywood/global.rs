@@ -1,0 +1,118 @@
+//! What the global options mean on this machine: which directory the store is, and opening it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plywood::driver::DriverKind;
+use plywood::{DriverChoice, Store, StoreError, StoreOptions};
+
+use crate::args::{Driver, Durability, Global};
+use crate::errors::Failure;
+use crate::output::Output;
+
+/// What every command works with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) output: Output,
+    global: Global,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Self {
+        Self { output: Output { json: global.json, quiet: global.quiet }, global }
+    }
+
+    /// What to wait for before something is reported as done.
+    pub(crate) fn durability(&self) -> plywood::fs::Durability {
+        match self.global.durability {
+            Durability::Full => plywood::fs::Durability::Full,
+            Durability::Relaxed => plywood::fs::Durability::Relaxed,
+        }
+    }
+
+    /// Whether what is reported as done has to be on disk.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.global.durability == Durability::Full
+    }
+
+    /// Opens the store, which must exist.
+    pub(crate) fn open(&self) -> Result<Store, Failure> {
+        let store = self.options().open(self.root()?).map_err(Failure::from);
+        store.map_err(|failure| {
+            failure.hinted(|error| is_absent(error).then(|| "`plywood load` makes a store".to_owned()))
+        })
+    }
+
+    /// Opens the store; makes it first if nothing is there.
+    pub(crate) fn ensure(&self) -> Result<Store, Failure> {
+        Ok(self.options().ensure(self.root()?)?)
+    }
+
+    /// Opens the store as it is, even if it can only be read; makes it if there is none.
+    pub(crate) fn open_or_make(&self) -> Result<Store, Failure> {
+        match self.open() {
+            Err(Failure::Store { error, .. }) if is_absent(&error) => self.ensure(),
+            other => other,
+        }
+    }
+
+    /// Opens the store; `None`, with a warning, if there is none yet. For commands that list: without a store there is
+    /// nothing, and nothing is made only to say so.
+    pub(crate) fn open_if_there(&self) -> Result<Option<Store>, Failure> {
+        match self.open() {
+            Err(Failure::Store { error, .. }) if is_absent(&error) => {
+                self.output
+                    .warn(&format!("there is no store in {:?} yet; `plywood load` makes one", self.root()?));
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    fn options(&self) -> StoreOptions {
+        let driver = match self.global.driver {
+            Driver::Auto => DriverChoice::Auto,
+            Driver::Overlay => DriverChoice::Only(DriverKind::Overlay),
+            Driver::Copy => DriverChoice::Only(DriverKind::Copy),
+            Driver::Fuse => DriverChoice::Only(DriverKind::Fuse),
+        };
+        Store::options().driver(driver).durability(self.durability())
+    }
+
+    /// The directory of the store.
+    fn root(&self) -> Result<PathBuf, Failure> {
+        // A variable that is set to nothing is not set.
+        if let Some(root) = self.global.root.as_ref().filter(|root| !root.as_os_str().is_empty()) {
+            return Ok(root.clone());
+        }
+        if is_real_root() {
+            return Ok(PathBuf::from("/var/lib/plywood"));
+        }
+        let absolute = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+        let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+        data.map(|data| data.join("plywood")).ok_or_else(|| {
+            Failure::Usage("where is the store? HOME is not set: use --root DIR or PLYWOOD_ROOT".to_owned())
+        })
+    }
+}
+
+/// Whether the error is only that there is no store yet.
+fn is_absent(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotAStore { path, .. } if is_free(path))
+}
+
+/// Whether nothing is at `path`, so that a store could be made there.
+fn is_free(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Whether this process is root of the machine, and not only of a user namespace.
+fn is_real_root() -> bool {
+    let whole = fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    whole && rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,240 @@
+//! Commands about images that are in the store.
+
+use std::time::SystemTime;
+
+use plywood::image::{Reference, time};
+use plywood::{Image, RemoveImage, Store, StoreError};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::{HistoryArgs, ImageMountArgs, ImageUmountArgs, ImagesArgs, RmiArgs, TagArgs, UntagArgs};
+use crate::errors::{Failure, each};
+use crate::global::Context;
+use crate::human;
+use crate::output::Table;
+
+/// Finds an image by what a person typed.
+pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
+    store.image(name).map_err(|error| Failure::from(error).hinted(|error| hint(store, error)))
+}
+
+/// The next step after an error about an image.
+fn hint(store: &Store, error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::NotFound { name, .. } => {
+            // What cannot be listed cannot be suggested; the error itself is what matters.
+            let images = store.images().unwrap_or_default();
+            let names: Vec<String> = images.iter().flat_map(Image::names).map(Reference::familiar).collect();
+            let wanted =
+                Reference::parse_familiar(name).map_or_else(|_| name.clone(), |name| name.familiar());
+            let repository = wanted.rsplit_once(':').map_or(&*wanted, |(repository, _)| repository);
+            let sibling = || {
+                let same = |name: &&String| name.rsplit_once(':').is_some_and(|(name, _)| name == repository);
+                names.iter().find(same).map(String::as_str)
+            };
+            Some(match human::similar(&wanted, names.iter().map(String::as_str)).or_else(sibling) {
+                Some(name) => format!("did you mean {name}?"),
+                None => "`plywood images` lists what there is".to_owned(),
+            })
+        }
+        StoreError::ImageInUse { containers, .. } => {
+            Some(format!("remove them with `plywood rm {}`, or use -f", containers.join(" ")))
+        }
+        StoreError::SeveralNames { .. } => Some("say one of the names, or use -f for all".to_owned()),
+        _ => None,
+    }
+}
+
+/// Names as people say them.
+pub(crate) fn names(image: &Image) -> Vec<String> {
+    image.names().iter().map(Reference::familiar).collect()
+}
+
+/// One image of `images --json`.
+#[derive(Serialize)]
+struct Listed {
+    id: String,
+    digest: String,
+    names: Vec<String>,
+    size: u64,
+    created: Option<String>,
+    platform: Option<String>,
+}
+
+impl Listed {
+    fn new(image: &Image) -> Self {
+        Self {
+            id: image.id().to_string(),
+            digest: image.manifest_digest().to_string(),
+            names: names(image),
+            size: image.size(),
+            created: image.config().and_then(|config| config.created.clone()),
+            platform: image.platform().map(|platform| platform.to_string()),
+        }
+    }
+}
+
+/// How long ago something written as RFC 3339 was.
+pub(crate) fn age(written: Option<&str>) -> String {
+    let then = written.and_then(|written| time::parse(written).ok());
+    let now = time::from_system(SystemTime::now());
+    then.map_or_else(|| "-".to_owned(), |then| human::age(then, now))
+}
+
+/// `plywood images`
+pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> {
+    let output = context.output;
+    let images = context.open_if_there()?.map_or_else(|| Ok(Vec::new()), |store| store.images())?;
+    let images: Vec<Listed> = images.iter().map(Listed::new).collect();
+    if output.json {
+        return output.json(&images);
+    }
+    if output.quiet {
+        return output.lines(images.iter().map(|image| &image.id));
+    }
+    let mut table = Table::new(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
+    for image in &images {
+        let unnamed = ["<none>:<none>".to_owned()];
+        for name in if image.names.is_empty() { &unnamed[..] } else { &image.names } {
+            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
+            table.row([
+                repository.to_owned(),
+                tag.to_owned(),
+                if args.no_trunc { image.id.clone() } else { human::short(&image.id).to_owned() },
+                age(image.created.as_deref()),
+                human::size(image.size),
+            ]);
+        }
+    }
+    table.print(output)
+}
+
+/// `plywood history`
+pub(crate) fn history(context: &Context, args: &HistoryArgs) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Step {
+        created: Option<String>,
+        created_by: Option<String>,
+        author: Option<String>,
+        comment: Option<String>,
+        /// Diff id.
+        layer: Option<String>,
+        size: u64,
+    }
+    let output = context.output;
+    let image = find(&context.open()?, &args.image)?;
+    let steps = image.history().into_iter().rev().map(|step| Step {
+        created: step.entry.created,
+        created_by: step.entry.created_by,
+        author: step.entry.author,
+        comment: step.entry.comment,
+        layer: step.layer.map(|layer| layer.to_string()),
+        size: step.size,
+    });
+    let steps: Vec<Step> = steps.collect();
+    if output.json {
+        return output.json(&steps);
+    }
+    if output.quiet {
+        return output.lines(steps.iter().filter_map(|step| step.layer.as_ref()));
+    }
+    let mut table = Table::new(&["LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
+    for step in steps {
+        let layer = step.layer.as_deref().unwrap_or("-");
+        let by = step.created_by.unwrap_or_default();
+        table.row([
+            if args.no_trunc { layer } else { human::short(layer) }.to_owned(),
+            age(step.created.as_deref()),
+            if args.no_trunc { by } else { human::abridged(&by, 45) },
+            human::size(step.size),
+            step.comment.unwrap_or_default(),
+        ]);
+    }
+    table.print(output)
+}
+
+/// `plywood tag`
+pub(crate) fn tag(context: &Context, args: &TagArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let image = find(&store, &args.source)?;
+    let name = reference(&args.target)?;
+    let moved = store.tag(&image, &name)?;
+    if let Some(moved) = &moved {
+        let (name, from) = (moved.name.familiar(), moved.from);
+        context.output.warn(&format!("{name} was another image until now, {from}, which is kept"));
+    }
+    if context.output.json {
+        let moved = moved.map(|moved| moved.from.to_string());
+        return context.output.json(&json!({
+            "id": image.id().to_string(),
+            "digest": image.manifest_digest().to_string(),
+            "name": name.without_digest().familiar(),
+            "moved_from": moved,
+        }));
+    }
+    Ok(())
+}
+
+/// The name for an image that a person typed.
+pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
+    let name = Reference::parse_familiar(text).map_err(|error| Failure::Invalid(error.to_string()))?;
+    match name.digest() {
+        None => Ok(name),
+        Some(_) => {
+            Err(Failure::Invalid(format!("{text:?} has a digest, which nobody can choose: leave it out")))
+        }
+    }
+}
+
+/// `plywood untag`
+pub(crate) fn untag(context: &Context, args: &UntagArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let output = context.output;
+    each(output, &args.names, |name| {
+        let name = Reference::parse_familiar(name).map_err(|error| Failure::Invalid(error.to_string()))?;
+        let digest =
+            store.untag(&name).map_err(|error| Failure::from(error).hinted(|error| hint(&store, error)))?;
+        if !output.json && !output.quiet {
+            output.line(format!("Untagged: {}", name.familiar()))?;
+        }
+        Ok(json!({"name": name.familiar(), "digest": digest.to_string()}))
+    })
+}
+
+/// `plywood rmi`
+pub(crate) fn remove(context: &Context, args: &RmiArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let output = context.output;
+    let how = if args.force { RemoveImage::Force } else { RemoveImage::Refuse };
+    each(output, &args.images, |name| {
+        let removed = store.remove_image(name, how);
+        let removed = removed.map_err(|error| Failure::from(error).hinted(|error| hint(&store, error)))?;
+        let untagged: Vec<String> = removed.untagged.iter().map(Reference::familiar).collect();
+        let deleted = removed.deleted.map(|id| id.to_string());
+        if !output.json && !output.quiet {
+            let untagged = untagged.iter().map(|name| format!("Untagged: {name}"));
+            output.lines(untagged.chain(deleted.iter().map(|id| format!("Deleted: {id}"))))?;
+        }
+        Ok(json!({"image": name, "untagged": untagged, "deleted": deleted}))
+    })
+}
+
+/// `plywood image mount`
+pub(crate) fn mount(context: &Context, args: &ImageMountArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let image = find(&store, &args.image)?;
+    let path = store.mount_image(&image)?;
+    context.output.path(&path)
+}
+
+/// `plywood image umount`
+pub(crate) fn umount(context: &Context, args: &ImageUmountArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let image = find(&store, &args.image)?;
+    let path = store.image_mounted(&image)?;
+    store.unmount_image(&image)?;
+    match context.output.json {
+        true => context.output.maybe_path(path.as_deref()),
+        false => Ok(()),
+    }
+}

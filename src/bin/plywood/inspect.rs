@@ -1,0 +1,131 @@
+//! `inspect`: everything about images and containers, with docker's names for what docker has.
+//!
+//! Always JSON and always an array, one object for each name that was said.
+
+use std::collections::BTreeSet;
+
+use plywood::{Container, ContainerState, Image, Store, StoreError};
+use serde_json::{Map, Value, json};
+
+use crate::args::{ImageInspectArgs, InspectArgs, Kind};
+use crate::containers;
+use crate::errors::{Failure, each_shown};
+use crate::global::Context;
+use crate::images as image_commands;
+use crate::output::path_json;
+
+/// `plywood inspect`
+pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    each_shown(context.output, &args.names, |name| match args.kind {
+        Some(Kind::Image) => image(&store, &image_commands::find(&store, name)?),
+        Some(Kind::Container) => container(&containers::find(&store, name)?),
+        None => either(&store, name),
+    })
+}
+
+/// `plywood image inspect`
+pub(crate) fn images(context: &Context, args: &ImageInspectArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    each_shown(context.output, &args.images, |name| image(&store, &image_commands::find(&store, name)?))
+}
+
+/// The container of this name, or else the image.
+fn either(store: &Store, name: &str) -> Result<Value, Failure> {
+    let ambiguous = match store.container(name) {
+        Ok(found) => return container(&found),
+        Err(StoreError::NotFound { .. }) => None,
+        // An image may have exactly the name that begins the ids of several containers.
+        Err(error @ StoreError::Ambiguous { .. }) => Some(error),
+        Err(error) => return Err(error.into()),
+    };
+    match (image_commands::find(store, name), ambiguous) {
+        (Ok(found), _) => image(store, &found),
+        (Err(Failure::Store { .. }), Some(ambiguous)) => Err(ambiguous.into()),
+        (Err(Failure::Store { error, hint }), None) => match *error {
+            StoreError::NotFound { name, .. } => {
+                let error = StoreError::NotFound { what: "image or container", name };
+                Err(Failure::Store { error: Box::new(error), hint })
+            }
+            error => Err(Failure::Store { error: Box::new(error), hint }),
+        },
+        (Err(failure), _) => Err(failure),
+    }
+}
+
+fn image(store: &Store, image: &Image) -> Result<Value, Failure> {
+    let digests: BTreeSet<String> = image
+        .names()
+        .iter()
+        .map(|name| format!("{}@{}", repository(&name.familiar()), image.digest()))
+        .collect();
+    let layers: Vec<_> = image.diff_ids().iter().map(ToString::to_string).collect();
+    let config = image.config();
+    let platform = image.platform();
+    let last = config.and_then(|config| config.history.last());
+    let mut object = Map::new();
+    let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
+    put("Id", json!(image.id().to_string()));
+    put("RepoTags", json!(image_commands::names(image)));
+    put("RepoDigests", json!(digests));
+    put("Descriptor", json!(image.target()));
+    put("ManifestDigest", json!(image.manifest_digest().to_string()));
+    put("Created", json!(config.and_then(|config| config.created.as_ref())));
+    put("Author", json!(config.and_then(|config| config.author.as_deref()).unwrap_or_default()));
+    put("Comment", json!(last.and_then(|step| step.comment.as_deref()).unwrap_or_default()));
+    put("Architecture", json!(platform.as_ref().map(|platform| &platform.architecture)));
+    put(
+        "Variant",
+        json!(platform.as_ref().and_then(|platform| platform.variant.as_deref()).unwrap_or_default()),
+    );
+    put("Os", json!(platform.as_ref().map(|platform| &platform.os)));
+    put("Size", json!(image.size()));
+    put("Config", json!(config.map(|config| &config.config)));
+    put("RootFS", json!({"Type": "layers", "Layers": layers}));
+    if let Some(path) = store.image_mounted(image)? {
+        put("Mountpoint", path_json(&path)["path"].clone());
+    }
+    Ok(Value::Object(object))
+}
+
+/// A name without its tag; the colon of a port stays.
+fn repository(familiar: &str) -> &str {
+    match familiar.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => familiar,
+    }
+}
+
+fn container(container: &Container) -> Result<Value, Failure> {
+    let (status, path) = match container.state()? {
+        ContainerState::Mounted(path) => ("mounted", Some(path_json(&path))),
+        _ => ("created", None),
+    };
+    let mut state = json!({"Status": status});
+    if let Some(path) = path {
+        state["Path"] = path["path"].clone();
+    }
+    Ok(json!({
+        "Id": container.id(),
+        "Name": container.name(),
+        "Created": container.created(),
+        "Image": container.image_id().to_string(),
+        "ManifestDigest": container.manifest_digest().to_string(),
+        "Driver": container.driver().to_string(),
+        "State": state,
+        "SizeRw": container.size()?,
+        "Config": {"Image": container.image_name(), "Labels": container.labels()},
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repository;
+
+    #[test]
+    fn the_port_of_a_registry_is_no_tag() {
+        assert_eq!(repository("debian:12"), "debian");
+        assert_eq!(repository("localhost:5000/x:1"), "localhost:5000/x");
+        assert_eq!(repository("localhost:5000/x"), "localhost:5000/x");
+    }
+}

@@ -1,0 +1,113 @@
+//! `load`: archives and directories become images of the store.
+
+use std::path::Path;
+
+use plywood::image::Reference;
+use plywood::{LoadOptions, LoadedImage, Unpack};
+use serde::Serialize;
+
+use crate::args::LoadArgs;
+use crate::errors::Failure;
+use crate::files::Input;
+use crate::global::Context;
+use crate::human;
+use crate::progress::Meter;
+use crate::signals::Interrupt;
+
+/// How many warnings about one image a person reads.
+const WARNINGS: usize = 10;
+
+/// One image of `load --json`.
+#[derive(Serialize)]
+struct Loaded {
+    id: String,
+    digest: String,
+    names: Vec<String>,
+    /// Diff ids, bottom first.
+    layers: Vec<String>,
+    /// Names that another image had until now.
+    moved: Vec<Moved>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Moved {
+    name: String,
+    /// The digest of the manifest that it pointed at.
+    from: String,
+}
+
+impl Loaded {
+    fn new(loaded: &LoadedImage) -> Self {
+        let image = &loaded.image;
+        let moved =
+            |moved: &plywood::Moved| Moved { name: moved.name.familiar(), from: moved.from.to_string() };
+        Self {
+            id: image.id().to_string(),
+            digest: image.manifest_digest().to_string(),
+            names: loaded.names.iter().map(Reference::familiar).collect(),
+            layers: image.diff_ids().iter().map(ToString::to_string).collect(),
+            moved: loaded.moved.iter().map(moved).collect(),
+            warnings: loaded.warnings.clone(),
+        }
+    }
+}
+
+/// `plywood load`
+pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
+    let output = context.output;
+    let interrupt = Interrupt::watch()?;
+    let source = args.input.as_deref().or(args.path.as_deref()).filter(|path| *path != Path::new("-"));
+    let directory = source.filter(|path| path.is_dir());
+    // What cannot be read makes no store.
+    let input = match source {
+        None => Some(Input::stdin(&interrupt)?),
+        Some(path) if directory.is_none() => Some(Input::open(path, &interrupt)?),
+        Some(_) => None,
+    };
+    let store = context.ensure()?;
+
+    let meter = Meter::new("loading", output);
+    let length = input.as_ref().and_then(Input::len);
+    if let Some(bytes) = length {
+        meter.expect(bytes);
+    }
+    let progress = |bytes| match Some(bytes) == length {
+        false => meter.set(bytes),
+        true => meter.next("unpacking"),
+    };
+    let mut options = LoadOptions::default();
+    options.unpack = if args.on_demand { Unpack::OnDemand } else { Unpack::Now };
+    options.progress = Some(&progress);
+    options.cancel = Some(interrupt.flag());
+    options.repository = args.repository.clone();
+    let loaded = match (input, directory) {
+        (Some(input), _) => store.load(input, &options),
+        (None, Some(path)) => store.load_directory(path, &options),
+        (None, None) => unreachable!("what is not opened is a directory"),
+    };
+    let loaded = loaded.map_err(|error| interrupt.explain(error.into()));
+    drop(meter);
+    let loaded: Vec<Loaded> = loaded?.iter().map(Loaded::new).collect();
+
+    if output.json {
+        return output.json(&loaded);
+    }
+    for image in &loaded {
+        for Moved { name, from } in &image.moved {
+            output.warn(&format!("{name} was another image until now, {from}, which is kept"));
+        }
+        let name = image.names.first().unwrap_or(&image.id);
+        for warning in image.warnings.iter().take(WARNINGS) {
+            output.warn(&format!("{name}: {warning}"));
+        }
+        if let Some(more @ 1..) = image.warnings.len().checked_sub(WARNINGS) {
+            output.warn(&format!("{name}: and {} more, see --json", human::count(more as u64, "warning")));
+        }
+    }
+    output.lines(loaded.iter().flat_map(|image| match &image.names[..] {
+        _ if output.quiet => vec![image.id.clone()],
+        [] => vec![format!("Loaded image ID: {}", image.id)],
+        names => names.iter().map(|name| format!("Loaded image: {name}")).collect(),
+    }))
+}

@@ -1,0 +1,155 @@
+//! `save` and `export`: what leaves the store, as an archive or a directory.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use plywood::archive::Warning;
+use plywood::image::Reference;
+use plywood::{ArchiveFormat, ExportOptions, Image, SaveOptions, Store};
+use serde_json::{Value, json};
+
+use crate::args::{ExportArgs, Format, SaveArgs};
+use crate::containers;
+use crate::errors::Failure;
+use crate::files::{Sink, Staged};
+use crate::global::Context;
+use crate::images;
+use crate::output::path_json;
+use crate::progress::Meter;
+use crate::signals::Interrupt;
+
+/// `plywood save`
+pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let images = wanted(&store, &args.images)?;
+    let target = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let interrupt = Interrupt::watch()?;
+    let meter = Meter::new("saving", context.output);
+    let progress = |done, all| {
+        meter.expect(all);
+        meter.set(done);
+    };
+    let cancelled = || interrupt.check().is_err();
+    let mut options = SaveOptions::default();
+    options.progress = Some(&progress);
+    options.cancelled = Some(&cancelled);
+    options.durability = context.durability();
+    let mut warnings = Vec::new();
+    let mut archive = |format| {
+        write_archive(context, target, &interrupt, None, |sink| {
+            warnings = store.save(&images, format, sink, &options)?;
+            Ok(())
+        })
+    };
+    let bytes = match args.format {
+        Format::DockerArchive => Some(archive(ArchiveFormat::DockerArchive)?),
+        Format::OciArchive => Some(archive(ArchiveFormat::OciArchive)?),
+        Format::OciDir => {
+            let Some(path) = target else {
+                return Err(Failure::Usage("a directory needs a name: use -o DIR".to_owned()));
+            };
+            let saved = save_directory(context, &store, &images, path, &options);
+            warnings = saved.map_err(|failure| interrupt.explain(failure))?;
+            None
+        }
+    };
+    drop(meter);
+    for warning in &warnings {
+        context.output.warn(&warning.to_string());
+    }
+    if context.output.json {
+        let ids: Vec<_> = images.iter().map(|image| image.id().to_string()).collect();
+        let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        let mut object = json!({"images": ids, "size": bytes, "warnings": warnings});
+        add_path(&mut object, target);
+        return context.output.json(&object);
+    }
+    Ok(())
+}
+
+/// The images that were said. Said by one of its names, an image goes under that name only; said by id, under all.
+fn wanted(store: &Store, said: &[String]) -> Result<Vec<Image>, Failure> {
+    let mut wanted: Vec<Image> = Vec::new();
+    for said in said {
+        let image = images::find(store, said)?;
+        let name = Reference::parse_familiar(said).ok().map(|name| name.without_digest());
+        let names = match name.filter(|name| image.names().contains(name)) {
+            Some(name) => vec![name],
+            None => image.names().to_vec(),
+        };
+        match wanted.iter_mut().find(|known| known.digest() == image.digest()) {
+            None => wanted.push(image.with_names(names)),
+            Some(known) => {
+                let both: BTreeSet<_> = known.names().iter().cloned().chain(names).collect();
+                *known = known.clone().with_names(both.into_iter().collect());
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Writes a layout beside its place and gives it its name when it is whole. To a layout that is there, the images are
+/// added.
+fn save_directory(
+    context: &Context,
+    store: &Store,
+    images: &[Image],
+    path: &Path,
+    options: &SaveOptions<'_>,
+) -> Result<Vec<Warning>, Failure> {
+    if path.join("oci-layout").exists() {
+        return Ok(store.save_directory(images, path, options)?);
+    }
+    let staged = Staged::directory(path)?;
+    let warnings = store.save_directory(images, staged.path(), options)?;
+    let directory = File::open(staged.path());
+    let directory = directory.map_err(|source| Failure::io(format!("open {:?}", staged.path()), source))?;
+    staged.publish(&directory, context.is_durable())?;
+    Ok(warnings)
+}
+
+/// Says in `object` where something was written to.
+fn add_path(object: &mut Value, target: Option<&Path>) {
+    for (key, value) in target.map(path_json).iter().filter_map(Value::as_object).flatten() {
+        object[key] = value.clone();
+    }
+}
+
+/// `plywood export`
+pub(crate) fn export(context: &Context, args: &ExportArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let container = containers::find(&store, &args.container)?;
+    let target = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    let interrupt = Interrupt::watch()?;
+    let meter = Meter::new("exporting", context.output);
+    let bytes = write_archive(context, target, &interrupt, Some(&meter), |sink| {
+        Ok(container.export(sink, &ExportOptions::default())?)
+    })?;
+    drop(meter);
+    if context.output.json {
+        let mut object = json!({"id": container.id(), "size": bytes});
+        add_path(&mut object, target);
+        return context.output.json(&object);
+    }
+    Ok(())
+}
+
+/// Runs `write` on what `-o` says, and makes that visible if it succeeds.
+fn write_archive(
+    context: &Context,
+    target: Option<&Path>,
+    interrupt: &Interrupt,
+    meter: Option<&Meter>,
+    write: impl FnOnce(&mut Sink<'_>) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    if context.output.json && target.is_none() {
+        let message = "the archive and the JSON cannot both go to standard output: use -o FILE";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let mut sink = Sink::open(target, interrupt, meter)?;
+    match write(&mut sink) {
+        Ok(()) => sink.finish(context.is_durable()),
+        Err(failure) => Err(sink.explain(failure)),
+    }
+}

@@ -1,0 +1,111 @@
+//! Commands about the store as a whole, and about the tool.
+
+use clap::CommandFactory as _;
+use plywood::{GcOptions, GcReport, Info};
+use serde_json::json;
+
+use crate::args::{Cli, CompletionsArgs, GcArgs};
+use crate::errors::Failure;
+use crate::global::Context;
+use crate::human;
+use crate::output::path_json;
+use crate::progress::Meter;
+
+/// `plywood gc`
+pub(crate) fn gc(context: &Context, args: &GcArgs) -> Result<(), Failure> {
+    let output = context.output;
+    let mut options = GcOptions::default();
+    options.dry_run = args.dry_run;
+    let report = match context.open_if_there()? {
+        None => GcReport::default(),
+        Some(store) => {
+            let _meter = Meter::new("collecting", output);
+            store.gc(&options)?
+        }
+    };
+    if output.json {
+        let blobs: Vec<_> = report.blobs.iter().map(ToString::to_string).collect();
+        return output.json(&json!({
+            "blobs": blobs,
+            "layers": report.layers,
+            "leftovers": report.leftovers,
+            "bytes": report.bytes,
+            "dry_run": args.dry_run,
+        }));
+    }
+    if output.quiet {
+        return Ok(());
+    }
+    output.line(format!(
+        "{} {}, {} and {}: {}",
+        if args.dry_run { "would remove" } else { "removed" },
+        human::count(report.blobs.len() as u64, "blob"),
+        human::count(report.layers.len() as u64, "layer"),
+        human::count(report.leftovers, "leftover"),
+        human::size(report.bytes),
+    ))
+}
+
+/// `plywood info`
+pub(crate) fn info(context: &Context) -> Result<(), Failure> {
+    let info = context.open_or_make()?.info()?;
+    if context.output.json {
+        let mut object = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "format": info.version,
+            "read_only": info.read_only,
+            "driver": info.driver.map(|driver| driver.to_string()),
+            "reasons": info.reasons,
+            "images": info.images,
+            "containers": info.containers,
+            "layers": info.layers,
+            "unsettled_layers": info.unsettled_layers,
+            "blob_bytes": info.blob_bytes,
+            "layer_bytes": info.layer_bytes,
+        });
+        for (key, value) in path_json(&info.path).as_object().into_iter().flatten() {
+            object[key.replace("path", "root")] = value.clone();
+        }
+        return context.output.json(&object);
+    }
+    context.output.lines(text(&info))
+}
+
+fn text(info: &Info) -> Vec<String> {
+    let access = if info.read_only { ", can only be read" } else { "" };
+    let unsettled = match info.unsettled_layers {
+        0 => String::new(),
+        number => format!(", {number} not known to be on disk yet"),
+    };
+    let path = human::printable(&info.path.to_string_lossy());
+    [
+        ("Store", format!("{path} (format {}{access})", info.version)),
+        ("Driver", info.driver.map_or_else(|| "none".to_owned(), |driver| driver.to_string())),
+        ("Because", human::printable(&info.reasons)),
+        ("Images", format!("{}, {} in blobs", info.images, human::size(info.blob_bytes))),
+        ("Layers", format!("{} unpacked, {}{unsettled}", info.layers, human::size(info.layer_bytes))),
+        ("Containers", info.containers.to_string()),
+        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| format!("{key:<11} {value}"))
+    .collect()
+}
+
+/// `plywood completions`
+pub(crate) fn completions(context: &Context, args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "plywood", &mut script);
+    match context.output.json {
+        true => context.output.json(&String::from_utf8_lossy(&script)),
+        false => context.output.write(&script),
+    }
+}
+
+/// `plywood version`
+pub(crate) fn version(context: &Context) -> Result<(), Failure> {
+    match context.output.json {
+        true => context.output.json(&json!({"version": env!("CARGO_PKG_VERSION")})),
+        false => context.output.line(concat!("plywood ", env!("CARGO_PKG_VERSION"))),
+    }
+}
