@@ -15,6 +15,7 @@ use plywood::blob::Blobs;
 use plywood::digest::Digest;
 use plywood::fs::{Dir, Durability, Staging, Workspace};
 use plywood::image::{ImageError, MediaType, Reference};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 /// A layout to load into.
@@ -849,6 +850,70 @@ fn what_is_no_image_archive_is_told_what_it_is() {
     assert_eq!(error.to_string(), "not an image archive, but a directory without oci-layout");
 }
 
+/// A docker-archive as docker 1.9 wrote it.
+fn archive_of_2015(
+    layers: &[(&str, Option<&str>, Vec<u8>)],
+    repositories: &Value,
+) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for (id, parent, tar) in layers {
+        let mut json = json!({
+            "id": id, "created": "2015-01-01T00:00:00Z", "os": "linux", "architecture": "amd64", "Size": 1,
+            "container_config": {"Cmd": ["/bin/sh", "-c", format!("make {id}")]},
+            "config": {"Cmd": ["/srv/web"]}, "comment": "",
+        });
+        if let Some(parent) = parent {
+            json["parent"] = json!(parent);
+        }
+        files.insert(format!("{id}/json"), serde_json::to_vec(&json).unwrap());
+        files.insert(format!("{id}/VERSION"), b"1.0".to_vec());
+        files.insert(format!("{id}/layer.tar"), tar.clone());
+    }
+    files.insert("repositories".to_owned(), serde_json::to_vec(repositories).unwrap());
+    files
+}
+
+#[test]
+fn an_archive_from_before_there_was_a_manifest_is_loaded() {
+    let repositories = json!({"web": {"1": "top", "old": "base"}, "quay.io/me/web": {"latest": "top"}});
+    let layers = [
+        ("top", Some("middle"), layer("top")),
+        ("middle", Some("base"), gzip(&layer("middle"))),
+        ("base", None, layer("base")),
+    ];
+    let files = archive_of_2015(&layers, &repositories);
+    let loaded = Shop::new().load(pack(&files));
+    assert_eq!(loaded, Shop::new().load(pack(&files)));
+    assert_eq!(
+        loaded.iter().map(names).collect::<Vec<_>>(),
+        [vec!["web:old".to_owned()], vec!["quay.io/me/web:latest".to_owned(), "web:1".to_owned()],]
+    );
+    let top = &loaded[1].manifests[0];
+    let diff_ids: Vec<_> = ["base", "middle", "top"].map(|name| Digest::of(layer(name)).to_string()).into();
+    assert_eq!(top.config.rootfs.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(), diff_ids);
+    assert_eq!(top.config.config.cmd, ["/srv/web"]);
+    let steps: Vec<_> = top.config.history.iter().map(|step| step.created_by.clone().unwrap()).collect();
+    assert_eq!(steps, ["/bin/sh -c make base", "/bin/sh -c make middle", "/bin/sh -c make top"]);
+    assert!(top.config.extra.keys().all(|key| !["id", "parent", "Size"].contains(&key.as_str())));
+    assert_eq!(top.manifest.layers[1].media_type, MediaType::OCI_LAYER_GZIP);
+
+    for (left_out, by) in
+        [("middle/json", "top/json"), ("top/json", "repositories"), ("middle/layer.tar", "top/json")]
+    {
+        let mut files = files.clone();
+        files.remove(left_out);
+        let error = refuse(pack(&files));
+        assert_eq!(error.to_string(), format!("{left_out:?} is missing, {by:?} refers to it"));
+    }
+    let circle = archive_of_2015(
+        &[("a", Some("b"), layer("a")), ("b", Some("a"), layer("b"))],
+        &json!({"web": {"1": "a"}}),
+    );
+    assert!(matches!(refuse(pack(&circle)), LoadError::Limit { limit: "layers", .. }));
+    let wrong = archive_of_2015(&layers, &json!({"Web": {"1": "top"}}));
+    assert!(matches!(refuse(pack(&wrong)), LoadError::InvalidTag { .. }));
+}
+
 #[test]
 fn names_that_leave_the_archive_are_refused() {
     let archive = Layout::of(&web()).files().iter().fold(tar(), |tar, (path, bytes)| tar.file(path, bytes));
@@ -881,6 +946,17 @@ fn nothing_grows_beyond_its_limit() {
     assert!(matches!(error, LoadError::Image { source: ImageError::TooMany { .. }, .. }), "{error}");
     let error = try_with(&|options| options.limits.layers = 1, layout.docker_archive());
     assert!(matches!(error, LoadError::Image { source: ImageError::TooMany { .. }, .. }), "{error}");
+    // Each document is within its limit.
+    let mut many = Layout::default();
+    let mut large = web();
+    large.config["author"] = json!("a".repeat(30_000));
+    for number in 0..20 {
+        many.add(&large.clone().layer(layer(&number.to_string())));
+    }
+    for archive in [many.oci_archive(), many.docker_archive()] {
+        let error = try_with(&|options| options.limits.json_bytes = 31_000, archive);
+        assert!(matches!(error, LoadError::Limit { limit: "json_bytes of all documents", .. }), "{error}");
+    }
     let hole = tar().sparse("hole", 1 << 40, &[(0, b"x")], SparseDialect::Pax10).finish();
     let error = try_with(&|_| (), hole);
     assert!(matches!(error, LoadError::Limit { limit: "expansion", .. }), "{error}");
@@ -911,6 +987,32 @@ fn the_caller_hears_how_far_it_is_and_can_stop_it() {
             Ok(_) => return,
         }
         assert!(shop.all().is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_damaged_archive_is_refused_or_whole(
+        docker: bool,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let layout = Layout::of(&db());
+        let mut archive = if docker { layout.docker_archive() } else { layout.oci_archive() };
+        for (at, byte) in damage {
+            let at = at.index(archive.len());
+            archive[at] = byte;
+        }
+        if let Some(cut) = cut {
+            archive.truncate(cut.index(archive.len()));
+        }
+        let shop = Shop::new();
+        // Looks at every blob of what was loaded.
+        if shop.try_load(&archive).is_err() {
+            prop_assert!(shop.all().is_empty());
+        }
     }
 }
 

@@ -23,14 +23,14 @@ pub(super) const REPOSITORIES: &str = "repositories";
 /// One image, as `manifest.json` has it.
 pub(super) struct Item {
     /// Name of the config's member.
-    config: String,
+    pub(super) config: String,
     /// Its digest: the id of the image.
     pub(super) id: Digest,
     pub(super) names: Vec<Reference>,
     /// Names of the layers' members, bottom first.
-    layers: Vec<String>,
+    pub(super) layers: Vec<String>,
     /// Layers that may be absent, by diff id: descriptors that say where they can be had.
-    sources: BTreeMap<String, Descriptor>,
+    pub(super) sources: BTreeMap<String, Descriptor>,
 }
 
 struct Written {
@@ -143,5 +143,5 @@ fn layer(
 }
 
 fn missing(member: &str) -> LoadError {
-    LoadError::MissingMember { member: member.to_owned(), wanted_by: format!("{MANIFEST:?}") }
+    LoadError::MissingMember { member: member.to_owned(), wanted_by: MANIFEST.to_owned() }
 }

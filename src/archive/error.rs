@@ -44,7 +44,7 @@ pub enum LoadError {
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
     /// It refers to a member that it does not have.
-    #[error("{member:?} is missing, {wanted_by} refers to it")]
+    #[error("{member:?} is missing, {wanted_by:?} refers to it")]
     MissingMember {
         /// The member.
         member: String,

@@ -5,15 +5,17 @@
 //! only when all documents were read and everything they refer to is there and is what they say, is anything given its
 //! name. Layers come first, then configs, then manifests, so that whatever can be found is whole.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 
 use super::content::{Content, Layout, Received};
+use super::docker::Item;
 use super::members::Members;
 use super::publish::publish;
 use super::stream::{self, Watched};
 use super::walk::Walk;
-use super::{LoadError, Warning, docker, names, oci};
+use super::{LoadError, Warning, docker, legacy, names, oci};
 use crate::blob::Blobs;
 use crate::digest::Digest;
 use crate::fs::{self, Context, Dir, Durability, Optional, Workspace};
@@ -115,8 +117,8 @@ impl LoadedManifest {
     }
 }
 
-/// Loads an archive: a docker-archive with a `manifest.json`, an OCI archive, or one that is both; plain or compressed
-/// with gzip or Zstandard.
+/// Loads an archive: a docker-archive of any age, an OCI archive, or one that is both; plain or compressed with gzip or
+/// Zstandard.
 ///
 /// Reads `reader`, which needs no buffer of its own, to its end. Where an archive is both, the OCI side counts, and
 /// `manifest.json` tells the names of images that have none there, and images that are not there at all. A
@@ -135,12 +137,9 @@ pub fn load(
 ) -> Result<Vec<Loaded>, LoadError> {
     let limits = &options.limits;
     let plain = stream::open(Watched::new(reader, options), limits)?;
-    let members = Members::read(plain, into, options)?;
-    let items = match members.document(docker::MANIFEST) {
-        Some(document) => Some(docker::items(document, &members, limits)?),
-        None => None,
-    };
-    let index = match (members.document(oci::INDEX), members.document(oci::LAYOUT), &items) {
+    let mut members = Members::read(plain, into, options)?;
+    let docker = docker_side(&mut members, limits)?;
+    let index = match (members.document(oci::INDEX), members.document(oci::LAYOUT), &docker) {
         (Some(index), Some(layout), _) => {
             oci::check_layout(layout, limits)?;
             Some(index.to_vec())
@@ -150,7 +149,7 @@ pub fn load(
         (None, Some(_), None) => return Err(missing(oci::INDEX, oci::LAYOUT)),
         (None, None, None) => return Err(LoadError::NotAnArchive { found: members.describe() }),
     };
-    let listed_in = if index.is_some() { oci::INDEX } else { docker::MANIFEST };
+    let (listed_in, items) = docker.unwrap_or((oci::INDEX, Vec::new()));
 
     let cancelled = || options.is_cancelled();
     let mut walk = Walk::new(Received { content: members, into: *into }, limits, &cancelled);
@@ -159,13 +158,19 @@ pub fn load(
         None => Vec::new(),
     };
     let named: Vec<bool> = images.iter().map(|image| !image.names.is_empty()).collect();
-    for item in items.unwrap_or_default() {
-        let has_id = |found: &LoadedManifest| found.manifest.config.digest == item.id;
-        let at = match images.iter().position(|image| image.manifests.iter().any(has_id)) {
-            Some(at) => at,
+    let mut places = BTreeMap::new();
+    for (at, image) in images.iter().enumerate() {
+        for found in &image.manifests {
+            places.entry(found.manifest.config.digest).or_insert(at);
+        }
+    }
+    for item in items {
+        let at = match places.get(&item.id) {
+            Some(at) => *at,
             None => {
                 let target = docker::manifest_for(&item, &mut walk.content.content, limits)?;
-                images.push(walk.image(target, docker::MANIFEST)?);
+                images.push(walk.image(target, listed_in)?);
+                places.insert(item.id, images.len() - 1);
                 images.len() - 1
             }
         };
@@ -175,6 +180,24 @@ pub fn load(
         }
     }
     finish(images, walk, listed_in, options)
+}
+
+/// What docker's documents list, and which of them does: `manifest.json`, or without one `repositories`. `None` if there
+/// is neither, or only the one that counts for nothing beside an index.
+fn docker_side(
+    members: &mut Members<'_>,
+    limits: &Limits,
+) -> Result<Option<(&'static str, Vec<Item>)>, LoadError> {
+    if let Some(document) = members.document(docker::MANIFEST) {
+        return Ok(Some((docker::MANIFEST, docker::items(document, members, limits)?)));
+    }
+    match (members.document(docker::REPOSITORIES), members.document(oci::INDEX)) {
+        (Some(document), None) => {
+            let document = document.to_vec();
+            Ok(Some((docker::REPOSITORIES, legacy::items(&document, members, limits)?)))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Loads an OCI layout from a directory, with everything that its `index.json` lists.
@@ -235,7 +258,7 @@ fn foreign_platform(manifests: &[LoadedManifest]) -> Option<Warning> {
 }
 
 fn missing(member: &str, wanted_by: &str) -> LoadError {
-    LoadError::MissingMember { member: member.to_owned(), wanted_by: format!("{wanted_by:?}") }
+    LoadError::MissingMember { member: member.to_owned(), wanted_by: wanted_by.to_owned() }
 }
 
 fn describe_dir(dir: &Dir) -> Result<String, LoadError> {

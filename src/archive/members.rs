@@ -12,8 +12,8 @@ use super::load::{Destination, LoadOptions};
 use super::stream::Plain;
 use crate::blob::{BlobError, ParkedBlob};
 use crate::changeset::{Member, MemberKind, Reader};
-use crate::codec::sniff;
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::codec::{Compression, Decoder, sniff};
+use crate::digest::{Algorithm, DiffId, Digest, Hasher, HashingReader};
 use crate::fs::Context;
 use crate::image::ImageError;
 use crate::limits::Limits;
@@ -205,9 +205,38 @@ impl<'w> Members<'w> {
         self.documents.get(name).map(Vec::as_slice)
     }
 
-    /// Adds a document that the archive should have had.
-    pub(super) fn add(&mut self, bytes: Vec<u8>) {
-        self.held.insert(Digest::of(&bytes), Held::Memory(bytes));
+    /// Adds a document that the archive should have had, and returns its digest.
+    pub(super) fn add(&mut self, bytes: Vec<u8>) -> Digest {
+        let digest = Digest::of(&bytes);
+        self.held.insert(digest, Held::Memory(bytes));
+        digest
+    }
+
+    /// The content of the member `path`, if there is one. Too long ones are refused.
+    pub(super) fn read_named(&mut self, path: &str, limits: &Limits) -> Result<Option<Vec<u8>>, LoadError> {
+        match self.resolve(path)? {
+            Some(digest) => self.read(&digest, limits.json_bytes),
+            None => Ok(None),
+        }
+    }
+
+    /// The digest of the tar that the member `path` is, decompressed.
+    pub(super) fn diff_id(&mut self, path: &str, limits: &Limits) -> Result<Option<DiffId>, LoadError> {
+        let Some(digest) = self.resolve(path)? else { return Ok(None) };
+        match self.find(&digest)? {
+            None => return Ok(None),
+            Some(found) if found.compression == Compression::None => return Ok(Some(DiffId::of_tar(digest))),
+            Some(_) => {}
+        }
+        let reader: Box<dyn Read + '_> = match self.held.get(&digest) {
+            Some(Held::Memory(bytes)) => Box::new(&bytes[..]),
+            Some(Held::Workspace { blob: Some(blob), .. }) => Box::new(blob.open()?),
+            _ => Box::new(self.into.blobs.open_blob(&digest)?),
+        };
+        let decoder = Decoder::new(reader, limits).map_err(LoadError::of_stream)?;
+        let mut tar = HashingReader::new(Algorithm::Sha256, decoder);
+        std::io::copy(&mut tar, &mut std::io::sink()).map_err(LoadError::of_stream)?;
+        Ok(Some(DiffId::of_tar(tar.finish().1)))
     }
 
     /// The size of a blob that the store has.

@@ -83,11 +83,25 @@ pub(super) struct Walk<'a, L> {
     cancelled: &'a dyn Fn() -> bool,
     foreign_layers: bool,
     documents: usize,
+    /// Bytes of documents.
+    read: u64,
 }
+
+/// How many times [`Limits::json_bytes`] all documents together may have, for they are held in memory: with the default
+/// 320 MiB, which is tens of thousands of images.
+const ALL_DOCUMENTS: u64 = 16;
 
 impl<'a, L: Lookup> Walk<'a, L> {
     pub(super) fn new(content: L, limits: &'a Limits, cancelled: &'a dyn Fn() -> bool) -> Self {
-        Self { content, needed: Needed::default(), limits, cancelled, foreign_layers: true, documents: 0 }
+        Self {
+            content,
+            needed: Needed::default(),
+            limits,
+            cancelled,
+            foreign_layers: true,
+            documents: 0,
+            read: 0,
+        }
     }
 
     /// Passes over layers that must not be passed on, if they can be had elsewhere.
@@ -117,7 +131,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
             Presence::Lacking(missing) => (missing, self.content.name_of(&target.digest)),
         };
         let (digest, wanted_by) = missing;
-        Err(LoadError::MissingMember { member: blob_path(&digest), wanted_by: format!("{wanted_by:?}") })
+        Err(LoadError::MissingMember { member: blob_path(&digest), wanted_by })
     }
 
     fn descend(&mut self, at: &Descriptor, depth: usize, loaded: &mut Loaded) -> Result<Presence, LoadError> {
@@ -260,7 +274,15 @@ impl<'a, L: Lookup> Walk<'a, L> {
             let source = ImageError::TooLarge { document: "document", bytes: at.size, limit };
             return Err(self.refused(at, source));
         }
-        self.content.read(&at.digest, limit)
+        let bytes = self.content.read(&at.digest, limit)?;
+        // What was read is kept, for each that refers to it.
+        self.read += bytes.as_ref().map_or(0, Vec::len) as u64;
+        let maximum = limit.saturating_mul(ALL_DOCUMENTS);
+        if self.read > maximum {
+            let member = self.content.name_of(&at.digest);
+            return Err(LoadError::Limit { member, limit: "json_bytes of all documents", maximum });
+        }
+        Ok(bytes)
     }
 
     fn count_document(&mut self, at: &Descriptor) -> Result<(), LoadError> {

@@ -138,6 +138,15 @@ impl<'a> ParkedBlob<'a> {
         Ok(StagedBlob { staged: self.parked.reopen()?, digest: self.digest, size: self.size })
     }
 
+    /// Opens it for reading from its start.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if it cannot be opened.
+    pub fn open(&self) -> Result<std::fs::File, BlobError> {
+        Ok(self.parked.open()?)
+    }
+
     /// Reads a small blob back.
     ///
     /// # Errors
@@ -148,8 +157,7 @@ impl<'a> ParkedBlob<'a> {
             return Err(BlobError::TooLarge { digest: self.digest, limit });
         }
         let mut bytes = Vec::new();
-        let file = self.parked.open()?;
-        file.take(limit).read_to_end(&mut bytes).at("read", self.parked.path())?;
+        self.open()?.take(limit).read_to_end(&mut bytes).at("read", self.parked.path())?;
         Ok(bytes)
     }
 }
