@@ -68,6 +68,7 @@ impl fmt::Display for Probe {
         }
         for (kind, outcome) in [(DriverKind::Overlay, &self.overlay), (DriverKind::Fuse, &self.fuse)] {
             if self.chosen == kind {
+                write!(f, "{kind}: a trial mount did all that a container does; ")?;
                 break;
             }
             if let Err(refusal) = outcome {
