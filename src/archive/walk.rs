@@ -125,12 +125,11 @@ impl<'a, L: Lookup> Walk<'a, L> {
             warnings: Vec::new(),
         };
         self.content.pin(&[target.digest])?;
-        let missing = match self.descend(&target, 0, &mut loaded)? {
+        let (digest, wanted_by) = match self.descend(&target, 0, &mut loaded)? {
             Presence::Whole => return Ok(loaded),
             Presence::Absent => (target.digest, wanted_by.to_owned()),
             Presence::Lacking(missing) => (missing, self.content.name_of(&target.digest)),
         };
-        let (digest, wanted_by) = missing;
         Err(LoadError::MissingMember { member: blob_path(&digest), wanted_by })
     }
 
