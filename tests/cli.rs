@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::image::{ImageSpec, Layout, image};
+use common::image::{Compression, ImageSpec, Layout, image};
 use common::privilege::{self, Privilege};
 use common::tar::tar;
 use serde_json::Value;
@@ -395,6 +395,21 @@ fn an_unknown_name_is_answered_with_the_next_step() {
 }
 
 #[test]
+fn an_image_that_is_there_twice_is_still_one_image() {
+    let tool = Tool::with("copy");
+    let layer = base().layers[0].tar.clone();
+    for compression in [Compression::None, Compression::Gzip] {
+        let spec = image().compressed(layer.clone(), compression).name("docker.io/library/base:1");
+        let archive = tool.file("base.tar", Layout::of(&spec).oci_archive());
+        assert!(tool.run(&["load", &archive]).status.success());
+    }
+    assert_eq!(tool.json(&["images"]).as_array().unwrap().len(), 2);
+    let id = tool.word(&["images", "-q"]);
+    let short = &id["sha256:".len()..][..12];
+    assert_eq!(tool.json(&["inspect", short])[0]["RepoTags"], serde_json::json!(["base:1"]));
+}
+
+#[test]
 fn what_is_in_use_is_named() {
     let tool = Tool::with("copy");
     let id = tool.load_base();
@@ -656,7 +671,7 @@ fn an_interruption_ends_a_load_that_waits_and_leaves_no_image() {
         common::run("kill", [format!("-{signal}"), id]);
         let output = load.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(128 + signal));
-        assert!(String::from_utf8(output.stderr).unwrap().starts_with("plywood: interrupted"));
+        assert!(String::from_utf8(output.stderr).unwrap().starts_with("plywood: interrupted; "));
         assert_eq!(output.stdout, b"");
         drop(stdin);
         assert_eq!(tool.json(&["images"]), serde_json::json!([]));

@@ -295,7 +295,9 @@ impl Store {
             if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
                 return Ok((image, None));
             }
-            if is_prefix && ids.iter().any(|id| id.hex().starts_with(hex)) {
+            // One image may be there in several forms, compressed and not; the one with a name comes first.
+            let is_new = || found.iter().all(|known| known.id() != image.id());
+            if is_prefix && ids.iter().any(|id| id.hex().starts_with(hex)) && is_new() {
                 found.push(image);
             }
         }

@@ -87,7 +87,8 @@ impl Failure {
             Self::Usage(message) => (message.clone(), "usage", Vec::new(), None),
             Self::Invalid(message) => (message.clone(), "invalid-name", Vec::new(), None),
             Self::Interrupted(_) => {
-                ("interrupted; nothing was changed".to_owned(), "cancelled", Vec::new(), None)
+                let hint = "`plywood gc` frees what it may have left";
+                ("interrupted".to_owned(), "cancelled", Vec::new(), Some(hint))
             }
             Self::StdoutClosed | Self::Reported => return,
         };

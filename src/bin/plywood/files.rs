@@ -83,8 +83,8 @@ pub(crate) struct Sink<'a> {
     file: BufWriter<File>,
     place: Place,
     written: u64,
-    /// Whether the reader of standard output went away.
-    closed: bool,
+    /// Why writing failed, if it did. The library wraps its error, and knows no name of what it writes to.
+    failed: Option<io::Error>,
     interrupt: &'a Interrupt,
     meter: Option<&'a Meter>,
 }
@@ -115,7 +115,7 @@ impl<'a> Sink<'a> {
             return Err(Failure::Usage(message.to_owned()));
         }
         let file = BufWriter::with_capacity(BUFFER, file);
-        Ok(Self { file, place, written: 0, closed: false, interrupt, meter })
+        Ok(Self { file, place, written: 0, failed: None, interrupt, meter })
     }
 
     /// Makes what was written visible; with `sync`, when it is on disk. Returns the number of bytes.
@@ -130,10 +130,11 @@ impl<'a> Sink<'a> {
         Ok(self.written)
     }
 
-    /// `result`, after a look whether the reader went away: the library wraps the error before it comes back.
+    /// `result`, after a look whether it is an error.
     fn noticing<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
-        let broken = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
-        self.closed |= broken && matches!(self.place, Place::Stdout);
+        if let Some(number) = result.as_ref().err().and_then(io::Error::raw_os_error) {
+            self.failed = Some(io::Error::from_raw_os_error(number));
+        }
         result
     }
 
@@ -146,8 +147,11 @@ impl<'a> Sink<'a> {
     }
 
     /// `failure`, which came of writing to this, as it is to be reported.
-    pub(crate) fn explain(&self, failure: Failure) -> Failure {
-        if self.closed { Failure::StdoutClosed } else { self.interrupt.explain(failure) }
+    pub(crate) fn explain(mut self, failure: Failure) -> Failure {
+        match self.failed.take() {
+            Some(source) => self.failure(source),
+            None => self.interrupt.explain(failure),
+        }
     }
 }
 

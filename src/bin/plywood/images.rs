@@ -1,5 +1,6 @@
 //! Commands about images that are in the store.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use plywood::image::{Reference, time};
@@ -90,7 +91,9 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
         return output.json(&images);
     }
     if output.quiet {
-        return output.lines(images.iter().map(|image| &image.id));
+        // Two manifests may make one image, compressed or not.
+        let mut seen = BTreeSet::new();
+        return output.lines(images.iter().map(|image| &image.id).filter(|id| seen.insert(*id)));
     }
     let mut table = Table::new(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
     for image in &images {
@@ -161,7 +164,7 @@ pub(crate) fn tag(context: &Context, args: &TagArgs) -> Result<(), Failure> {
     let moved = store.tag(&image, &name)?;
     if let Some(moved) = &moved {
         let (name, from) = (moved.name.familiar(), moved.from);
-        context.output.warn(&format!("{name} was another image until now, {from}, which is kept"));
+        context.output.warn(&format!("{name} pointed at {from} until now, which is kept"));
     }
     if context.output.json {
         let moved = moved.map(|moved| moved.from.to_string());

@@ -95,7 +95,7 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
     }
     for image in &loaded {
         for Moved { name, from } in &image.moved {
-            output.warn(&format!("{name} was another image until now, {from}, which is kept"));
+            output.warn(&format!("{name} pointed at {from} until now, which is kept"));
         }
         let name = image.names.first().unwrap_or(&image.id);
         for warning in image.warnings.iter().take(WARNINGS) {

@@ -50,8 +50,10 @@ impl Meter {
 
     /// From now on it is known how many bytes there are.
     pub(crate) fn expect(&self, bytes: u64) {
-        self.bar.set_length(bytes);
-        self.bar.set_style(style(KNOWN));
+        if self.bar.length() != Some(bytes) {
+            self.bar.set_length(bytes);
+            self.bar.set_style(style(KNOWN));
+        }
     }
 
     /// More bytes are done.
