@@ -410,6 +410,40 @@ fn an_image_that_is_there_twice_is_still_one_image() {
 }
 
 #[test]
+fn an_image_is_found_by_everything_that_names_it() {
+    let tool = Tool::with("copy");
+    let mut layout = Layout::of(&base());
+    let manifest = layout.index["manifests"][0].clone();
+    let mut index = layout.index.clone();
+    index["manifests"][0].as_object_mut().unwrap().remove("annotations");
+    let mut named = layout.document("application/vnd.oci.image.index.v1+json", &index);
+    named["annotations"] = manifest["annotations"].clone();
+    layout.index["manifests"] = serde_json::json!([named]);
+    let archive = tool.file("base.tar", layout.oci_archive());
+    let loaded = tool.json(&["load", &archive]);
+    let (id, index) = (layout.images[0].config.as_str(), named["digest"].as_str().unwrap());
+    let manifest = manifest["digest"].as_str().unwrap();
+    assert_eq!(loaded[0]["digest"], manifest);
+    for name in [
+        "base:1",
+        "docker.io/library/base:1",
+        id,
+        &id["sha256:".len()..],
+        &id["sha256:".len()..][..6],
+        &id[..20],
+        manifest,
+        &format!("base@{manifest}"),
+        &format!("base:1@{manifest}"),
+        &format!("base@{index}"),
+    ] {
+        assert_eq!(tool.json(&["inspect", name])[0]["Id"], id, "{name}");
+    }
+    for name in ["base", "base:2", &format!("other@{manifest}"), &format!("base@{id}")] {
+        assert_eq!(tool.error(&["inspect", name]).1["kind"], "not-found", "{name}");
+    }
+}
+
+#[test]
 fn what_is_in_use_is_named() {
     let tool = Tool::with("copy");
     let id = tool.load_base();

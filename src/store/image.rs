@@ -266,20 +266,20 @@ impl Store {
     pub(super) fn find_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
         let names = self.inner.names()?;
         if let Ok(reference) = Reference::parse_familiar(name) {
-            let images = names.images();
-            let by_name = |image: &&Named| match reference.digest() {
-                // The digest decides; the name only has to be one of the image's repository.
-                Some(digest) => {
-                    image.target.digest == *digest
-                        && image.names.iter().any(|known| known.repository() == reference.repository())
+            for named in names.images() {
+                let Some(digest) = reference.digest() else {
+                    match named.names.contains(&reference) {
+                        true => return Ok((self.inner.image(named)?, Some(reference))),
+                        false => continue,
+                    }
+                };
+                // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
+                if named.names.iter().any(|known| known.repository() == reference.repository()) {
+                    let image = self.inner.image(named)?;
+                    if [image.digest(), image.manifest_digest()].contains(digest) {
+                        return Ok((image, None));
+                    }
                 }
-                None => image.names.contains(&reference),
-            };
-            if let Some(named) = images.iter().find(by_name) {
-                let known = reference.without_digest();
-                let known =
-                    Some(known).filter(|known| reference.digest().is_none() && named.names.contains(known));
-                return Ok((self.inner.image(named.clone())?, known));
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
