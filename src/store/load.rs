@@ -160,11 +160,6 @@ impl Store {
         for ((one, moved), mut warnings) in loaded.into_iter().zip(moved).zip(unpacked) {
             let named = named.iter().find(|named| named.target.digest == one.target.digest);
             let image = self.inner.image(named.expect("it was put in a moment ago").clone())?;
-            let platform = image.platform();
-            let host = crate::image::Platform::host();
-            if let Some(platform) = platform.filter(|platform| !host.accepts(platform)) {
-                warnings.push(format!("the image is for {platform}, this machine is {host}"));
-            }
             warnings.splice(0..0, one.warnings.iter().map(ToString::to_string));
             done.push(LoadedImage { image, names: one.names, moved, warnings });
         }

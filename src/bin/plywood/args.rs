@@ -152,7 +152,7 @@ pub(crate) struct LoadArgs {
     /// Archive or OCI directory; standard input if neither is given
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) path: Option<PathBuf>,
-    /// Repository of images whose only name is a tag, as in most OCI directories
+    /// Repository of images whose only name is a tag, as in most OCI directories [default: the name of PATH]
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<plywood::image::Reference>,
     /// Keep the layers packed until a container needs them

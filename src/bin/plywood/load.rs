@@ -80,7 +80,9 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
     options.unpack = if args.on_demand { Unpack::OnDemand } else { Unpack::Now };
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
-    options.repository = args.repository.clone();
+    // skopeo and umoci call an image `latest` and nothing else; the name of the file is the only other word there is.
+    options.repository =
+        args.repository.clone().or_else(|| source.and_then(plywood::archive::repository_for));
     let loaded = match (input, directory) {
         (Some(input), _) => store.load(input, &options),
         (None, Some(path)) => store.load_directory(path, &options),
