@@ -29,7 +29,8 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    fn from_error(error: &dyn std::error::Error) -> Self {
+    /// `scratch` is where it was tried; nobody is helped by its name, which is gone by then.
+    fn from_error(error: &dyn std::error::Error, scratch: &Dir) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -37,7 +38,8 @@ impl Refusal {
             text.push_str(&cause.to_string());
             source = cause.source();
         }
-        Self(text)
+        let scratch = scratch.path_of("").display().to_string();
+        Self(text.replace(&format!("{scratch:?}"), "in the store").replace(&format!("{scratch}/"), ""))
     }
 }
 
@@ -174,7 +176,7 @@ fn attributes(dir: &Dir) -> Result<(Families, Result<(), Refusal>), DriverError>
     if write(Families::Both).is_ok() {
         return Ok((Families::Both, Ok(())));
     }
-    Ok((Families::User, write(Families::User).map_err(|error| Refusal::from_error(&error))))
+    Ok((Families::User, write(Families::User).map_err(|error| Refusal::from_error(&error, dir))))
 }
 
 /// Mounts two layers and does in the mount what containers do.
@@ -185,7 +187,7 @@ fn overlay_trial(dir: &Dir, families: Families, privileged: bool) -> Result<(), 
         let name = if volatile { "volatile" } else { "plain" };
         mount_and_use(&dir.ensure_dir(name, 0o755)?, families, privileged, volatile)
     };
-    trial(true).or_else(|_| trial(false)).map_err(|error| Refusal::from_error(&error))
+    trial(true).or_else(|_| trial(false)).map_err(|error| Refusal::from_error(&error, dir))
 }
 
 fn mount_and_use(dir: &Dir, families: Families, privileged: bool, volatile: bool) -> Result<(), DriverError> {

@@ -96,12 +96,12 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The image cannot be removed, because containers use it.
+    /// The image cannot be removed, because containers use it or it is mounted.
     #[error("image {image} is used by {}", containers.join(", "))]
     ImageInUse {
         /// The image's id.
         image: Digest,
-        /// Names or ids of the containers.
+        /// Names of the containers, and where it is mounted.
         containers: Vec<String>,
     },
     /// The image has several names and was not named by one of them.

@@ -5,12 +5,12 @@
 //! under the lock and unlinked after it: the lock is held for as long as it takes to read the names and the documents
 //! behind them, not for as long as it takes to remove a tree.
 
-use std::collections::HashSet;
-
 use super::Store;
 use super::error::StoreError;
 use super::operation::{GC_LOCK, Operation, Pinned};
+use crate::container::{ContainerRecord, mounted_at};
 use crate::fs::{Lock, LockMode, Optional};
+use crate::image::Descriptor;
 
 /// How to collect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,20 +77,46 @@ impl Store {
         let (live, swept) = inner.staging.sweep(operation.workspace(), options.dry_run)?;
         report.leftovers += swept;
         let mut needed = Pinned::of(&live)?;
-        let mut targets: Vec<_> = inner.names()?.images().into_iter().map(|image| image.target).collect();
-        for record in inner.container_records()?.into_iter().chain(inner.view_records()?) {
-            targets.push(record.image.target.clone());
+        for image in inner.names()?.images() {
+            self.need(&image.target, &mut needed)?;
+        }
+        let views = self.collect_views(&needed, operation, report, options)?;
+        for record in inner.container_records()?.into_iter().chain(views) {
+            self.need(&record.image.target, &mut needed)?;
             needed.layers.extend(record.stack.iter().map(ToString::to_string));
         }
-        let mut seen = HashSet::new();
-        for target in targets {
-            if !seen.insert(target.digest) {
+        Ok(needed)
+    }
+
+    /// Adds everything that `target` leads to.
+    fn need(&self, target: &Descriptor, needed: &mut Pinned) -> Result<(), StoreError> {
+        needed.blobs.extend(self.inner.closure(target)?.iter().map(ToString::to_string));
+        needed.layers.extend(self.inner.layer_keys(target)?.iter().map(ToString::to_string));
+        Ok(())
+    }
+
+    /// Removes views that are not mounted, of images that are no more; returns the others.
+    fn collect_views(
+        &self,
+        needed: &Pinned,
+        operation: &Operation,
+        report: &mut GcReport,
+        options: &GcOptions,
+    ) -> Result<Vec<ContainerRecord>, StoreError> {
+        let mut kept = Vec::new();
+        for view in self.inner.view_records()? {
+            // A view by copying is never mounted; it stays while its image does.
+            if needed.blobs.contains(&view.image.target.digest.to_string()) || mounted_at(&view.id)?.is_some()
+            {
+                kept.push(view);
                 continue;
             }
-            needed.blobs.extend(inner.closure(&target)?.iter().map(ToString::to_string));
-            needed.layers.extend(self.layer_keys_of(&target)?.iter().map(ToString::to_string));
+            report.leftovers += 1;
+            if !options.dry_run {
+                operation.workspace().discard(&self.inner.layout.views, &view.id)?;
+            }
         }
-        Ok(needed)
+        Ok(kept)
     }
 
     fn collect_blobs(

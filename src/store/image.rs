@@ -7,7 +7,7 @@ use super::names::Named;
 use super::{Inner, Store};
 use crate::blob::BlobError;
 use crate::container::ImageRecord;
-use crate::digest::{ChainId, DiffId, Digest};
+use crate::digest::{DiffId, Digest};
 use crate::image::{Config, Descriptor, ImageError, Index, Manifest, MediaKind, Platform, Reference};
 use crate::layer::LayerKey;
 
@@ -135,16 +135,9 @@ impl Image {
         [&self.descriptor, &self.manifest.config].into_iter().chain(&self.manifest.layers)
     }
 
-    /// Every key that a layer of this image can have: free, or bound to what lies below it here.
+    /// Every key that a layer of this image can have.
     pub(super) fn layer_keys(&self) -> Vec<LayerKey> {
-        let mut keys = Vec::new();
-        let mut chain: Option<ChainId> = None;
-        for &diff_id in self.diff_ids() {
-            let next = chain.map_or_else(|| ChainId::base(diff_id), |below| below.with(diff_id));
-            keys.extend([LayerKey::Free(diff_id), LayerKey::Bound(next)]);
-            chain = Some(next);
-        }
-        keys
+        LayerKey::candidates(self.diff_ids().iter().copied())
     }
 }
 
@@ -206,33 +199,61 @@ impl Inner {
         Ok(config)
     }
 
-    /// Every blob that `target` leads to and that is present, itself included.
+    /// Every blob that `target` leads to, itself included, whether it is present or not.
     pub(super) fn closure(&self, target: &Descriptor) -> Result<Vec<Digest>, StoreError> {
-        let (mut found, mut open) = (Vec::new(), vec![(target.clone(), self.options.limits.index_depth)]);
-        while let Some((descriptor, depth)) = open.pop() {
+        let mut found = Vec::new();
+        self.walk(target, |descriptor, manifest| {
             found.push(descriptor.digest);
+            if let Some(manifest) = manifest {
+                found.push(manifest.config.digest);
+                found.extend(manifest.layers.iter().map(|layer| layer.digest));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Every key that a layer of the images behind `target` can have.
+    pub(super) fn layer_keys(&self, target: &Descriptor) -> Result<Vec<LayerKey>, StoreError> {
+        let mut keys = Vec::new();
+        self.walk(target, |_, manifest| {
+            if let Some(manifest) = manifest.filter(|manifest| manifest.is_image()) {
+                keys.extend(LayerKey::candidates(self.config(manifest)?.rootfs.diff_ids));
+            }
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    /// Visits `target` and everything that it lists, manifests with what they say. Entries of an index may be absent; they
+    /// are visited like any other document that is no manifest.
+    fn walk(
+        &self,
+        target: &Descriptor,
+        mut visit: impl FnMut(&Descriptor, Option<&Manifest>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut open = vec![(target.clone(), self.options.limits.index_depth)];
+        while let Some((descriptor, depth)) = open.pop() {
             let document = match self.document(&descriptor) {
-                // Only entries of an index may be absent; the target itself must be there.
                 Err(StoreError::Blob(BlobError::Missing { .. })) if descriptor.digest != target.digest => {
+                    visit(&descriptor, None)?;
                     continue;
                 }
                 document => document?,
             };
             match document {
-                Document::Manifest(manifest) => {
-                    found.push(manifest.config.digest);
-                    found.extend(manifest.layers.iter().map(|layer| layer.digest));
-                }
+                Document::Manifest(manifest) => visit(&descriptor, Some(&manifest))?,
                 Document::Index(index) => {
-                    // Too deep to be used is too deep to be lost: the entries stay, unread.
+                    visit(&descriptor, None)?;
                     match depth.checked_sub(1) {
                         Some(depth) => open.extend(index.manifests.into_iter().map(|entry| (entry, depth))),
-                        None => found.extend(index.manifests.iter().map(|entry| entry.digest)),
+                        // Too deep to be used is too deep to be lost: the entries stay, unread.
+                        None => index.manifests.iter().try_for_each(|entry| visit(entry, None))?,
                     }
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ pub enum RemoveImage {
     /// Refuse.
     #[default]
     Refuse,
-    /// Remove it with all its names. Containers keep what they need of it.
+    /// Remove it with all its names. Containers keep what they need of it; its view is unmounted.
     Force,
 }
 
@@ -36,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::ImageInUse`] if a container uses it, [`StoreError::SeveralNames`] if it was named by id and has
+    /// [`StoreError::ImageInUse`] if a container uses it or it is mounted, [`StoreError::SeveralNames`] if it was named by id and has
     /// several names, both unless forced; [`StoreError::NotFound`]. Nothing is removed then.
     pub fn remove_image(&self, name: &str, how: RemoveImage) -> Result<Removed, StoreError> {
         let (image, known_as) = self.find_image(name)?;
@@ -52,6 +52,9 @@ impl Store {
                 return Err(StoreError::SeveralNames { image: image.id(), names });
             }
         }
+        if how == RemoveImage::Force {
+            self.unmount_image(&image)?;
+        }
         let digest = image.digest();
         let untagged = self.inner.update_names(|names| Ok(names.forget(&digest)))?;
         Ok(Removed { untagged, deleted: Some(image.id()) })
@@ -64,6 +67,9 @@ impl Store {
             if container.manifest_digest() == image.manifest_digest() {
                 containers.push(container.name().to_owned());
             }
+        }
+        if let Some(path) = self.image_mounted(image)? {
+            containers.push(format!("its view at {}", path.display()));
         }
         match containers.is_empty() {
             true => Ok(()),

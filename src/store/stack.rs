@@ -69,12 +69,6 @@ impl Store {
         Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
     }
 
-    /// Every key that a layer of the image behind `target` can have.
-    pub(super) fn layer_keys_of(&self, target: &Descriptor) -> Result<Vec<LayerKey>, StoreError> {
-        let image = self.inner.image(Named { target: target.clone(), names: Vec::new() })?;
-        Ok(image.layer_keys())
-    }
-
     /// Unpacks the layers of a container again, of which some were lost, and returns what they are called now.
     pub(super) fn unpack_again(
         &self,

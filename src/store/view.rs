@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One view serves everybody who looks at that image. It ends when somebody unmounts it; one that lost its mount in a
-//! crash is mounted again or collected.
+//! crash is mounted again.
 
 use std::path::PathBuf;
 
@@ -34,8 +34,16 @@ impl Store {
         if let Some(path) = mounted_at(&id)? {
             return Ok(path);
         }
-        if inner.layout.views.stat(&id).optional()?.is_some() {
-            operation.workspace().discard(&inner.layout.views, &id)?; // its mount is gone
+        if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
+            // Its mount is gone, or it never needed one.
+            if inner.is_complete(&record.stack)? {
+                let driver = inner.driver(record.driver)?;
+                let dir = inner.layout.views.open_dir(&id)?;
+                let root = inner.container_layer(&record, dir, &*driver)?.mount(None, view_options(inner))?;
+                operation.end()?;
+                return Ok(root.path);
+            }
+            operation.workspace().discard(&inner.layout.views, &id)?;
         }
         let driver = inner.new_driver()?;
         let stack = self.unpack_pinned(image, &operation, None)?.keys;
