@@ -60,6 +60,7 @@ impl StoreError {
                 let containers = containers.join(" ");
                 ("image-in-use", facts![image, containers])
             }
+            Self::ImageMounted { image, path } => ("image-mounted", with_path(path, facts![image])),
             Self::SeveralNames { image, names } => {
                 let names = names.join(" ");
                 ("several-names", facts![image, names])

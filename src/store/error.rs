@@ -96,13 +96,21 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The image cannot be removed, because containers use it or it is mounted.
+    /// The image cannot be removed, because containers use it.
     #[error("image {image} is used by {}", containers.join(", "))]
     ImageInUse {
         /// The image's id.
         image: Digest,
-        /// Names of the containers, and where it is mounted.
+        /// Names of the containers.
         containers: Vec<String>,
+    },
+    /// The image cannot be removed, because somebody looks at it.
+    #[error("image {image} is mounted at {path:?}")]
+    ImageMounted {
+        /// The image's id.
+        image: Digest,
+        /// Where its view is.
+        path: PathBuf,
     },
     /// The image has several names and was not named by one of them.
     #[error("image {image} has several names: {}", names.join(", "))]

@@ -36,7 +36,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::ImageInUse`] if a container uses it or it is mounted, [`StoreError::SeveralNames`] if it was named by id and has
+    /// [`StoreError::ImageInUse`] if a container uses it, [`StoreError::ImageMounted`] if its view is mounted, [`StoreError::SeveralNames`] if it was named by id and has
     /// several names, both unless forced; [`StoreError::NotFound`]. Nothing is removed then.
     pub fn remove_image(&self, name: &str, how: RemoveImage) -> Result<Removed, StoreError> {
         let (image, known_as) = self.find_image(name)?;
@@ -68,12 +68,12 @@ impl Store {
                 containers.push(container.name().to_owned());
             }
         }
-        if let Some(path) = self.image_mounted(image)? {
-            containers.push(format!("its view at {}", path.display()));
+        if !containers.is_empty() {
+            return Err(StoreError::ImageInUse { image: image.id(), containers });
         }
-        match containers.is_empty() {
-            true => Ok(()),
-            false => Err(StoreError::ImageInUse { image: image.id(), containers }),
+        match self.image_mounted(image)? {
+            None => Ok(()),
+            Some(path) => Err(StoreError::ImageMounted { image: image.id(), path }),
         }
     }
 }

@@ -41,6 +41,7 @@ fn hint(store: &Store, error: &StoreError) -> Option<String> {
         StoreError::ImageInUse { containers, .. } => {
             Some(format!("remove them with `plywood rm {}`, or use -f", containers.join(" ")))
         }
+        StoreError::ImageMounted { .. } => Some("use `plywood image umount` first, or -f".to_owned()),
         StoreError::SeveralNames { .. } => Some("say one of the names, or use -f for all".to_owned()),
         _ => None,
     }
