@@ -318,6 +318,22 @@ impl Dir {
         self.at_leaf("stat", path.as_ref(), |dir, name| Stat::at(dir, name))
     }
 
+    /// The same, or `None` if there is nothing at `path`: for asking where the answer is often no.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if that cannot be told.
+    pub fn find(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
+        let path = path.as_ref();
+        // An error would look up its path in /proc first.
+        let found = self.raw_leaf(path).and_then(|(parent, name)| Stat::at(&parent, name));
+        match found {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.fault("stat", path, error)),
+        }
+    }
+
     /// The text of a symbolic link.
     ///
     /// # Errors
@@ -435,13 +451,17 @@ impl Dir {
 
     /// The directory that holds `path`, opened, and the last component.
     fn leaf<'a>(&self, step: &'static str, path: &'a Path) -> Result<(Handle<'_>, &'a OsStr)> {
+        self.raw_leaf(path).map_err(|error| self.fault(step, path, error))
+    }
+
+    fn raw_leaf<'a>(&self, path: &'a Path) -> rustix::io::Result<(Handle<'_>, &'a OsStr)> {
         let name = path.file_name().unwrap_or(OsStr::new("."));
         match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             None => Ok((Handle::Own(self.0.as_fd()), name)),
-            Some(parent) => self
-                .open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-                .map(|parent| (Handle::Opened(parent), name))
-                .map_err(|error| self.fault(step, path, error)),
+            Some(parent) => {
+                let parent = self.open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+                Ok((Handle::Opened(parent), name))
+            }
         }
     }
 }

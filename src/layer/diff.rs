@@ -9,11 +9,15 @@
 //! How names are found is in `listing`, when two objects are the same in `compare`, hard links in `links`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::fs::{self, Kind, Optional, Timestamp};
+use crate::fs::{self, Dir, Kind, Optional, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::marks::Marks;
 use crate::stack::object::{self, Object};
@@ -80,6 +84,14 @@ pub struct Diff<'a> {
     below: Stack<'a>,
     shape: Shape<'a>,
     selection: Selection,
+}
+
+/// Where something is in the walked tree.
+#[derive(Clone, Copy)]
+struct Place<'p> {
+    dir: &'p Dir,
+    /// Relative to `dir`.
+    name: &'p Path,
 }
 
 /// How the writable directory relates to what is below.
@@ -167,8 +179,13 @@ impl<'a> Diff<'a> {
         &self,
         visit: &mut dyn FnMut(DiffEvent<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut walk =
-            Walk { diff: self, groups: Groups::default(), written: HashMap::new(), open: Vec::new() };
+        let mut walk = Walk {
+            diff: self,
+            groups: Groups::default(),
+            written: HashMap::new(),
+            open: Vec::new(),
+            handle: None,
+        };
         walk.run(visit)
     }
 
@@ -177,10 +194,9 @@ impl<'a> Diff<'a> {
         self.view.tree(0)
     }
 
-    /// Reads what the walked tree has at `path`; `None` if it vanished.
-    fn object(&self, path: &LayerPath) -> Result<Option<Object>, DiffError> {
-        let tree = self.tree();
-        let mut object = object::read(&tree.dir, path.as_path(), tree.marks).optional()?;
+    /// Reads what the walked tree has at `place`; `None` if it vanished.
+    fn object(&self, place: Place<'_>) -> Result<Option<Object>, DiffError> {
+        let mut object = object::read(place.dir, place.name, self.tree().marks).optional()?;
         if let Some(object) = &mut object {
             self.selection.xattrs.apply(&mut object.metadata.xattrs);
         }
@@ -194,13 +210,26 @@ impl<'a> Diff<'a> {
         Ok(object)
     }
 
+    fn place<'p>(&self, path: &'p LayerPath) -> Place<'p>
+    where
+        'a: 'p,
+    {
+        Place { dir: &self.tree().dir, name: path.as_path() }
+    }
+
     fn excludes(&self, path: &LayerPath) -> bool {
         // Nobody comes to names below an excluded one.
         self.selection.exclude.contains(path)
     }
 
     /// Refuses what an upper directory may hold that this walk would misread.
-    fn check_marks(&self, path: &LayerPath, kind: Kind, links_below: u64) -> Result<(), DiffError> {
+    fn check_marks(
+        &self,
+        path: &LayerPath,
+        place: Place<'_>,
+        kind: Kind,
+        links_below: u64,
+    ) -> Result<(), DiffError> {
         let Marks::Overlay(family) = self.tree().marks else { return Ok(()) };
         let keys: &[&'static str] = match kind {
             Kind::Directory => &["redirect"],
@@ -210,7 +239,7 @@ impl<'a> Diff<'a> {
             _ => &[],
         };
         for key in keys {
-            if self.tree().dir.xattr(path.as_path(), family.key(key)).optional()?.flatten().is_some() {
+            if place.dir.xattr(place.name, family.key(key)).optional()?.flatten().is_some() {
                 return Err(DiffError::Mark { path: path.clone(), mark: key });
             }
         }
@@ -248,6 +277,8 @@ pub struct DiffEntry<'a> {
     /// An earlier event's path, if this is one more name of the same inode.
     pub link_to: Option<LayerPath>,
     tree: &'a Tree,
+    /// The directory that it is in.
+    parent: Option<&'a Dir>,
 }
 
 impl DiffEntry<'_> {
@@ -257,7 +288,10 @@ impl DiffEntry<'_> {
     ///
     /// [`fs::Error`] if it vanished or cannot be opened.
     pub fn open(&self) -> fs::Result<File> {
-        self.tree.dir.open_file(self.path.as_path())
+        match (self.parent, self.path.file_name()) {
+            (Some(parent), Some(name)) => parent.open_file(OsStr::from_bytes(name)),
+            _ => self.tree.dir.open_file(self.path.as_path()),
+        }
     }
 }
 
@@ -355,6 +389,8 @@ struct Walk<'d, 'a> {
     /// The first name of each inode with several that was an event.
     written: HashMap<(u64, u64), LayerPath>,
     open: Vec<Open>,
+    /// The directory of the name that was visited last; the next is mostly in it, too.
+    handle: Option<(LayerPath, Arc<Dir>)>,
 }
 
 type Visit<'v, E> = &'v mut dyn FnMut(DiffEvent<'_>) -> Result<(), E>;
@@ -377,7 +413,13 @@ impl Walk<'_, '_> {
         if !child.untouched {
             let Child { path, stat, below, .. } = &mut child;
             let below = below.look(self.diff, path)?;
-            let Some((object, verdict)) = self.diff.compare(path, stat, below, &mut self.groups)? else {
+            let parent = self.parent(path)?;
+            let place = match (&parent, path.file_name()) {
+                (Some(dir), Some(name)) => Place { dir, name: OsStr::from_bytes(name).as_ref() },
+                _ => self.diff.place(path),
+            };
+            let compared = self.diff.compare(path, place, stat, below, &mut self.groups)?;
+            let Some((object, verdict)) = compared else {
                 // It vanished, so it is not there.
                 return if below.is_some() { self.delete(path, visit) } else { Ok(()) };
             };
@@ -388,7 +430,7 @@ impl Walk<'_, '_> {
                 Verdict::Same => None,
             };
             if let Some(kind) = kind {
-                self.emit(path.clone(), kind, object, visit)?;
+                self.emit(path.clone(), kind, object, parent.as_deref(), visit)?;
             }
         }
         if child.stat.kind == Kind::Directory {
@@ -402,6 +444,16 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
+    /// The directory that `path` is in; `None` for the root, or if it vanished.
+    fn parent(&mut self, path: &LayerPath) -> Result<Option<Arc<Dir>>, DiffError> {
+        let Some(parent) = path.parent() else { return Ok(None) };
+        if self.handle.as_ref().is_none_or(|(at, _)| *at != parent) {
+            let dir = self.diff.tree().dir.open_dir(parent.as_path()).optional()?;
+            self.handle = dir.map(|dir| (parent, Arc::new(dir)));
+        }
+        Ok(self.handle.as_ref().map(|(_, dir)| Arc::clone(dir)))
+    }
+
     fn delete<E: From<DiffError>>(&mut self, path: &LayerPath, visit: Visit<'_, E>) -> Result<(), E> {
         self.emit_silent(visit)?;
         visit(DiffEvent::Deleted(path))
@@ -412,6 +464,7 @@ impl Walk<'_, '_> {
         path: LayerPath,
         kind: EntryChange,
         object: Object,
+        parent: Option<&Dir>,
         visit: Visit<'_, E>,
     ) -> Result<(), E> {
         self.emit_silent(visit)?;
@@ -422,7 +475,8 @@ impl Walk<'_, '_> {
                 None => drop(self.written.insert(inode, path.clone())),
             }
         }
-        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, tree: self.diff.tree() }))
+        let tree = self.diff.tree();
+        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, tree, parent }))
     }
 
     /// Makes events of the directories that lead to one.
@@ -436,9 +490,16 @@ impl Walk<'_, '_> {
             if path.is_root() {
                 continue;
             }
-            if let Some(object) = self.diff.object(&path)? {
+            if let Some(object) = self.diff.object(self.diff.place(&path))? {
                 let (kind, tree) = (EntryChange::Touched, self.diff.tree());
-                visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to: None, tree }))?;
+                visit(DiffEvent::Present(&DiffEntry {
+                    kind,
+                    path,
+                    object,
+                    link_to: None,
+                    tree,
+                    parent: None,
+                }))?;
             }
         }
         Ok(())

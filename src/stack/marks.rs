@@ -29,6 +29,38 @@ pub enum Marks {
     Overlay(Namespace),
 }
 
+impl Marks {
+    /// How the directory `path` treats what is below it.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if the mark cannot be read: deleted files must not come back because of that.
+    pub fn opacity(self, dir: &Dir, path: &Path) -> Result<Opacity> {
+        let Self::Overlay(family) = self else { return Ok(Opacity::Merged) };
+        Ok(match dir.xattr(path, family.key("opaque"))?.as_deref() {
+            Some(b"y") => Opacity::Opaque,
+            Some(b"x") => Opacity::MergedWithMarkedFiles,
+            _ => Opacity::Merged,
+        })
+    }
+
+    /// Whether `path` is a whiteout, in a directory of `opacity`.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if that cannot be told.
+    pub fn is_whiteout(self, dir: &Dir, path: &Path, stat: &Stat, opacity: Opacity) -> Result<bool> {
+        let Self::Overlay(family) = self else { return Ok(false) };
+        match stat.kind {
+            Kind::CharDevice => Ok(stat.node == DeviceNumber::WHITEOUT),
+            Kind::File if stat.size == 0 && opacity == Opacity::MergedWithMarkedFiles => {
+                Ok(dir.xattr(path, family.key("whiteout"))?.is_some())
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
 /// How a directory treats what is below it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opacity {
@@ -90,41 +122,13 @@ impl Families {
                 dir.create_file(&path, 0o600)?;
                 self.set(dir, &path, "whiteout", b"")?;
                 // Never weaken an opaque directory; it needs no whiteouts anyway.
-                match opacity(dir, parent, self.own())? {
+                match Marks::Overlay(self.own()).opacity(dir, parent)? {
                     Opacity::Merged => self.set(dir, parent, "opaque", b"x"),
                     Opacity::MergedWithMarkedFiles | Opacity::Opaque => Ok(()),
                 }
             }
             done => done,
         }
-    }
-}
-
-/// How the directory `path` treats what is below it.
-///
-/// # Errors
-///
-/// [`crate::fs::Error`] if the mark cannot be read: deleted files must not come back because of that.
-pub fn opacity(dir: &Dir, path: &Path, family: Namespace) -> Result<Opacity> {
-    Ok(match dir.xattr(path, family.key("opaque"))?.as_deref() {
-        Some(b"y") => Opacity::Opaque,
-        Some(b"x") => Opacity::MergedWithMarkedFiles,
-        _ => Opacity::Merged,
-    })
-}
-
-/// Whether `path` is a whiteout, in a directory of `opacity`.
-///
-/// # Errors
-///
-/// [`crate::fs::Error`] if that cannot be told.
-pub fn is_whiteout(dir: &Dir, path: &Path, stat: &Stat, family: Namespace, opacity: Opacity) -> Result<bool> {
-    match stat.kind {
-        Kind::CharDevice => Ok(stat.node == DeviceNumber::WHITEOUT),
-        Kind::File if stat.size == 0 && opacity == Opacity::MergedWithMarkedFiles => {
-            Ok(dir.xattr(path, family.key("whiteout"))?.is_some())
-        }
-        _ => Ok(false),
     }
 }
 

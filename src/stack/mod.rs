@@ -10,4 +10,4 @@ pub mod owner;
 
 mod merged;
 
-pub use merged::{Found, Stack, Tree};
+pub use merged::{Found, OpenDirectory, Stack, Tree};

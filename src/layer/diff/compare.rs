@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::links::Groups;
-use super::{Diff, DiffError, Shape};
-use crate::fs::{Context, FileType, Metadata, Optional, Stat, next_extent};
+use super::{Diff, DiffError, Place, Shape};
+use crate::fs::{Error, FileType, Metadata, Optional, Stat, next_extent};
 use crate::path::LayerPath;
 use crate::stack::Found;
 use crate::stack::object::Object;
@@ -31,12 +31,13 @@ impl Diff<'_> {
     pub(super) fn compare(
         &self,
         path: &LayerPath,
+        place: Place<'_>,
         stat: &Stat,
         below: Option<&Found>,
         groups: &mut Groups,
     ) -> Result<Option<(Object, Verdict)>, DiffError> {
-        self.check_marks(path, stat.kind, below.map_or(0, |below| below.stat.links))?;
-        let Some(object) = self.object(path)? else { return Ok(None) };
+        self.check_marks(path, place, stat.kind, below.map_or(0, |below| below.stat.links))?;
+        let Some(object) = self.object(place)? else { return Ok(None) };
         let verdict = match (below, self.shape) {
             // A root is there even if no layer is.
             (None, Shape::Upper | Shape::Copied(_)) if path.is_root() => {
@@ -51,8 +52,8 @@ impl Diff<'_> {
                 }
             }
             (Some(below), _) => {
-                let same =
-                    self.is_same(path, &object, below)? && groups.same(self, path, &object.stat, below)?;
+                let same = self.is_same(path, place, &object, below)?
+                    && groups.same(self, path, &object.stat, below)?;
                 if same { Verdict::Same } else { Verdict::Changed }
             }
         };
@@ -63,6 +64,7 @@ impl Diff<'_> {
     pub(super) fn is_same(
         &self,
         path: &LayerPath,
+        place: Place<'_>,
         object: &Object,
         below: &Found,
     ) -> Result<bool, DiffError> {
@@ -72,10 +74,10 @@ impl Diff<'_> {
         }
         // A type that is only recorded has no content.
         let FileType::File { size } = object.file_type else { return Ok(true) };
-        let dir = &self.tree().dir;
-        let Some(new) = dir.open_file(path.as_path()).optional()? else { return Ok(false) };
+        let Some(new) = place.dir.open_file(place.name).optional()? else { return Ok(false) };
         let old = self.below.open(path, below)?;
-        Ok(has_same_content(&new, &old, size).at("compare", dir.path_of(path.as_path()))?)
+        has_same_content(&new, &old, size)
+            .map_err(|error| Error::new("compare", place.dir.path_of(place.name), error).into())
     }
 }
 

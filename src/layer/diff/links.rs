@@ -133,8 +133,9 @@ impl Diff<'_> {
         if matches!(self.shape, Shape::Upper) && !now.includes(0) {
             return Ok(true);
         }
-        match self.object(path)? {
-            Some(object) => self.is_same(path, &object, &below),
+        let place = self.place(path);
+        match self.object(place)? {
+            Some(object) => self.is_same(path, place, &object, &below),
             None => Ok(false),
         }
     }

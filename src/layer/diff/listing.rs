@@ -13,7 +13,7 @@ use super::{CopyRecord, Diff, DiffError, Shape};
 use crate::fs::{self, Dir, Kind, Optional, Stat};
 use crate::path::LayerPath;
 use crate::stack::Found;
-use crate::stack::marks::{self, Marks, Opacity};
+use crate::stack::marks::Opacity;
 
 /// The names of one directory that need a look.
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl Below {
 pub(super) fn names(path: &LayerPath, dir: &Dir) -> fs::Result<Vec<(Vec<u8>, LayerPath, Stat)>> {
     let mut names = Vec::new();
     for entry in dir.names()? {
-        if let Some(stat) = dir.stat(OsStr::from_bytes(&entry.name)).optional()? {
+        if let Some(stat) = dir.find(OsStr::from_bytes(&entry.name))? {
             let path = path.join(&entry.name);
             names.push((entry.name, path, stat));
         }
@@ -126,28 +126,25 @@ impl Diff<'_> {
         let Child { path, mut below, hides_below, .. } = directory;
         let below = below.look(self, &path)?.filter(|below| below.is_directory());
         let mut listing = Listing::default();
-        let family = match self.tree().marks {
-            Marks::Overlay(family) => Some(family),
-            Marks::None => None,
-        };
-        let opacity = family
-            .map_or(Ok(Opacity::Merged), |family| marks::opacity(dir, LayerPath::ROOT.as_path(), family))?;
+        let marks = self.tree().marks;
+        let opacity = marks.opacity(dir, LayerPath::ROOT.as_path())?;
         let hides_below = hides_below || opacity == Opacity::Opaque;
         // What an opaque directory hides is deleted, unless it was made again.
         let mut hidden = match below {
             Some(below) if hides_below => self.below.children(&path, below)?,
             _ => BTreeMap::new(),
         };
+        let merged = match below {
+            Some(below) if !hides_below => Some(self.below.directory(&path, below)?),
+            _ => None,
+        };
         for (name, path_of_name, stat) in names(&path, dir)? {
-            let below = match below {
-                Some(_) if hides_below => hidden.remove(&name),
-                Some(below) => self.below.child(&path, below, &name)?,
-                None => None,
+            let below = match &merged {
+                Some(merged) => merged.child(&name)?,
+                None => hidden.remove(&name),
             };
             let on_disk = OsStr::from_bytes(&name).as_ref();
-            let is_whiteout = family
-                .map_or(Ok(false), |family| marks::is_whiteout(dir, on_disk, &stat, family, opacity))?;
-            match (is_whiteout, below) {
+            match (marks.is_whiteout(dir, on_disk, &stat, opacity)?, below) {
                 (false, below) => {
                     let child = Child::new(path_of_name, stat, Below::Known(below));
                     listing.children.push(Child { hides_below, ..child });
