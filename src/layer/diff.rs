@@ -19,7 +19,6 @@ use std::path::Path;
 
 use crate::fs::{self, Dir, Kind, Optional, Timestamp};
 use crate::path::LayerPath;
-use crate::stack::marks::Marks;
 use crate::stack::object::{self, Object};
 use crate::stack::{Found, Stack, Tree};
 
@@ -226,7 +225,7 @@ impl<'a> Diff<'a> {
         kind: Kind,
         links_below: u64,
     ) -> Result<(), DiffError> {
-        let Marks::Overlay(family) = self.tree().marks else { return Ok(()) };
+        let Some(family) = self.tree().marks.family() else { return Ok(()) };
         let keys: &[&'static str] = match kind {
             Kind::Directory => &["redirect"],
             // Only an inode that has several names below carries the count of an index.

@@ -20,8 +20,6 @@ use super::unpack::UnpackError;
 use crate::digest::{DiffId, Digest};
 use crate::fs::{self, Dir, Lock, LockMode, Optional, StagedDir, Workspace, boot_id};
 use crate::stack::Tree;
-use crate::stack::marks::Marks;
-use crate::whiteout::Namespace;
 
 const RECORD: &str = "layer.json";
 const TREE: &str = "tree";
@@ -201,9 +199,7 @@ impl LayerStore {
             return Ok(State::Untrusted);
         }
         let Some(tree) = dir.open_dir(TREE).optional()? else { return Ok(State::Untrusted) };
-        // Every tree carries the marks of this family; the other one only root can read.
-        let marks = Marks::Overlay(Namespace::User);
-        let tree = Tree { dir: tree, marks, declares_root: record.declares_root };
+        let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
         Ok(State::Good(Box::new(Layer { key, tree, record })))
     }
 
@@ -230,8 +226,8 @@ impl LayerStore {
             self.layers.sync()?;
         }
         let tree = dir.open_dir(TREE)?;
-        let marks = Marks::Overlay(Namespace::User);
-        Ok(Layer { key, tree: Tree { dir: tree, marks, declares_root: record.declares_root }, record })
+        let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
+        Ok(Layer { key, tree, record })
     }
 
     /// The directory that the tree of a staged layer goes into.

@@ -25,18 +25,29 @@ use crate::whiteout::Namespace;
 pub enum Marks {
     /// None: an ordinary directory, in which a device 0:0 is a device and an attribute an attribute.
     None,
-    /// Overlayfs's, of the family that this reader believes.
+    /// Overlayfs's, of this family.
     Overlay(Namespace),
+    /// Overlayfs's, of both families: root wrote it, and whoever reads may obey the one or the other.
+    Both,
 }
 
 impl Marks {
+    /// The family to read, if there are marks. Of a tree with both it is the one that every process can read.
+    pub fn family(self) -> Option<Namespace> {
+        match self {
+            Self::None => None,
+            Self::Overlay(family) => Some(family),
+            Self::Both => Some(Namespace::User),
+        }
+    }
+
     /// How the directory `path` treats what is below it.
     ///
     /// # Errors
     ///
     /// [`crate::fs::Error`] if the mark cannot be read: deleted files must not come back because of that.
     pub fn opacity(self, dir: &Dir, path: &Path) -> Result<Opacity> {
-        let Self::Overlay(family) = self else { return Ok(Opacity::Merged) };
+        let Some(family) = self.family() else { return Ok(Opacity::Merged) };
         Ok(match dir.xattr(path, family.key("opaque"))?.as_deref() {
             Some(b"y") => Opacity::Opaque,
             Some(b"x") => Opacity::MergedWithMarkedFiles,
@@ -50,7 +61,7 @@ impl Marks {
     ///
     /// [`crate::fs::Error`] if that cannot be told.
     pub fn is_whiteout(self, dir: &Dir, path: &Path, stat: &Stat, opacity: Opacity) -> Result<bool> {
-        let Self::Overlay(family) = self else { return Ok(false) };
+        let Some(family) = self.family() else { return Ok(false) };
         match stat.kind {
             Kind::CharDevice => Ok(stat.node == DeviceNumber::WHITEOUT),
             Kind::File if stat.size == 0 && opacity == Opacity::MergedWithMarkedFiles => {
@@ -90,7 +101,15 @@ impl Families {
         }
     }
 
-    /// The family that whoever writes these marks reads back.
+    /// What a tree written with these carries.
+    pub fn marks(self) -> Marks {
+        match self {
+            Self::Both => Marks::Both,
+            Self::User => Marks::Overlay(Namespace::User),
+        }
+    }
+
+    /// The family that a mount made by whoever writes these marks obeys.
     pub fn own(self) -> Namespace {
         self.namespaces()[0]
     }
@@ -122,7 +141,7 @@ impl Families {
                 dir.create_file(&path, 0o600)?;
                 self.set(dir, &path, "whiteout", b"")?;
                 // Never weaken an opaque directory; it needs no whiteouts anyway.
-                match Marks::Overlay(self.own()).opacity(dir, parent)? {
+                match self.marks().opacity(dir, parent)? {
                     Opacity::Merged => self.set(dir, parent, "opaque", b"x"),
                     Opacity::MergedWithMarkedFiles | Opacity::Opaque => Ok(()),
                 }

@@ -53,8 +53,8 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
         }
         match (marks, whiteout::unescape(&name)) {
             (Marks::None, _) | (_, Stored::Plain) => drop(metadata.xattrs.insert(name, value)),
-            (Marks::Overlay(_), Stored::Escaped(real)) => drop(metadata.xattrs.insert(real, value)),
-            (Marks::Overlay(_), Stored::Private) => {}
+            (_, Stored::Escaped(real)) => drop(metadata.xattrs.insert(real, value)),
+            (_, Stored::Private) => {}
         }
     }
     let file_type = match kind {
