@@ -41,12 +41,22 @@ pub(super) struct Unpacker<'a> {
     aside: Option<Aside>,
 }
 
-/// Files that AUFS kept for the sake of hard links; no part of the layer. They lie in a directory of the layer's root
-/// whose name no archive can guess, until the end.
-struct Aside {
+/// Files that are kept for the sake of hard links and are no part of the layer by themselves. They lie in a directory of
+/// the layer's root whose name no archive can guess, until the end.
+pub(super) struct Aside {
     name: String,
-    dir: Dir,
+    pub(super) dir: Dir,
+    /// What AUFS kept, by the name that links know it by.
     files: BTreeMap<LayerPath, String>,
+    /// Files of the layers below, by inode: all names that this layer links to one of them become one file again.
+    pub(super) copies: BTreeMap<(u64, u64), String>,
+}
+
+impl Aside {
+    /// A name that nothing in it has.
+    pub(super) fn fresh(&self) -> String {
+        (self.files.len() + self.copies.len()).to_string()
+    }
 }
 
 impl<'a> Unpacker<'a> {
@@ -120,7 +130,7 @@ impl<'a> Unpacker<'a> {
         let path = place.path.join(name);
         // Most directories are new, and asking the kernel costs less than searching the list.
         match place.dir.create_dir(OsStr::from_bytes(name), 0o700) {
-            Ok(()) => self.places.supersede(&place.path, name),
+            Ok(()) => self.places.take_over(&path),
             Err(error) if !error.is_exists() => return Err(error.into()),
             Err(_) if self.places.is_directory(&path) => {}
             Err(_) => self.places.make(&place.dir, &path)?,
@@ -251,17 +261,22 @@ impl<'a> Unpacker<'a> {
         size: u64,
         tar: &mut Reader<R>,
     ) -> Result<(), UnpackError> {
-        if self.aside.is_none() {
-            let name = format!(".{}", unique_name()?);
-            let dir = self.places.root.ensure_dir(&name, 0o700)?;
-            self.aside = Some(Aside { name, dir, files: BTreeMap::new() });
-        }
-        let aside = self.aside.as_mut().expect("it was just made");
-        let name = aside.files.len().to_string();
+        let aside = self.aside()?;
+        let name = aside.fresh();
         aside.files.insert(of.path.clone(), name.clone());
         let (file, dir) = (aside.dir.create_file(&name, 0o600)?, aside.dir.try_clone()?);
         self.write(&file, &dir, OsStr::new(&name), size, tar)?;
         self.finish_file(&file, &dir, OsStr::new(&name), of.path, metadata, size)
+    }
+
+    /// The place for what is kept aside.
+    pub(super) fn aside(&mut self) -> Result<&mut Aside, UnpackError> {
+        if self.aside.is_none() {
+            let name = format!(".{}", unique_name()?);
+            let dir = self.places.root.ensure_dir(&name, 0o700)?;
+            self.aside = Some(Aside { name, dir, files: BTreeMap::new(), copies: BTreeMap::new() });
+        }
+        Ok(self.aside.as_mut().expect("it was just made"))
     }
 
     /// Removes what was kept aside.
@@ -291,6 +306,8 @@ impl<'a> Unpacker<'a> {
         }
         match located {
             Some(found) if self.link(of, &target, &found, &path)? => {}
+            // What a later entry puts there comes too late: the link is to what is there now.
+            Some(found) if self.link_below(of, &target, &found, &path)? => {}
             _ => {
                 self.places.clear(&place.dir, &path)?;
                 self.places.waiting.insert(path, Waiting { index: of.index, target });
@@ -346,6 +363,6 @@ pub(super) fn refused(of: Of<'_>, target: &LayerPath, reason: &'static str) -> U
 }
 
 /// The directory that an entry other than the root is in, and its name there.
-fn split(path: &LayerPath) -> (LayerPath, &[u8]) {
+pub(super) fn split(path: &LayerPath) -> (LayerPath, &[u8]) {
     (path.parent().unwrap_or_default(), path.file_name().unwrap_or(b"."))
 }

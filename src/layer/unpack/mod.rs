@@ -95,15 +95,15 @@ pub struct Unpacked {
     /// Directories that the layer needs and does not describe, sorted; they are `0755 0:0` at the epoch unless the layers
     /// below were given. New directories, which take nothing from below, are not among them.
     pub implied: Vec<LayerPath>,
-    /// Hard links that were not made because their target is not in this layer. Only where the layers below were not
-    /// given; then the layer has to be unpacked again with them.
+    /// Hard links to what had not come yet: either it came later, or it is a file below, in which case the link was not
+    /// made. Only where the layers below were not given; then the layer has to be unpacked again with them.
     pub below_links: Vec<BelowLink>,
     /// What this file system or this process could not hold.
     pub losses: Losses,
     first: First,
 }
 
-/// A hard link to a file of a lower layer.
+/// A hard link that is to a file of a lower layer, if there is one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BelowLink {
     /// The link.

@@ -138,7 +138,7 @@ impl<'a> Places<'a> {
             }
             done => done?,
         }
-        self.waiting.remove(path);
+        self.take_over(path);
         self.known.insert(path.clone(), None);
         Ok(())
     }
@@ -156,6 +156,13 @@ impl<'a> Places<'a> {
             parent.remove_file(OsStr::from_bytes(name)).optional()?;
         }
         Ok(())
+    }
+
+    /// Forgets a hard link that waits to become `path`, where a directory is made now: it has come instead of the link.
+    pub(super) fn take_over(&mut self, path: &LayerPath) {
+        if self.waiting.remove(path).is_some() {
+            self.deletions.replaced.insert(path.clone());
+        }
     }
 
     /// Forgets a hard link that waits to become `name` in `parent`, since that exists now: the last entry wins.
@@ -226,29 +233,36 @@ impl<'a> Places<'a> {
             }));
         }
         let Some(below) = self.below else { return Ok(None) };
-        if below.first.declares(path) || self.hides(path) {
+        if self.is_deleted(path) {
             return Ok(None);
         }
         match below.stack.lookup(path)? {
+            // A directory of this layer takes the place of anything else, wherever in the layer its entry stands.
+            Some(found) if !found.is_directory() && below.first.declares(path) => Ok(None),
             Some(found) => Ok(Some(below.stack.object(path, &found)?.file_type)),
             None => Ok(None),
         }
     }
 
-    /// Whether this layer deletes what the layers below have at `path`.
-    pub(super) fn hides(&self, path: &LayerPath) -> bool {
+    /// Whether nothing of what the layers below have at `path` is left by now: deletions act before every entry,
+    /// directories replace when they come.
+    pub(super) fn is_deleted(&self, path: &LayerPath) -> bool {
         let first = self.below.map(|below| &below.first.deletions);
-        self.deletions.hide(path) || first.is_some_and(|deletions| deletions.hide(path))
+        self.deletions.hide(path) || first.is_some_and(|deletions| deletions.delete(path))
     }
 }
 
 impl Deletions {
-    /// Whether what the layers below have at `path` is deleted.
+    /// Whether what the layers below have at `path` is deleted or replaced.
     pub(super) fn hide(&self, path: &LayerPath) -> bool {
-        let own = self.whiteouts.contains(path) || self.replaced.contains(path);
-        own || path.ancestors().any(|above| {
-            [&self.whiteouts, &self.replaced, &self.opaque].iter().any(|set| set.contains(&above))
-        })
+        let replaced = |path: &LayerPath| self.replaced.contains(path);
+        self.delete(path) || replaced(path) || path.ancestors().any(|above| replaced(&above))
+    }
+
+    /// Whether what the layers below have at `path` is deleted.
+    fn delete(&self, path: &LayerPath) -> bool {
+        let gone = |above: LayerPath| self.whiteouts.contains(&above) || self.opaque.contains(&above);
+        self.whiteouts.contains(path) || path.ancestors().any(gone)
     }
 }
 
