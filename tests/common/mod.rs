@@ -3,6 +3,7 @@
 //! | file | what it makes |
 //! | --- | --- |
 //! | [`tar`] | layer tars, byte for byte, in any dialect and any order |
+//! | [`untar`] | the entries of a tar that somebody else wrote |
 //! | [`tree`] | what is on disk, as a [`tree::Tree`] that can be compared |
 //! | [`model`] | what layers mean, by a slow and obvious interpreter over a map |
 //! | [`kernel`] | what GNU tar and the kernel's overlayfs make of layers |
@@ -24,6 +25,7 @@ pub mod privilege;
 pub mod random;
 pub mod tar;
 pub mod tree;
+pub mod untar;
 
 use std::ffi::OsStr;
 use std::io::Write;

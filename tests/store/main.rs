@@ -1,0 +1,12 @@
+//! Whole lives through the front door: an archive becomes layers, layers become containers, containers become images.
+
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
+mod containers;
+mod images;
+mod life;
+mod trees;
+mod world;
+
+#[path = "../common/mod.rs"]
+mod common;
