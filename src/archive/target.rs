@@ -50,7 +50,7 @@ impl<'a> Target<'a> {
         copy: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), SaveError>) -> Result<(), SaveError>,
     ) -> Result<(), SaveError> {
         let mut writer = self.blobs.writer(&self.workspace, digest.algorithm())?;
-        copy(&mut |bytes| Ok(writer.write_all(bytes).at("write", writer.path())?))?;
+        copy(&mut |bytes| Ok(writer.write_all(bytes).at_path("write", || writer.path())?))?;
         self.blobs.publish(writer.finish()?, self.durability)?;
         Ok(())
     }

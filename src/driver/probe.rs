@@ -157,7 +157,7 @@ fn is_privileged(dir: &Dir) -> Result<bool, DriverError> {
 
 fn can_reflink(dir: &Dir) -> Result<bool, DriverError> {
     let mut from = dir.create_file("shared", 0o600)?;
-    from.write_all(&[1; 4096]).at("write", dir.path_of("shared"))?;
+    from.write_all(&[1; 4096]).at_path("write", || dir.path_of("shared"))?;
     let to = dir.create_file("clone", 0o600)?;
     Ok(rustix::fs::ioctl_ficlone(&to, &from).is_ok())
 }
@@ -235,12 +235,12 @@ fn use_root(root: &Dir) -> Result<(), DriverError> {
 }
 
 fn write(dir: &Dir, path: &str, content: &[u8]) -> Result<(), Error> {
-    dir.create_file(path, 0o644)?.write_all(content).at("write", dir.path_of(path))
+    dir.create_file(path, 0o644)?.write_all(content).at_path("write", || dir.path_of(path))
 }
 
 fn expect_content(dir: &Dir, path: &str, expected: &[u8]) -> Result<(), DriverError> {
     let mut content = Vec::new();
-    dir.open_file(path)?.read_to_end(&mut content).at("read", dir.path_of(path))?;
+    dir.open_file(path)?.read_to_end(&mut content).at_path("read", || dir.path_of(path))?;
     if content == expected { Ok(()) } else { Err(unexpected(format!("{path} has the wrong content"))) }
 }
 

@@ -46,11 +46,18 @@ impl Error {
 pub trait Context<T> {
     /// Says that this was `step` on `path`.
     fn at(self, step: &'static str, path: impl AsRef<Path>) -> Result<T>;
+
+    /// The same where asking for the path costs something.
+    fn at_path(self, step: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
 }
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn at(self, step: &'static str, path: impl AsRef<Path>) -> Result<T> {
         self.map_err(|source| Error::new(step, path, source))
+    }
+
+    fn at_path(self, step: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
+        self.map_err(|source| Error::new(step, path(), source))
     }
 }
 

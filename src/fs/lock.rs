@@ -74,11 +74,11 @@ impl Lock {
                     Ok(()) => break,
                     Err(Errno::INTR) => {}
                     Err(Errno::WOULDBLOCK) => return Ok(None),
-                    Err(error) => return Err(error).at("lock", dir.path_of(name)),
+                    Err(error) => return Err(error).at_path("lock", || dir.path_of(name)),
                 }
             }
-            let held = Stat::of(&file).at("stat", dir.path_of(name))?;
-            let named = Stat::at(dir, OsStr::new(name)).at("stat", dir.path_of(name)).optional()?;
+            let held = Stat::of(&file).at_path("stat", || dir.path_of(name))?;
+            let named = Stat::at(dir, OsStr::new(name)).at_path("stat", || dir.path_of(name)).optional()?;
             if named.is_some_and(|named| named.is_same_inode(&held)) {
                 return Ok(Some(Self { file }));
             }

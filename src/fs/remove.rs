@@ -97,7 +97,7 @@ fn open_writable(parent: &Dir, name: &OsStr) -> Result<Dir> {
         }
     }
     parent.open_dir(name).or_else(|error| match error.errno() {
-        Some(Errno::LOOP) => Err(Errno::NOTDIR).at("open", parent.path_of(name)),
+        Some(Errno::LOOP) => Err(Errno::NOTDIR).at_path("open", || parent.path_of(name)),
         _ => Err(error),
     })
 }

@@ -174,7 +174,7 @@ impl Workspace {
         durability: Durability,
     ) -> Result<()> {
         let mut staged = self.file()?;
-        staged.file.write_all(content).at("write", self.dir.path_of(&staged.name))?;
+        staged.file.write_all(content).at_path("write", || self.dir.path_of(&staged.name))?;
         staged.publish(into, &name, durability)?;
         match durability {
             Durability::Full => into.sync(),
@@ -242,7 +242,7 @@ impl<'a> StagedFile<'a> {
     /// [`Error`](super::Error) if the file system refuses; nothing is visible then.
     pub fn publish(self, into: &Dir, name: impl AsRef<Path>, durability: Durability) -> Result<()> {
         if durability == Durability::Full {
-            self.file.sync_all().at("sync", self.path())?;
+            self.file.sync_all().at_path("sync", || self.path())?;
         }
         self.workspace.dir.rename(&self.name, into, name)
     }

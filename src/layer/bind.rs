@@ -107,7 +107,8 @@ fn copy(source: &Dir, target: &Dir, name: &Path, stat: &Stat) -> Result<()> {
     match stat.kind {
         Kind::File => {
             let to = target.create_file(name, 0o600)?;
-            copy_content(&source.open_file(name)?, &to, stat.size).at("copy to", target.path_of(name))?;
+            copy_content(&source.open_file(name)?, &to, stat.size)
+                .at_path("copy to", || target.path_of(name))?;
         }
         Kind::Symlink => target.create_symlink(&source.read_link(name)?, name)?,
         kind => target.create_node(name, kind, 0o600, stat.node)?,

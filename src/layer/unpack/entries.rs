@@ -176,12 +176,12 @@ impl<'a> Unpacker<'a> {
                 return Err(UnpackError::Cancelled);
             }
             // At its offset: what lies between becomes a hole.
-            file.write_all_at(data.bytes, data.offset).at("write", dir.path_of(name))?;
+            file.write_all_at(data.bytes, data.offset).at_path("write", || dir.path_of(name))?;
             end = data.offset + data.bytes.len() as u64;
             self.data_bytes += data.bytes.len() as u64;
         }
         if end < size {
-            file.set_len(size).at("write", dir.path_of(name))?;
+            file.set_len(size).at_path("write", || dir.path_of(name))?;
         }
         Ok(())
     }

@@ -128,7 +128,7 @@ impl Unpacker<'_> {
             FileType::File { size } => {
                 let file = dir.create_file(name, 0o600)?;
                 let source = below.stack.open(found, lower)?;
-                copy_content(&source, &file, size).at("copy to", dir.path_of(name))?;
+                copy_content(&source, &file, size).at_path("copy to", || dir.path_of(name))?;
                 self.data_bytes += size.min(lower.stat.allocated);
             }
             ref other => object::create(dir, Path::new(name), other)?,
