@@ -4,9 +4,11 @@
 
 mod common;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use common::image::{Compression, ImageSpec, Layout, blob_path, gzip, image, pack, zstd};
 use common::tar::{Dialect, SparseDialect, tar};
@@ -183,15 +185,15 @@ fn a_layout_on_disk_is_loaded_like_its_archive() {
     let dir = common::scratch();
     layout.write(dir.path());
     let (shop, other) = (Shop::new(), Shop::new());
-    let read = Cell::new(0);
-    let progress = |bytes| read.set(bytes);
+    let read = AtomicU64::new(0);
+    let progress = |bytes| read.store(bytes, Relaxed);
     let mut options = LoadOptions::default();
     options.progress = Some(&progress);
     let open = Dir::open_ambient(dir.path()).unwrap();
     let loaded = shop.with(|into| load_layout(&open, into, &options)).unwrap();
     assert_eq!(loaded, other.load(layout.oci_archive()));
     assert_eq!(shop.all(), other.all());
-    assert_eq!(read.get(), layout.blobs.values().map(|blob| blob.len() as u64).sum::<u64>());
+    assert_eq!(read.load(Relaxed), layout.blobs.values().map(|blob| blob.len() as u64).sum::<u64>());
 }
 
 #[test]
@@ -965,12 +967,12 @@ fn nothing_grows_beyond_its_limit() {
 #[test]
 fn the_caller_hears_how_far_it_is_and_can_stop_it() {
     let archive = gzip(&Layout::of(&db()).oci_archive());
-    let heard = Cell::new(0);
-    let progress = |bytes| heard.set(bytes);
+    let heard = AtomicU64::new(0);
+    let progress = |bytes| heard.store(bytes, Relaxed);
     let mut options = LoadOptions::default();
     options.progress = Some(&progress);
     Shop::new().with(|into| load(&archive[..], into, &options)).unwrap();
-    assert_eq!(heard.get(), archive.len() as u64);
+    assert_eq!(heard.load(Relaxed), archive.len() as u64);
     let stop = || true;
     options.cancelled = Some(&stop);
     let shop = Shop::new();
@@ -978,8 +980,8 @@ fn the_caller_hears_how_far_it_is_and_can_stop_it() {
     assert!(matches!(error, LoadError::Cancelled), "{error:?}");
     assert!(shop.all().is_empty());
     for at in 1..20 {
-        let asked = Cell::new(0);
-        let stop = || asked.replace(asked.get() + 1) == at;
+        let asked = AtomicU64::new(0);
+        let stop = || asked.fetch_add(1, Relaxed) == at;
         let mut options = LoadOptions::default();
         options.cancelled = Some(&stop);
         match shop.with(|into| load(&archive[..], into, &options)) {

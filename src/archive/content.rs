@@ -1,13 +1,14 @@
 //! [`Content`]: what an archive or a layout brings along, by digest.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Read;
+use std::sync::Arc;
 
 use super::LoadError;
-use super::load::{Destination, LoadOptions};
-use super::stream::Watched;
+use super::arrival::Source;
+use super::load::Destination;
 use super::walk::Lookup;
-use crate::blob::{BlobError, Blobs, ParkedBlob};
+use crate::blob::{BlobError, Blobs};
 use crate::codec::{Compression, sniff};
 use crate::digest::{Algorithm, Digest};
 use crate::fs::Context;
@@ -28,8 +29,8 @@ pub(super) trait Content<'w> {
     /// The bytes of a document. Too long ones are cut behind `limit`, and the caller finds out.
     fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
 
-    /// The verified bytes in the workspace.
-    fn stage(&mut self, digest: &Digest, size: u64) -> Result<ParkedBlob<'w>, LoadError>;
+    /// Hands over where the bytes are: in the workspace, or where they can be brought from.
+    fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError>;
 
     /// What the content is called there, for messages.
     fn name_of(&self, digest: &Digest) -> String;
@@ -70,55 +71,26 @@ pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
-/// How much is read at once.
-const BUFFER: usize = 128 << 10;
-
 /// Another layout, on disk.
-pub(super) struct Layout<'a, 'w> {
-    blobs: Blobs,
-    into: Destination<'w>,
-    options: &'a LoadOptions<'a>,
-    /// Bytes read so far.
-    bytes: u64,
-}
+pub(super) struct Layout(Arc<Blobs>);
 
-impl<'a, 'w> Layout<'a, 'w> {
-    pub(super) fn new(blobs: Blobs, into: &Destination<'w>, options: &'a LoadOptions<'a>) -> Self {
-        Self { blobs, into: *into, options, bytes: 0 }
-    }
-
-    fn open(&self, digest: &Digest) -> Result<Option<File>, LoadError> {
-        open(&self.blobs, digest)
+impl Layout {
+    pub(super) fn new(blobs: Blobs) -> Self {
+        Self(Arc::new(blobs))
     }
 }
 
-impl<'w> Content<'w> for Layout<'_, 'w> {
+impl<'w> Content<'w> for Layout {
     fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        find_in(&self.blobs, digest)
+        find_in(&self.0, digest)
     }
 
     fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        read_in(&self.blobs, digest, limit)
+        read_in(&self.0, digest, limit)
     }
 
-    fn stage(&mut self, digest: &Digest, size: u64) -> Result<ParkedBlob<'w>, LoadError> {
-        let file = self.open(digest)?.ok_or(BlobError::Missing { digest: *digest })?;
-        let mut writer = self.into.blobs.writer(self.into.workspace, digest.algorithm())?;
-        let mut source = Watched::resume(file, self.bytes, self.options);
-        let mut buffer = vec![0; BUFFER.min(usize::try_from(size).unwrap_or(BUFFER).max(1))];
-        loop {
-            let count = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(LoadError::of_stream(error)),
-            };
-            writer.write_all(&buffer[..count]).at("write", writer.path())?;
-        }
-        self.bytes = source.so_far();
-        let staged = writer.finish()?;
-        verify(self.name_of(digest), digest, staged.digest(), size, staged.size())?;
-        Ok(staged.park())
+    fn source(&mut self, _: &Digest) -> Result<Source<'w>, LoadError> {
+        Ok(Source::Layout(Arc::clone(&self.0)))
     }
 
     fn name_of(&self, digest: &Digest) -> String {

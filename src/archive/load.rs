@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 
+use super::arrival::Arrival;
 use super::content::{Content, Layout, Received};
 use super::docker::Item;
 use super::members::Members;
-use super::publish::publish;
 use super::stream::{self, Watched};
 use super::walk::Walk;
 use super::{LoadError, Warning, docker, legacy, names, oci};
@@ -52,9 +52,9 @@ pub struct LoadOptions<'a> {
     /// a name.
     pub repository: Option<Reference>,
     /// Called now and then with the number of bytes that were read of the archive as it came.
-    pub progress: Option<&'a dyn Fn(u64)>,
+    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
     /// Asked now and then; loading stops when it says true.
-    pub cancelled: Option<&'a dyn Fn() -> bool>,
+    pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
 
 impl LoadOptions<'_> {
@@ -135,6 +135,19 @@ pub fn load(
     into: &Destination<'_>,
     options: &LoadOptions<'_>,
 ) -> Result<Vec<Loaded>, LoadError> {
+    receive(reader, into, options)?.publish()
+}
+
+/// Does everything that [`load`] does but giving the blobs their names: what is in them can be used before.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn receive<'a, 'w>(
+    reader: impl Read,
+    into: &Destination<'w>,
+    options: &'a LoadOptions<'a>,
+) -> Result<Arrival<'a, 'w>, LoadError> {
     let limits = &options.limits;
     let plain = stream::open(Watched::new(reader, options), limits)?;
     let mut members = Members::read(plain, into, options)?;
@@ -210,13 +223,27 @@ pub fn load_layout(
     into: &Destination<'_>,
     options: &LoadOptions<'_>,
 ) -> Result<Vec<Loaded>, LoadError> {
+    receive_layout(dir, into, options)?.publish()
+}
+
+/// Reads and verifies the documents of a layout. Its blobs stay where they are until they are staged: by other threads, or
+/// when they get their names.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn receive_layout<'a, 'w>(
+    dir: &Dir,
+    into: &Destination<'w>,
+    options: &'a LoadOptions<'a>,
+) -> Result<Arrival<'a, 'w>, LoadError> {
     let limits = &options.limits;
     let document = |name: &'static str| -> Result<Option<Vec<u8>>, LoadError> {
         let Some(file) = dir.open_file(name).optional()? else { return Ok(None) };
         let mut bytes = Vec::new();
         // One byte more than is allowed, for the parser to say so.
         let limit = limits.json_bytes.saturating_add(1);
-        file.take(limit).read_to_end(&mut bytes).at("read", dir.path_of(name))?;
+        file.take(limit).read_to_end(&mut bytes).at_path("read", || dir.path_of(name))?;
         Ok(Some(bytes))
     };
     let Some(layout) = document(oci::LAYOUT)? else {
@@ -226,18 +253,18 @@ pub fn load_layout(
     let index = document(oci::INDEX)?.ok_or_else(|| missing(oci::INDEX, oci::LAYOUT))?;
     let blobs = Blobs::open(dir.try_clone()?)?;
     let cancelled = || options.is_cancelled();
-    let content = Layout::new(blobs, into, options);
+    let content = Layout::new(blobs);
     let mut walk = Walk::new(Received { content, into: *into }, limits, &cancelled);
     let images = oci::images(&index, &mut walk, options)?;
     finish(images, walk, oci::INDEX, options)
 }
 
-fn finish<'w>(
+fn finish<'a, 'w>(
     mut images: Vec<Loaded>,
     walk: Walk<'_, Received<'w, impl Content<'w>>>,
     listed_in: &'static str,
-    options: &LoadOptions<'_>,
-) -> Result<Vec<Loaded>, LoadError> {
+    options: &'a LoadOptions<'a>,
+) -> Result<Arrival<'a, 'w>, LoadError> {
     if images.is_empty() {
         return Err(LoadError::NoImage { member: listed_in.to_owned() });
     }
@@ -246,8 +273,7 @@ fn finish<'w>(
     }
     names::settle(&mut images);
     let Walk { content: Received { mut content, into }, needed, .. } = walk;
-    publish(&mut content, &needed, &into, options)?;
-    Ok(images)
+    Arrival::new(images, &mut content, &needed, &into, options)
 }
 
 fn foreign_platform(manifests: &[LoadedManifest]) -> Option<Warning> {

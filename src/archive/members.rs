@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use super::LoadError;
+use super::arrival::Source;
 use super::content::{self, Content, Found, SNIFFED, find_in, read_in};
 use super::load::{Destination, LoadOptions};
 use super::stream::Plain;
@@ -190,7 +191,7 @@ impl<'w> Members<'w> {
         copy(tar, size, |part| {
             let missing = (SNIFFED as usize).saturating_sub(start.len()).min(part.len());
             start.extend_from_slice(&part[..missing]);
-            Ok(writer.write_all(part).at("write", writer.path())?)
+            Ok(writer.write_all(part).at_path("write", || writer.path())?)
         })?;
         let staged = writer.finish()?;
         let digest = staged.digest();
@@ -371,14 +372,14 @@ impl<'w> Content<'w> for Members<'w> {
         }
     }
 
-    fn stage(&mut self, digest: &Digest, _size: u64) -> Result<ParkedBlob<'w>, LoadError> {
+    fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError> {
         let missing = BlobError::Missing { digest: *digest };
         match self.held.get_mut(digest) {
-            Some(Held::Workspace { blob, .. }) => Ok(blob.take().ok_or(missing)?),
+            Some(Held::Workspace { blob, .. }) => Ok(Source::Staged(blob.take().ok_or(missing)?)),
             Some(Held::Memory(bytes)) => {
                 let mut writer = self.into.blobs.writer(self.into.workspace, digest.algorithm())?;
-                writer.write_all(bytes).at("write", writer.path())?;
-                Ok(writer.finish()?.park())
+                writer.write_all(bytes).at_path("write", || writer.path())?;
+                Ok(Source::Staged(writer.finish()?.park()))
             }
             // The pin was to keep it there.
             Some(Held::Store) | None => Err(missing.into()),

@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arrival;
 mod content;
 mod docker;
 mod error;
@@ -42,15 +43,17 @@ mod load;
 mod members;
 mod names;
 mod oci;
-mod publish;
 mod save;
 mod stream;
 mod target;
 mod walk;
 mod warning;
 
+pub use arrival::Arrival;
 pub use error::{LoadError, SaveError};
-pub use load::{Destination, LoadOptions, Loaded, LoadedManifest, load, load_layout};
+pub use load::{
+    Destination, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
+};
 pub use names::repository_for;
 pub use save::{ArchiveFormat, SaveImage, SaveOptions, save, save_layout};
 pub use warning::Warning;

@@ -19,17 +19,7 @@ pub(super) struct Watched<'a, R> {
 
 impl<'a, R: Read> Watched<'a, R> {
     pub(super) fn new(inner: R, options: &'a LoadOptions<'a>) -> Self {
-        Self::resume(inner, 0, options)
-    }
-
-    /// Goes on counting at `bytes`, where an archive is made of several files.
-    pub(super) fn resume(inner: R, bytes: u64, options: &'a LoadOptions<'a>) -> Self {
-        Self { inner, bytes, options }
-    }
-
-    /// How much was read so far.
-    pub(super) fn so_far(&self) -> u64 {
-        self.bytes
+        Self { inner, bytes: 0, options }
     }
 }
 

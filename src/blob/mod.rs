@@ -208,7 +208,7 @@ impl Blobs {
         let digest = Digest::of(bytes);
         if self.size(&digest)? != Some(bytes.len() as u64) {
             let mut writer = self.writer(workspace, Algorithm::Sha256)?;
-            std::io::Write::write_all(&mut writer, bytes).at("write", writer.path())?;
+            std::io::Write::write_all(&mut writer, bytes).at_path("write", || writer.path())?;
             self.publish(writer.finish()?, durability)?;
         }
         Ok(digest)

@@ -24,6 +24,11 @@ impl<'a> BlobWriter<'a> {
         self.staged.path()
     }
 
+    /// The file that it is written to.
+    pub(crate) fn file(&mut self) -> &std::fs::File {
+        self.staged.file()
+    }
+
     /// Ends the blob and names it.
     ///
     /// # Errors
@@ -138,6 +143,11 @@ impl<'a> ParkedBlob<'a> {
         Ok(StagedBlob { staged: self.parked.reopen()?, digest: self.digest, size: self.size })
     }
 
+    /// Where the bytes lie until the blob has its name, for messages.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.parked.path()
+    }
+
     /// Opens it for reading from its start.
     ///
     /// # Errors
@@ -157,7 +167,7 @@ impl<'a> ParkedBlob<'a> {
             return Err(BlobError::TooLarge { digest: self.digest, limit });
         }
         let mut bytes = Vec::new();
-        self.open()?.take(limit).read_to_end(&mut bytes).at("read", self.parked.path())?;
+        self.open()?.take(limit).read_to_end(&mut bytes).at_path("read", || self.parked.path())?;
         Ok(bytes)
     }
 }

@@ -100,6 +100,9 @@ pub struct EnsureOptions<'a> {
     pub synced: bool,
     /// Told what happens, from any thread, so often that a screen need not be drawn each time.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// Other work of the caller's: called once by each thread, by all but the first before it looks for a layer. A
+    /// single thread does it after the layers. Not called if there is no layer to make.
+    pub meanwhile: Option<&'a (dyn Fn() + Sync)>,
     /// Asked often; once it says true, [`LayerStore::ensure`] ends with [`LayerError::Cancelled`].
     pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
@@ -236,16 +239,28 @@ impl<'c> Context<'c> {
         jobs: BTreeMap<DiffId, Job<'s, 'c>>,
         failed: &AtomicBool,
     ) -> Result<BTreeMap<DiffId, Job<'s, 'c>>, LayerError> {
+        if jobs.is_empty() {
+            return Ok(jobs);
+        }
         let mut queue: Vec<_> = jobs.values().map(|job| job.source).collect();
         queue.sort_by_key(|source| (std::cmp::Reverse(source.size), source.diff_id));
         // A layer has work for two threads at most.
-        let threads = self.options.parallelism.threads().min(2 * queue.len());
+        let most = 2 * queue.len() + usize::from(self.options.meanwhile.is_some());
+        let threads = self.options.parallelism.threads().min(most);
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let jobs = Mutex::new(jobs);
         let error = Mutex::new(None);
         let crew = Crew::new();
-        let work = || {
+        let meanwhile = || {
+            if let Some(meanwhile) = self.options.meanwhile {
+                meanwhile();
+            }
+        };
+        let work = |is_first: bool| {
             let _closing = crew.closing_by_panic();
+            if !is_first {
+                meanwhile();
+            }
             while let Some(&source) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
                 match self.try_alone(source, (threads > 1).then_some(&crew)) {
                     Ok(slot) => {
@@ -262,15 +277,18 @@ impl<'c> Context<'c> {
                     crew.close();
                 }
             }
+            if is_first {
+                meanwhile();
+            }
             if threads > 1 {
                 crew.help();
             }
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {
-                scope.spawn(work);
+                scope.spawn(|| work(false));
             }
-            work();
+            work(true);
         });
         match error.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),

@@ -1,9 +1,10 @@
 //! Load: an archive or a directory becomes images of the store.
 //!
 //! ```text
-//! 1  the archive is read once into staging, and everything in it verified     nothing is visible
-//! 2  what the images lead to is pinned; blobs get their names, synced         blobs that nothing leads to
-//! 3  layers are unpacked                                                      layers that nothing leads to
+//! 1  an archive is read once into staging, of a directory the documents       nothing is visible
+//! 2  what the images lead to is pinned; layers are unpacked and verified,     layers that nothing leads to
+//!    while a directory's blobs are copied and verified
+//! 3  blobs get their names, synced                                            blobs that nothing leads to
 //! 4  all names are given in one step                                          done
 //! ```
 //!
@@ -18,9 +19,12 @@ use super::error::StoreError;
 use super::image::Image;
 use super::names::{Moved, Named};
 use super::operation::Operation;
-use crate::archive::{self, Destination, Loaded};
+use super::stack::Layers;
+use crate::archive::{self, Arrival, Destination, Loaded, LoadedManifest};
+use crate::digest::Digest;
 use crate::fs::Dir;
-use crate::image::Reference;
+use crate::image::{Index, Platform, Reference};
+use crate::layer::{Ensured, LayerKey};
 
 /// When layers are unpacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -72,7 +76,7 @@ impl Store {
         archive: impl Read + Send,
         options: &LoadOptions<'_>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
-        self.load_with(options, |to, options| archive::load(archive, to, options))
+        self.load_with(options, |to, options| archive::receive(archive, to, options))
     }
 
     /// Loads every image of the OCI image layout in the directory `path`.
@@ -86,13 +90,16 @@ impl Store {
         options: &LoadOptions<'_>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
         let dir = Dir::open_ambient(path)?;
-        self.load_with(options, |to, options| archive::load_layout(&dir, to, options))
+        self.load_with(options, |to, options| archive::receive_layout(&dir, to, options))
     }
 
     fn load_with(
         &self,
         options: &LoadOptions<'_>,
-        read: impl FnOnce(&Destination<'_>, &archive::LoadOptions<'_>) -> Result<Vec<Loaded>, archive::LoadError>,
+        read: impl for<'a, 'w> FnOnce(
+            &Destination<'w>,
+            &'a archive::LoadOptions<'a>,
+        ) -> Result<Arrival<'a, 'w>, archive::LoadError>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
         let inner = &self.inner;
         let operation = inner.begin()?;
@@ -106,17 +113,44 @@ impl Store {
         how.repository.clone_from(&options.repository);
         how.progress = progress.as_ref().map(|progress| progress as _);
         how.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
-        let loaded = read(&to, &how)?;
-        let mut unpacked = Vec::with_capacity(loaded.len());
-        for one in &loaded {
-            unpacked.push(self.unpack_loaded(one, options, &operation)?);
+        let arrival = read(&to, &how)?;
+        let mut unpacked = match options.unpack {
+            Unpack::Now => self.unpack_arriving(&arrival, options, &operation)?,
+            Unpack::OnDemand => vec![Vec::new(); arrival.images().len()],
+        };
+        let loaded = arrival.publish()?;
+        for (one, warnings) in loaded.iter().zip(&mut unpacked) {
+            warnings.extend(self.unpack_loaded(one, options, &operation)?);
         }
         let done = self.name_loaded(loaded, unpacked)?;
         operation.end()?;
         Ok(done)
     }
 
-    /// Unpacks the image for this machine, and says what could not be held.
+    /// Unpacks the images for this machine while their blobs are staged, and says what could not be held.
+    fn unpack_arriving(
+        &self,
+        arrival: &Arrival<'_, '_>,
+        options: &LoadOptions<'_>,
+        operation: &Operation,
+    ) -> Result<Vec<Vec<String>>, StoreError> {
+        let unpack = |one: &Loaded| {
+            let Some(image) = for_host(one) else { return Ok(Vec::new()) };
+            let layers = Layers { blobs: &image.manifest.layers, diff_ids: &image.config.rootfs.diff_ids };
+            operation.pin_layers(LayerKey::candidates(layers.diff_ids.iter().copied()))?;
+            let open = |digest: &Digest| arrival.open_blob(digest);
+            let stage = || arrival.stage();
+            let ensured = self.unpack_layers(layers, &open, Some(&stage), operation, options.cancel)?;
+            Ok(losses(&ensured))
+        };
+        arrival.images().iter().map(unpack).collect::<Result<_, StoreError>>().map_err(|error| {
+            // A blob that is not what it should be is the cause, whatever came of unpacking it.
+            arrival.stage();
+            arrival.take_failure().map_or(error, StoreError::from)
+        })
+    }
+
+    /// Unpacks what [`Store::unpack_arriving`] left, and says what could not be held.
     fn unpack_loaded(
         &self,
         loaded: &Loaded,
@@ -129,15 +163,7 @@ impl Store {
         }
         self.inner.pin_image(operation, &image)?;
         let ensured = self.unpack_pinned(&image, operation, options.cancel)?;
-        let mut warnings = Vec::new();
-        for made in &ensured.made {
-            warnings.extend(made.losses.described.iter().map(ToString::to_string));
-            let more = made.losses.count - made.losses.described.len() as u64;
-            if more > 0 {
-                warnings.push(format!("layer {}: {more} more of this kind", made.diff_id));
-            }
-        }
-        Ok(warnings)
+        Ok(losses(&ensured))
     }
 
     /// Gives all images their names in one step.
@@ -165,4 +191,25 @@ impl Store {
         }
         Ok(done)
     }
+}
+
+/// The image of several that is unpacked on this machine.
+fn for_host(loaded: &Loaded) -> Option<&LoadedManifest> {
+    let index = Index::new(loaded.manifests.iter().map(|image| image.descriptor.clone()).collect());
+    let best = index.select(&Platform::host()).map(|descriptor| descriptor.digest);
+    let found = loaded.manifests.iter().find(|image| Some(image.descriptor.digest) == best);
+    found.or_else(|| loaded.manifests.first())
+}
+
+/// What could not be held of layers that were made.
+fn losses(ensured: &Ensured) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for made in &ensured.made {
+        warnings.extend(made.losses.described.iter().map(ToString::to_string));
+        let more = made.losses.count - made.losses.described.len() as u64;
+        if more > 0 {
+            warnings.push(format!("layer {}: {more} more of this kind", made.diff_id));
+        }
+    }
+    warnings
 }

@@ -1,5 +1,6 @@
 //! The layers of images and containers, unpacked: between what `image` says and what `layer` holds.
 
+use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,10 +9,18 @@ use super::image::Image;
 use super::names::Named;
 use super::operation::Operation;
 use super::{Inner, Store};
+use crate::blob::BlobError;
 use crate::container::ContainerRecord;
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 use crate::image::Descriptor;
 use crate::layer::{EnsureOptions, Ensured, Layer, LayerKey, LayerSource};
+
+/// The layers of an image, bottom first.
+#[derive(Clone, Copy)]
+pub(super) struct Layers<'i> {
+    pub(super) blobs: &'i [Descriptor],
+    pub(super) diff_ids: &'i [DiffId],
+}
 
 impl Inner {
     /// Keeps `image` and all its layers from collection until `operation` ends, and makes sure that they were not
@@ -52,19 +61,34 @@ impl Store {
         cancel: Option<&AtomicBool>,
     ) -> Result<Ensured, StoreError> {
         image.require_config()?;
-        let blobs = &self.inner.layout.blobs;
+        let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
+        let open = |digest: &Digest| self.inner.layout.blobs.open_blob(digest);
+        self.unpack_layers(layers, &open, None, operation, cancel)
+    }
+
+    /// Unpacks every one of `layers`, pinned by `operation`, that is not unpacked. Threads that have no layer do what is
+    /// to be done `meanwhile`.
+    pub(super) fn unpack_layers(
+        &self,
+        layers: Layers<'_>,
+        open: &(dyn Fn(&Digest) -> Result<File, BlobError> + Sync),
+        meanwhile: Option<&(dyn Fn() + Sync)>,
+        operation: &Operation,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Ensured, StoreError> {
         let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
             let digest = blob.digest;
             let open = move || -> std::io::Result<Box<dyn Read + Send>> {
-                Ok(Box::new(blobs.open_blob(&digest).map_err(std::io::Error::other)?))
+                Ok(Box::new(open(&digest).map_err(std::io::Error::other)?))
             };
             LayerSource::new(diff_id, digest, blob.size, Box::new(open))
         };
-        let sources: Vec<_> = image.manifest().layers.iter().zip(image.diff_ids()).map(source).collect();
+        let sources: Vec<_> = layers.blobs.iter().zip(layers.diff_ids).map(source).collect();
         let cancelled = cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
         let mut options = EnsureOptions::default();
         options.parallelism = self.inner.options.parallelism;
         options.limits.clone_from(&self.inner.options.limits);
+        options.meanwhile = meanwhile;
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
         Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
     }
