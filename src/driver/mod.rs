@@ -44,7 +44,7 @@ pub use holders::Holder;
 pub use overlay::OverlayDriver;
 pub use plan::{MountPlan, OverlayPlan};
 pub use point::MountPoint;
-pub use probe::{Probe, Refusal};
+pub use probe::{Probe, Refusal, reader};
 pub use record::Copied;
 pub use usage::Usage;
 

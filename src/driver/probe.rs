@@ -136,11 +136,20 @@ impl Probe {
     /// The driver `kind`, whether or not it can mount here: for what needs no mount, such as reading what changed in a
     /// root or removing one that was made elsewhere.
     pub fn driver_anyway(&self, kind: DriverKind) -> Box<dyn Driver> {
-        match kind {
-            DriverKind::Overlay => Box::new(OverlayDriver::new(self.families, self.privileged)),
-            DriverKind::Fuse => Box::new(FuseDriver),
-            DriverKind::Copy => Box::new(CopyDriver::new(self.privileged)),
-        }
+        driver(kind, self.families, self.privileged)
+    }
+}
+
+/// The driver `kind` for a process that only reads what is in roots, where nothing can be tried.
+pub fn reader(kind: DriverKind) -> Box<dyn Driver> {
+    driver(kind, Families::User, false)
+}
+
+fn driver(kind: DriverKind, families: Families, privileged: bool) -> Box<dyn Driver> {
+    match kind {
+        DriverKind::Overlay => Box::new(OverlayDriver::new(families, privileged)),
+        DriverKind::Fuse => Box::new(FuseDriver),
+        DriverKind::Copy => Box::new(CopyDriver::new(privileged)),
     }
 }
 

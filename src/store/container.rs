@@ -17,11 +17,12 @@ use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::image::Image;
+use super::layout::Access;
 use super::operation::Operation;
 use super::{DriverChoice, Inner, Store};
 use crate::container::{ContainerLayer, ContainerRecord, mounted_at};
 use crate::digest::Digest;
-use crate::driver::{Driver, DriverKind, MountPoint, RootOptions, Unmount};
+use crate::driver::{self, Driver, DriverKind, MountPoint, RootOptions, Unmount};
 use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Timestamp, unique_name};
 use crate::image::time;
 use crate::layer::{Change, PackOptions, Selection};
@@ -361,6 +362,7 @@ impl Container {
 
     /// Excludes every other operation that changes this container.
     fn lock(&self) -> Result<Lock, StoreError> {
+        self.store.inner.require_writable()?;
         Ok(Lock::acquire(&self.store.inner.layout.locks, &self.lock_name(), LockMode::Exclusive)?)
     }
 
@@ -500,7 +502,11 @@ impl Drop for Mounted {
 impl Inner {
     /// The driver of a root that exists, whether or not it could make one here.
     pub(super) fn driver(&self, kind: DriverKind) -> Result<Box<dyn Driver>, StoreError> {
-        Ok(self.probe()?.driver_anyway(kind))
+        match self.layout.access {
+            Access::ReadWrite => Ok(self.probe()?.driver_anyway(kind)),
+            // Nothing can be tried here, and reading needs nothing that could be found out.
+            Access::ReadOnly => Ok(driver::reader(kind)),
+        }
     }
 
     /// The driver that new roots get.

@@ -119,8 +119,13 @@ impl Store {
 impl Inner {
     /// Starts an operation that changes the store.
     fn begin(&self) -> Result<Operation, StoreError> {
+        self.require_writable()?;
+        Ok(Operation::begin(&self.layout.locks, &self.staging)?)
+    }
+
+    fn require_writable(&self) -> Result<(), StoreError> {
         match self.layout.access {
-            Access::ReadWrite => Ok(Operation::begin(&self.layout.locks, &self.staging)?),
+            Access::ReadWrite => Ok(()),
             Access::ReadOnly => Err(StoreError::ReadOnly { path: self.layout.root.path_of("") }),
         }
     }
