@@ -10,6 +10,7 @@ use super::container::Container;
 use super::error::StoreError;
 use super::image::Image;
 use super::names::Named;
+use super::operation::Operation;
 use crate::codec::{Encoder, Encoding};
 use crate::digest::{Algorithm, DiffId, Digest};
 use crate::fs::{Context, Durability, Lock, LockMode, Timestamp};
@@ -86,17 +87,23 @@ impl Container {
     /// visible then, and its name points where it did.
     pub fn commit(&self, options: &CommitOptions) -> Result<Image, StoreError> {
         let container = self.restored()?;
-        let store = &container.store;
-        let (blobs, durability) = (&store.inner.layout.blobs, store.inner.options.durability);
-        let operation = store.inner.begin()?;
-        let base =
-            store.inner.image(Named { target: container.record.image.target.clone(), names: Vec::new() })?;
-        store.inner.pin_image(&operation, &base)?;
-        // Only so that nobody removes it meanwhile.
-        let _lock = Lock::acquire(&store.inner.layout.locks, &container.lock_name(), LockMode::Shared)?;
+        let operation = container.store.inner.begin()?;
+        let outcome = container.commit_in(&operation, options);
+        container.store.conclude(operation, outcome)
+    }
 
-        let layer = container.pack_layer(options, &operation)?;
+    fn commit_in(&self, operation: &Operation, options: &CommitOptions) -> Result<Image, StoreError> {
+        let store = &self.store;
+        let (blobs, durability) = (&store.inner.layout.blobs, store.inner.options.durability);
+        let base =
+            store.inner.image(Named { target: self.record.image.target.clone(), names: Vec::new() })?;
+        store.inner.pin_image(operation, &base)?;
+        // Only so that nobody removes it meanwhile.
+        let _lock = Lock::acquire(&store.inner.layout.locks, &self.lock_name(), LockMode::Shared)?;
+
+        // What can be refused without looking at a file is refused before anything is written.
         let mut config = base.require_config()?.clone();
+        config.apply(&options.changes).map_err(StoreError::Change)?;
         let step = History {
             created: options.created.map(time::format).transpose().map_err(StoreError::Time)?,
             created_by: Some(options.created_by.clone().unwrap_or_else(|| "plywood commit".to_owned())),
@@ -105,27 +112,24 @@ impl Container {
             ..History::default()
         };
         let mut manifest = base.manifest().to_oci();
-        config.apply(&options.changes).map_err(StoreError::Change)?;
-        match layer {
+        match self.pack_layer(options, operation)? {
             Some((diff_id, descriptor)) => {
                 config.push_layer(diff_id, step);
                 manifest.layers.push(descriptor);
             }
             None => config.push_empty_layer(step),
         }
-        let image = store.put_image(&config, manifest, &operation)?;
+        let image = store.put_image(&config, manifest, operation)?;
         blobs_durable(store, durability)?;
         debug_assert!(blobs.size(&image.digest)?.is_some());
-        let image = store.name_image(image, options.name.as_ref())?;
-        operation.end()?;
-        Ok(image)
+        store.name_image(image, options.name.as_ref())
     }
 
     /// Writes the layer of what this container changed and gives the blob its name; `None` if nothing changed.
     fn pack_layer(
         &self,
         options: &CommitOptions,
-        operation: &super::operation::Operation,
+        operation: &Operation,
     ) -> Result<Option<(DiffId, Descriptor)>, StoreError> {
         let inner = &self.store.inner;
         let blobs = &inner.layout.blobs;
@@ -166,7 +170,7 @@ impl Store {
         &self,
         config: &Config,
         mut manifest: Manifest,
-        operation: &super::operation::Operation,
+        operation: &Operation,
     ) -> Result<Descriptor, StoreError> {
         let (blobs, durability) = (&self.inner.layout.blobs, self.inner.options.durability);
         let config = config.to_json();

@@ -66,6 +66,45 @@ impl Store {
         Ok(report)
     }
 
+    /// Ends an operation. If it failed, what it brought goes with it, unless something else leads to that by now.
+    pub(super) fn conclude<T>(
+        &self,
+        operation: Operation,
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if outcome.is_err()
+            && let Err(error) = self.take_back(&operation)
+        {
+            tracing::warn!(%error, "what a failed operation brought is left to the next collection");
+        }
+        let ended = operation.end();
+        let done = outcome?;
+        ended?;
+        Ok(done)
+    }
+
+    /// Collects what `operation` relied on and nothing else needs.
+    fn take_back(&self, operation: &Operation) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let workspace = operation.workspace();
+        let brought = operation.pinned()?;
+        let _alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
+        let needed = self.needed(operation, &mut GcReport::default(), &GcOptions::dry_run())?;
+        for digest in brought.blobs.difference(&needed.blobs).filter_map(|digest| digest.parse().ok()) {
+            if inner.layout.blobs.size(&digest)?.is_some() {
+                inner.layout.blobs.discard(&digest, workspace)?;
+            }
+        }
+        for key in brought.layers.difference(&needed.layers) {
+            if inner.layout.layers.stat(key).optional()?.is_some()
+                && let Ok(key) = key.parse()
+            {
+                inner.layers.remove(key, workspace)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is led to. Sweeps `staging/` on the way, which tells the operations in progress from the dead.
     fn needed(
         &self,

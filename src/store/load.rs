@@ -8,7 +8,8 @@
 //! 4  all names are given in one step                                          done
 //! ```
 //!
-//! Whatever goes wrong before the last step leaves no image, and what it left is the next collection's.
+//! Whatever goes wrong before the last step leaves no image, and takes back what the steps before it brought. What a
+//! process leaves that dies in between is the next collection's.
 
 use std::io::Read;
 use std::path::Path;
@@ -101,8 +102,21 @@ impl Store {
             &'a archive::LoadOptions<'a>,
         ) -> Result<Arrival<'a, 'w>, archive::LoadError>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
+        let operation = self.inner.begin()?;
+        let outcome = self.load_in(&operation, options, read);
+        self.conclude(operation, outcome)
+    }
+
+    fn load_in(
+        &self,
+        operation: &Operation,
+        options: &LoadOptions<'_>,
+        read: impl for<'a, 'w> FnOnce(
+            &Destination<'w>,
+            &'a archive::LoadOptions<'a>,
+        ) -> Result<Arrival<'a, 'w>, archive::LoadError>,
+    ) -> Result<Vec<LoadedImage>, StoreError> {
         let inner = &self.inner;
-        let operation = inner.begin()?;
         let pin = |digests: &[_]| operation.pin_blobs(digests);
         let to = Destination { blobs: &inner.layout.blobs, workspace: operation.workspace(), pin: &pin };
         let progress = options.progress.map(|progress| move |bytes| progress(bytes));
@@ -115,16 +129,14 @@ impl Store {
         how.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
         let arrival = read(&to, &how)?;
         let mut unpacked = match options.unpack {
-            Unpack::Now => self.unpack_arriving(&arrival, options, &operation)?,
+            Unpack::Now => self.unpack_arriving(&arrival, options, operation)?,
             Unpack::OnDemand => vec![Vec::new(); arrival.images().len()],
         };
         let loaded = arrival.publish()?;
         for (one, warnings) in loaded.iter().zip(&mut unpacked) {
-            warnings.extend(self.unpack_loaded(one, options, &operation)?);
+            warnings.extend(self.unpack_loaded(one, options, operation)?);
         }
-        let done = self.name_loaded(loaded, unpacked)?;
-        operation.end()?;
-        Ok(done)
+        self.name_loaded(loaded, unpacked)
     }
 
     /// Unpacks the images for this machine while their blobs are staged, and says what could not be held.

@@ -64,6 +64,11 @@ impl Operation {
         pins.write_all(lines.as_bytes()).at("write", self.workspace.dir().path_of(PINS))
     }
 
+    /// What it relies on.
+    pub(super) fn pinned(&self) -> fs::Result<Pinned> {
+        Pinned::of([self.workspace.dir()])
+    }
+
     /// Ends the operation and removes what it staged and did not publish.
     pub(super) fn end(self) -> fs::Result<()> {
         self.workspace.close()
@@ -80,8 +85,8 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    /// Reads the pins of the workspaces in `live`. The caller holds the lock against pinning.
-    pub(super) fn of(live: &[Dir]) -> fs::Result<Self> {
+    /// Reads the pins of the workspaces in `live`. The caller holds the lock against pinning, or they are its own.
+    pub(super) fn of<'d>(live: impl IntoIterator<Item = &'d Dir>) -> fs::Result<Self> {
         let mut pinned = Self::default();
         for workspace in live {
             let Some(pins) = workspace.read(PINS, 1 << 30).optional()? else { continue };
