@@ -2,9 +2,12 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
+mod collect;
+mod commit;
 mod containers;
 mod images;
 mod life;
+mod refusals;
 mod trees;
 mod world;
 

@@ -72,9 +72,12 @@ impl World {
         &self,
         what: impl FnOnce(&Store) -> Result<T, StoreError>,
     ) -> StoreError {
-        let before = self.state();
+        // What came and went again shows in the times of the directories that it was in.
+        let fixed = ["layers", "oci/blobs/sha256"].map(Path::new);
+        let state = || self.state().without_mtimes(|path, _| fixed.contains(&path));
+        let before = state();
         let error = what(&self.store).expect_err("it should have been refused");
-        self.state().assert_same(&before, &format!("after {}", chain(&error)));
+        state().assert_same(&before, &format!("after {}", chain(&error)));
         assert_eq!(names_in(&self.path().join("staging")), BTreeSet::new(), "after {}", chain(&error));
         error
     }
