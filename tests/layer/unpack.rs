@@ -1,143 +1,16 @@
 //! Layers become directories: what is in the tar is on the disk, what is deleted is gone, and nothing else changes.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::privilege::{self, Privilege};
-use common::tar::{Entry, Tar, tar, tar_of};
-use common::tree::{Kind, Node, Tree, snapshot};
-use common::{is_real_root, kernel, model, skip};
-use plywood::digest::{DiffId, Digest};
-use plywood::fs::{Dir, FileType, Staging};
-use plywood::layer::{
-    Abilities, EnsureOptions, Ensured, Layer, LayerError, LayerKey, LayerSource, LayerStore, UnpackError,
-    UnpackOptions, unpack, unpack_layer,
-};
-use plywood::stack::Stack;
+use plywood::fs::Dir;
+use plywood::layer::{Abilities, LayerError, LayerKey, UnpackError, UnpackOptions, unpack, unpack_layer};
 
-/// A place for layers.
-struct Lab {
-    scratch: tempfile::TempDir,
-    store: LayerStore,
-    staging: Staging,
-}
-
-fn lab() -> Lab {
-    let scratch = common::scratch();
-    let dir = |name| Dir::ensure_ambient(scratch.path().join(name)).unwrap();
-    let store = LayerStore::new(dir("layers"), dir("locks"));
-    let staging = Staging::new(dir("staging"));
-    Lab { scratch, store, staging }
-}
-
-fn diff_id(tar: &[u8]) -> DiffId {
-    DiffId::of_tar(Digest::of(tar))
-}
-
-fn source(tar: &[u8]) -> LayerSource<'static> {
-    let blob = tar.to_vec();
-    LayerSource::new(
-        diff_id(tar),
-        Digest::of(tar),
-        tar.len() as u64,
-        Box::new(move || Ok(Box::new(std::io::Cursor::new(blob.clone())))),
-    )
-}
-
-impl Lab {
-    fn try_ensure(&self, tars: &[Vec<u8>]) -> Result<Ensured, LayerError> {
-        let sources: Vec<_> = tars.iter().map(|tar| source(tar)).collect();
-        let work = self.staging.workspace().unwrap();
-        let ensured = self.store.ensure(&sources, &work, &EnsureOptions::default());
-        work.close().unwrap();
-        ensured
-    }
-
-    fn ensure(&self, tars: &[Vec<u8>]) -> Vec<Layer> {
-        let ensured = self.try_ensure(tars).unwrap_or_else(|error| panic!("{}", chain(&error)));
-        ensured.keys.iter().map(|&key| self.store.get(key).unwrap().expect("it was just made")).collect()
-    }
-
-    /// The root that these layers make, lowest first.
-    fn root(&self, layers: &[Tar]) -> Tree {
-        let tars: Vec<_> = layers.iter().map(|layer| layer.clone().finish()).collect();
-        seen(&self.ensure(&tars))
-    }
-
-    /// Nothing is left but layers.
-    fn assert_clean(&self) {
-        for name in ["staging", "locks"] {
-            let left: Vec<_> = std::fs::read_dir(self.scratch.path().join(name)).unwrap().collect();
-            assert!(left.is_empty(), "{name}: {left:?}");
-        }
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
-/// What a reader of the layers, lowest first, sees.
-fn seen(layers: &[Layer]) -> Tree {
-    let stack = Stack::new(layers.iter().rev().map(|layer| &layer.tree));
-    let mut tree = Tree::default();
-    let mut inodes: BTreeMap<(u64, u64), Vec<PathBuf>> = BTreeMap::new();
-    let mut add = |path: &plywood::path::LayerPath, found: &plywood::stack::Found| {
-        let object = stack.object(path, found)?;
-        let name = PathBuf::from(std::ffi::OsStr::new(std::str::from_utf8(path.as_bytes()).unwrap()));
-        let kind = match object.file_type {
-            FileType::File { .. } => {
-                let mut content = Vec::new();
-                std::io::Read::read_to_end(&mut stack.open(path, found)?, &mut content).unwrap();
-                Kind::file(&content)
-            }
-            FileType::Directory => Kind::Directory,
-            FileType::Symlink(target) => Kind::Symlink(target),
-            FileType::Fifo => Kind::Fifo,
-            FileType::CharDevice(device) => Kind::Char(device.major, device.minor),
-            FileType::BlockDevice(device) => Kind::Block(device.major, device.minor),
-            _ => Kind::Socket,
-        };
-        if kind != Kind::Directory {
-            inodes.entry((found.stat.device, found.stat.inode)).or_default().push(name.clone());
-        }
-        let metadata = object.metadata;
-        let node = Node {
-            kind,
-            mode: metadata.mode,
-            uid: metadata.uid,
-            gid: metadata.gid,
-            mtime: (metadata.mtime.seconds, metadata.mtime.nanos),
-            xattrs: metadata.xattrs,
-            linked_as: None,
-        };
-        tree.0.insert(name, node);
-        Ok::<_, plywood::fs::Error>(())
-    };
-    let root = stack.root().unwrap().expect("there is a layer");
-    add(&plywood::path::LayerPath::ROOT, &root).unwrap();
-    stack.walk(&mut add).unwrap();
-    for mut names in inodes.into_values().filter(|names| names.len() > 1) {
-        names.sort();
-        for name in &names {
-            tree.0.get_mut(name).unwrap().linked_as = Some(names[0].clone());
-        }
-    }
-    tree
-}
-
-fn meant(layers: &[Tar]) -> Tree {
-    let entries: Vec<_> = layers.iter().map(Tar::entries).collect();
-    model::stack(entries.iter().map(Vec::as_slice)).without_holes()
-}
+use crate::common::privilege::{self, Privilege};
+use crate::common::tar::{Entry, SparseDialect, Tar, tar, tar_of};
+use crate::common::tree::{Kind, Tree, snapshot};
+use crate::common::{self, is_real_root, kernel, skip};
+use crate::lab::{chain, diff_id, lab, meant, seen};
 
 /// Unpacks alone.
 fn unpack_into(dir: &Path, tar: &[u8]) -> Result<plywood::layer::Unpacked, UnpackError> {
@@ -189,12 +62,7 @@ fn a_layer_is_on_disk_what_gnu_tar_makes_of_it() {
         .char_device("null", 1, 3)
         .block_device("disk", 259, 300)
         .owner(3, 4)
-        .sparse(
-            "sparse",
-            1_000_000,
-            &[(8192, &[1; 4096]), (400_000, &[2; 100])],
-            common::tar::SparseDialect::Pax10,
-        )
+        .sparse("sparse", 1_000_000, &[(8192, &[1; 4096]), (400_000, &[2; 100])], SparseDialect::Pax10)
         .file("caps", "x")
         .xattr("security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0")
         .finish();
@@ -384,6 +252,20 @@ fn a_link_to_a_file_below_takes_it_into_its_own_layer() {
         tar().link("new/dir/x", "d/e/f").dir("new").mode(0o711),
     ] {
         in_every_order(&base, &top);
+    }
+}
+
+#[test]
+fn a_link_that_came_before_its_target_was_replaced_has_the_file_that_was_there() {
+    let lab = lab();
+    for top in [
+        tar().link("x", "d/a").file("d", "now a file"),
+        tar().link("x", "d/a").dir("d/a"),
+        tar().link("x", "d/a").link("y", "d/a").file("d/a/b", ""),
+        tar().link("x", "d/e/f").symlink("d", "usr"),
+    ] {
+        let layers = [base(), top];
+        lab.root(&layers).assert_same(&meant(&layers), "a link to what is gone");
     }
 }
 

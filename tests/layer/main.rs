@@ -1,0 +1,10 @@
+//! Layers become directories, and directories are shared.
+
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod lab;
+mod sharing;
+mod unpack;
