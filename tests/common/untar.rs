@@ -71,7 +71,8 @@ fn entry(header: &[u8], flag: u8, body: &[u8], mut records: Records) -> Entry {
     Entry {
         name,
         kind,
-        mode: to_u32(octal(&header[100..108])),
+        // Docker writes the type of the file into the mode as well.
+        mode: to_u32(octal(&header[100..108])) & 0o7777,
         uid: number(&records, "uid").unwrap_or_else(|| octal(&header[108..116])),
         gid: number(&records, "gid").unwrap_or_else(|| octal(&header[116..124])),
         mtime,
