@@ -82,11 +82,11 @@ impl Error {
             Self::Unmount(error) => error.source.kind(),
             Self::Unpack(UnpackError::DiffIdMismatch { .. }) => "diff-id-mismatch",
             Self::Unpack(UnpackError::Cancelled) => "cancelled",
-            Self::Unpack(UnpackError::Blob(_) | UnpackError::Io(_)) | Self::Io(_) => "io",
+            Self::Unpack(UnpackError::Tar(ChangesetError::Limit { .. })) => "limit",
+            Self::Unpack(UnpackError::Blob(error)) => CodecError::of(error).map_or("io", codec),
+            Self::Unpack(UnpackError::Io(_)) | Self::Io(_) => "io",
             Self::Unpack(_) => "invalid-layer",
-            Self::Codec(CodecError::Truncated { .. }) => "truncated",
-            Self::Codec(CodecError::Expansion { .. }) => "limit",
-            Self::Codec(_) => "corrupt",
+            Self::Codec(error) => codec(error),
             Self::Image(_) => "invalid-image",
             Self::Reference(_) => "invalid-name",
             Self::Digest(_) => "invalid-digest",
@@ -95,6 +95,14 @@ impl Error {
             Self::LayerKey(_) => "invalid-key",
             Self::Path(_) => "invalid-path",
         }
+    }
+}
+
+fn codec(error: &CodecError) -> &'static str {
+    match error {
+        CodecError::Truncated { .. } => "truncated",
+        CodecError::Expansion { .. } => "limit",
+        _ => "corrupt",
     }
 }
 

@@ -13,6 +13,9 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of one entry's path. Default 4096 (`PATH_MAX`).
     pub path_bytes: usize,
+    /// Slashes in one entry's path. Default 256: every level is a directory, which a path of few bytes makes without an
+    /// entry of its own, and which is looked up again for each that lies below it.
+    pub path_depth: usize,
     /// Bytes of one symbolic or hard link's target. Default 4096 (`PATH_MAX`): no kernel stores a longer symlink.
     pub link_bytes: usize,
     /// Bytes of one entry's extended headers (PAX records, GNU long names and sparse maps together). Default 1 MiB, as
@@ -25,11 +28,23 @@ pub struct Limits {
     pub file_bytes: u64,
     /// Bytes of data, holes not counted, that one layer may write to disk. Default 1 TiB.
     pub layer_bytes: u64,
-    /// How many times larger than the compressed blob the tar may be. Default 1100: deflate cannot exceed 1032, zstd
-    /// can by far. Not applied to the first 64 MiB.
+    /// Bytes of memory for what has to be known of one layer until its end, by estimate: directories, deletions, and
+    /// links whose target has not come yet. Default 96 MiB, for about 250,000 of them; ten times what large layers in
+    /// the field have.
+    pub layer_memory: u64,
+    /// How many times larger than the compressed blob the tar may be, once it is longer than `expansion_free`. Default
+    /// 200: of real content nothing comes near, but deflate makes a thousandth of zeros, and zstd far less.
     pub expansion: u64,
+    /// Bytes that a blob may unpack to however short it is. Default 2 GiB: files of zeros are made for good reasons.
+    pub expansion_free: u64,
     /// Bytes of one JSON document (index, manifest, config). Default 20 MiB, as containerd; they are held in memory.
     pub json_bytes: u64,
+    /// Bytes of memory that one JSON document may take once it is read, by estimate. Default 64 MiB: a document that
+    /// consists of braces takes a hundred times its length, real ones four times.
+    pub json_memory: u64,
+    /// Bytes of memory that all JSON documents of one archive may take, by the same estimate; what is listed twice
+    /// counts twice. Default 256 MiB: thousands of images.
+    pub documents_memory: u64,
     /// Depth of nested arrays and objects in a JSON document. Default 64.
     pub json_depth: usize,
     /// Layers of one image. Default 4096; no engine makes more than a few hundred.
@@ -47,13 +62,18 @@ impl Default for Limits {
         Self {
             entries: 5_000_000,
             path_bytes: 4096,
+            path_depth: 256,
             link_bytes: 4096,
             header_bytes: 1 << 20,
             xattr_bytes: 256 << 10,
             file_bytes: 8 << 40,
             layer_bytes: 1 << 40,
-            expansion: 1100,
+            layer_memory: 96 << 20,
+            expansion: 200,
+            expansion_free: 2 << 30,
             json_bytes: 20 << 20,
+            json_memory: 64 << 20,
+            documents_memory: 256 << 20,
             json_depth: 64,
             layers: 4096,
             index_depth: 8,

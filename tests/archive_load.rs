@@ -956,8 +956,8 @@ fn nothing_grows_beyond_its_limit() {
         many.add(&large.clone().layer(layer(&number.to_string())));
     }
     for archive in [many.oci_archive(), many.docker_archive()] {
-        let error = try_with(&|options| options.limits.json_bytes = 31_000, archive);
-        assert!(matches!(error, LoadError::Limit { limit: "json_bytes of all documents", .. }), "{error}");
+        let error = try_with(&|options| options.limits.documents_memory = 300_000, archive);
+        assert!(matches!(error, LoadError::Limit { limit: "documents_memory", .. }), "{error}");
     }
     let hole = tar().sparse("hole", 1 << 40, &[(0, b"x")], SparseDialect::Pax10).finish();
     let error = try_with(&|_| (), hole);

@@ -27,8 +27,10 @@ const DOCUMENTS: [&str; 4] =
 const SMALL: u64 = 64 << 10;
 /// How much is kept in memory altogether, but for [`DOCUMENTS`]; what is beyond goes to the workspace.
 const MEMORY: u64 = 32 << 20;
-/// How long names and links may be altogether.
+/// How much memory names and links may take altogether.
 const NAMES: usize = 64 << 20;
+/// What a member takes beside its name, in maps that are about half full.
+const MEMBER: usize = 300;
 /// How many links may follow each other, as in the kernel.
 const HOPS: usize = 40;
 
@@ -40,7 +42,7 @@ pub(super) struct Members<'w> {
     documents: BTreeMap<&'static str, Vec<u8>>,
     /// Bytes in memory.
     memory: u64,
-    /// Bytes of names and links.
+    /// Bytes that names and links take.
     names: usize,
 }
 
@@ -113,12 +115,12 @@ impl<'w> Members<'w> {
             MemberKind::Symlink(target) => Named::Link { from: path.parent().unwrap_or_default(), target },
             MemberKind::HardLink(target) => Named::Link { from: LayerPath::ROOT, target },
         };
-        self.names += path.as_bytes().len();
+        self.names += path.as_bytes().len() + MEMBER;
         if let Named::Link { target, .. } = &named {
             self.names += target.len();
         }
         if self.names > NAMES {
-            let (limit, maximum) = ("length of all names", NAMES as u64);
+            let (limit, maximum) = ("memory for all names", NAMES as u64);
             return Err(LoadError::Limit { member: name(&path), limit, maximum });
         }
         self.named.insert(path, named); // as in any tar, the last of a name counts

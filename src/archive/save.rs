@@ -181,7 +181,9 @@ struct Gathered {
 
 fn gather(images: &[SaveImage], blobs: &Blobs, options: &SaveOptions<'_>) -> Result<Gathered, SaveError> {
     let cancelled = || options.is_cancelled();
-    let mut walk = Walk::new(Stored(blobs), &options.limits, &cancelled).without_foreign_layers();
+    // The store was asked for as much as there is in it.
+    let limits = Limits { documents_memory: u64::MAX, ..options.limits.clone() };
+    let mut walk = Walk::new(Stored(blobs), &limits, &cancelled).without_foreign_layers();
     let mut listed: Vec<Listed> = Vec::new();
     let mut warnings = Vec::new();
     for SaveImage { target, names } in images {

@@ -8,7 +8,7 @@ use super::{LoadError, Warning};
 use crate::codec::Compression;
 use crate::digest::{DiffId, Digest};
 use crate::image::{
-    CompressionHint, Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind,
+    CompressionHint, Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind, json,
 };
 use crate::limits::Limits;
 
@@ -83,13 +83,9 @@ pub(super) struct Walk<'a, L> {
     cancelled: &'a dyn Fn() -> bool,
     foreign_layers: bool,
     documents: usize,
-    /// Bytes of documents.
-    read: u64,
+    /// What the documents take.
+    memory: u64,
 }
-
-/// How many times [`Limits::json_bytes`] all documents together may have, for they are held in memory: with the default
-/// 320 MiB, which is tens of thousands of images.
-const ALL_DOCUMENTS: u64 = 16;
 
 impl<'a, L: Lookup> Walk<'a, L> {
     pub(super) fn new(content: L, limits: &'a Limits, cancelled: &'a dyn Fn() -> bool) -> Self {
@@ -100,7 +96,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
             cancelled,
             foreign_layers: true,
             documents: 0,
-            read: 0,
+            memory: 0,
         }
     }
 
@@ -274,12 +270,12 @@ impl<'a, L: Lookup> Walk<'a, L> {
             return Err(self.refused(at, source));
         }
         let bytes = self.content.read(&at.digest, limit)?;
-        // What was read is kept, for each that refers to it.
-        self.read += bytes.as_ref().map_or(0, Vec::len) as u64;
-        let maximum = limit.saturating_mul(ALL_DOCUMENTS);
-        if self.read > maximum {
+        // All of them are kept until the end, and a small one may ask for the same large one as many others.
+        self.memory += bytes.as_deref().map_or(0, json::memory);
+        let maximum = self.limits.documents_memory;
+        if self.memory > maximum {
             let member = self.content.name_of(&at.digest);
-            return Err(LoadError::Limit { member, limit: "json_bytes of all documents", maximum });
+            return Err(LoadError::Limit { member, limit: "documents_memory", maximum });
         }
         Ok(bytes)
     }

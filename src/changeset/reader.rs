@@ -221,6 +221,9 @@ impl<R: Read> Reader<R> {
                 b'g' | b'V' => {
                     // Its records would apply to all that follows, and nobody who makes layers means that.
                     let size = stored_size(&header, index)?;
+                    if size > self.limits.header_bytes {
+                        return Err(limit(index, "", "header_bytes", self.limits.header_bytes));
+                    }
                     self.body = Stored::plain(index, size);
                     self.skip_body()?;
                     self.count_entry("")?;
@@ -298,15 +301,26 @@ impl<R: Read> Reader<R> {
         Ok(Some(header::text(&bytes).to_vec()))
     }
 
+    /// Whether a name is one that may be looked at.
+    fn check_name(&self, index: u64, raw: &[u8]) -> Result<()> {
+        let too_much = |what, most: usize| Err(limit(index, &printable(raw), what, most as u64));
+        let Limits { path_bytes, path_depth, .. } = self.limits;
+        if raw.len() > path_bytes {
+            return too_much("path_bytes", path_bytes);
+        }
+        if raw.iter().filter(|&&byte| byte == b'/').count() > path_depth {
+            return too_much("path_depth", path_depth);
+        }
+        Ok(())
+    }
+
     /// Makes an entry of its headers, ready to read its data; `None` if it means nothing.
     fn interpret(&mut self, mut headers: Headers) -> Result<Option<Entry>> {
         let index = headers.index;
         let typeflag = headers.header.typeflag();
         let is_file = matches!(typeflag, b'0' | 0 | b'7' | b'S');
         let raw = headers.take_name(is_file);
-        if raw.len() > self.limits.path_bytes {
-            return Err(limit(index, &printable(&raw), "path_bytes", self.limits.path_bytes as u64));
-        }
+        self.check_name(index, &raw)?;
 
         // The body first: whatever the name means, the stream goes on behind it.
         match typeflag {

@@ -9,9 +9,6 @@ use super::zstd::ZstdFrames;
 use super::{CodecError, Compression, SNIFFED, sniff};
 use crate::limits::Limits;
 
-/// What may be unpacked before [`Limits::expansion`] is looked at: small blobs of zeros compress without bounds.
-const FREE: u64 = 64 << 20;
-
 /// Reads the content of a stream that may be compressed.
 ///
 /// It decodes straight into the caller's buffer, so read with a large one (128 KiB is good). `Ok(0)` comes only after
@@ -43,6 +40,8 @@ pub struct Decoder<R> {
     format: Format,
     produced: u64,
     expansion: u64,
+    /// What may be unpacked before that is looked at.
+    free: u64,
     failure: Option<CodecError>,
 }
 
@@ -65,7 +64,8 @@ impl<R: Read> Decoder<R> {
             Compression::Gzip => Format::Gzip(GzipMembers::new()),
             Compression::Zstd => Format::Zstd(ZstdFrames::new()?),
         };
-        Ok(Self { input, format, produced: 0, expansion: limits.expansion, failure: None })
+        let Limits { expansion, expansion_free: free, .. } = *limits;
+        Ok(Self { input, format, produced: 0, expansion, free, failure: None })
     }
 
     /// How the stream is compressed.
@@ -95,7 +95,7 @@ impl<R: Read> Decoder<R> {
         };
         self.produced += count as u64;
         let compressed = self.input.consumed();
-        if self.produced > FREE && self.produced > compressed.saturating_mul(self.expansion) {
+        if self.produced > self.free && self.produced > compressed.saturating_mul(self.expansion) {
             let compression = self.compression();
             return Err(CodecError::Expansion { compression, compressed, limit: self.expansion }.into());
         }
@@ -257,18 +257,20 @@ mod tests {
 
     #[test]
     fn a_bomb_is_stopped_and_stays_stopped() {
-        let zeros = io::repeat(0).take(FREE + (10 << 20));
+        let (free, length) = (1 << 20, 11 << 20);
+        let zeros = io::repeat(0).take(length);
         let mut encoder = Encoder::new(Vec::new(), Encoding::Zstd { level: 1 }).unwrap();
         io::copy(&mut { zeros }, &mut encoder).unwrap();
         let bomb = encoder.finish().unwrap();
-        let mut decoder = Decoder::new(&bomb[..], &Limits::default()).unwrap();
+        let mut decoder =
+            Decoder::new(&bomb[..], &Limits { expansion_free: free, ..Limits::default() }).unwrap();
         let error = io::copy(&mut decoder, &mut io::sink()).unwrap_err();
-        assert!(matches!(CodecError::of(&error), Some(CodecError::Expansion { limit: 1100, .. })));
+        assert!(matches!(CodecError::of(&error), Some(CodecError::Expansion { limit: 200, .. })));
         let error = decoder.read(&mut [0; 10]).unwrap_err();
         assert!(matches!(CodecError::of(&error), Some(CodecError::Expansion { .. })));
-        let limits = Limits { expansion: u64::MAX, ..Limits::default() };
+        let limits = Limits { expansion: u64::MAX, expansion_free: free, ..Limits::default() };
         let mut decoder = Decoder::new(&bomb[..], &limits).unwrap();
-        assert_eq!(io::copy(&mut decoder, &mut io::sink()).unwrap(), FREE + (10 << 20));
+        assert_eq!(io::copy(&mut decoder, &mut io::sink()).unwrap(), length);
     }
 
     #[test]

@@ -29,6 +29,14 @@ pub enum ImageError {
         /// The limit that is passed.
         limit: usize,
     },
+    /// What it holds would take more memory than [`Limits::json_memory`](crate::limits::Limits::json_memory).
+    #[error("{place} is where the document would take more than {limit} bytes of memory")]
+    TooMuchMemory {
+        /// Where the limit is passed.
+        place: String,
+        /// The limit that is passed.
+        limit: u64,
+    },
     /// The bytes are not one JSON value; something behind the value is refused, too.
     #[error("{document} is not JSON: {reason} at line {line}, column {column}")]
     NotJson {

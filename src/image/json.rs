@@ -1,7 +1,7 @@
 //! Reading a stranger's JSON, and writing our own.
 //!
-//! Reading goes in two steps. First the whole document is walked: its size, its depth, one value and nothing
-//! behind it, and no key twice in any object, known or unknown. Then [`Fields`] takes the known fields out of
+//! Reading goes in two steps. First the whole document is walked: its size, its depth, what it will take in memory,
+//! one value and nothing behind it, and no key twice in any object, known or unknown. Then [`Fields`] takes the known fields out of
 //! each object, one by one and each checked, so that an error names its place; what is left over is kept, so
 //! that it survives a change.
 //!
@@ -93,17 +93,28 @@ pub(crate) fn parse<T: FromJson>(
         let (bytes, limit) = (bytes.len() as u64, limits.json_bytes);
         return Err(ImageError::TooLarge { document, bytes, limit });
     }
+    walk(document, bytes, limits)?;
+    let value = serde_json::from_slice(bytes).map_err(|error| not_json(document, &error))?;
+    T::from_json(value, &Place::root(document))
+}
+
+/// How much memory a document that was parsed takes at most, by estimate.
+pub(crate) fn memory(bytes: &[u8]) -> u64 {
+    let limits = Limits { json_memory: u64::MAX, ..Limits::default() };
+    walk("document", bytes, &limits).unwrap_or(0)
+}
+
+/// Checks a document as a whole, and says how much memory it takes.
+fn walk(document: &'static str, bytes: &[u8], limits: &Limits) -> Result<u64, ImageError> {
     let place = Place::root(document);
-    let fault = Cell::new(None);
-    let walk = Walk { place: &place, depth: 0, limit: limits.json_depth, fault: &fault };
+    let (fault, memory) = (Cell::new(None), Cell::new(0));
+    let walk = Walk { place: &place, depth: 0, limits, memory: &memory, fault: &fault };
     let mut input = serde_json::Deserializer::from_slice(bytes);
     let walked = walk.deserialize(&mut input).and_then(|()| input.end());
-    if let Some(fault) = fault.take() {
-        return Err(fault);
+    match fault.take() {
+        Some(fault) => Err(fault),
+        None => walked.map(|()| memory.get()).map_err(|error| not_json(document, &error)),
     }
-    let value =
-        walked.and_then(|()| serde_json::from_slice(bytes)).map_err(|error| not_json(document, &error))?;
-    T::from_json(value, &place)
 }
 
 fn not_json(document: &'static str, error: &serde_json::Error) -> ImageError {
@@ -120,12 +131,23 @@ pub(super) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
         .expect("our types have string keys and no fallible serialisers, and a Vec takes every write")
 }
 
+/// What a value takes: a [`Value`], and a little for those that are behind a pointer.
+const VALUE: usize = size_of::<Value>();
+/// What the allocator adds to a text.
+const TEXT: usize = 32;
+/// What an object with one key takes: maps are made of nodes with room for eleven.
+const OBJECT: usize = 640;
+/// What another key takes in the long run, when nodes are about half full.
+const KEY: usize = 110;
+
 /// Walks over one value, keeping nothing of it.
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     place: &'a Place<'a>,
     depth: usize,
-    limit: usize,
+    limits: &'a Limits,
+    /// What the values so far take.
+    memory: &'a Cell<u64>,
     /// What was found. serde's own errors are text; ours have facts.
     fault: &'a Cell<Option<ImageError>>,
 }
@@ -138,10 +160,20 @@ impl<'a> Walk<'a> {
     }
 
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
-        if self.depth == self.limit {
-            return self.refuse(ImageError::TooDeep { place: self.place.to_string(), limit: self.limit });
+        let limit = self.limits.json_depth;
+        if self.depth == limit {
+            return self.refuse(ImageError::TooDeep { place: self.place.to_string(), limit });
         }
         Ok(Self { depth: self.depth + 1, ..self })
+    }
+
+    fn take<E: serde::de::Error>(self, bytes: usize) -> Result<(), E> {
+        self.memory.set(self.memory.get() + bytes as u64);
+        let limit = self.limits.json_memory;
+        if self.memory.get() > limit {
+            return self.refuse(ImageError::TooMuchMemory { place: self.place.to_string(), limit });
+        }
+        Ok(())
     }
 }
 
@@ -160,32 +192,33 @@ impl<'de> Visitor<'de> for Walk<'_> {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.take(VALUE)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<(), E> {
+        self.take(VALUE)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<(), E> {
+        self.take(VALUE)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<(), E> {
+        self.take(VALUE)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
+        self.take(VALUE)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.take(VALUE + TEXT + text.len())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
         let inside = self.deeper()?;
+        self.take(VALUE)?;
         for index in 0.. {
             let place = self.place.index(index);
             if values.next_element_seed(Walk { place: &place, ..inside })?.is_none() {
@@ -197,8 +230,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let inside = self.deeper()?;
+        self.take(VALUE)?;
         let mut keys = BTreeSet::new();
         while let Some(key) = entries.next_key::<String>()? {
+            self.take(TEXT + key.len() + if keys.is_empty() { OBJECT } else { KEY })?;
             let place = self.place.key(&key);
             if keys.contains(&key) {
                 return self.refuse(ImageError::DuplicateKey { place: place.to_string() });

@@ -143,9 +143,10 @@ fn image(error: &ImageError) -> Described {
         }
         ImageError::DigestMismatch { expected, actual } => ("digest-mismatch", facts![expected, actual]),
         ImageError::LayerCount { layers, diff_ids } => ("invalid-image", facts![layers, diff_ids]),
-        ImageError::TooLarge { .. } | ImageError::TooDeep { .. } | ImageError::TooMany { .. } => {
-            ("limit", facts![])
-        }
+        ImageError::TooLarge { .. }
+        | ImageError::TooDeep { .. }
+        | ImageError::TooMuchMemory { .. }
+        | ImageError::TooMany { .. } => ("limit", facts![]),
         _ => ("invalid-image", facts![]),
     }
 }

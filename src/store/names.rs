@@ -141,8 +141,12 @@ impl Inner {
         let layout = self.layout.blobs.layout();
         // Our own file: its size is not a stranger's claim, so it is held to no limit of a document's.
         let bytes = layout.read(INDEX_FILE, 1 << 30)?;
-        let limits =
-            crate::limits::Limits { json_bytes: 1 << 30, images: usize::MAX, ..self.options.limits.clone() };
+        let limits = crate::limits::Limits {
+            json_bytes: 1 << 30,
+            json_memory: u64::MAX,
+            images: usize::MAX,
+            ..self.options.limits.clone()
+        };
         let index = Index::parse(&bytes, &limits);
         Ok(Names::parse(
             index.map_err(|source| StoreError::Index { path: layout.path_of(INDEX_FILE), source })?,

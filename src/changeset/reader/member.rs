@@ -6,7 +6,7 @@
 use std::io::Read;
 
 use super::{Header, Reader, Result, State};
-use crate::changeset::error::{ChangesetError, limit, printable};
+use crate::changeset::error::{ChangesetError, printable};
 use crate::path::LayerPath;
 
 /// One member, without its data.
@@ -68,9 +68,7 @@ impl<R: Read> Reader<R> {
         let typeflag = headers.header.typeflag();
         let is_file = matches!(typeflag, b'0' | 0 | b'7' | b'S');
         let raw = headers.take_name(is_file);
-        if raw.len() > self.limits.path_bytes {
-            return Err(limit(index, &printable(&raw), "path_bytes", self.limits.path_bytes as u64));
-        }
+        self.check_name(index, &raw)?;
         let path = LayerPath::parse(&raw);
         let path = path.map_err(|source| ChangesetError::Path { index, name: printable(&raw), source })?;
         let kind = match typeflag {

@@ -317,12 +317,18 @@ fn every_limit_is_named_when_it_is_exceeded() {
     let exact =
         Limits { entries: 2, path_bytes: 9, link_bytes: 6, file_bytes: 4, layer_bytes: 4, ..default() };
     assert_eq!(read_with(&tar.0, &exact).unwrap().len(), 2);
+    let deep = Tar::default().file("a/b/c", b"").end();
+    assert_eq!(limited(&deep, Limits { path_depth: 1, ..default() }), "path_depth");
+    assert!(read_with(&deep.0, &Limits { path_depth: 2, ..default() }).is_ok());
 
     let pax = Tar::default().pax(&[("SCHILY.xattr.user.a", b"1234")]).file("a", b"").end();
     assert_eq!(limited(&pax, Limits { xattr_bytes: 9, ..default() }), "xattr_bytes");
     assert_eq!(limited(&pax, Limits { header_bytes: 100, ..default() }), "header_bytes");
     // A header that only claims to be large costs no memory.
     let huge = Tar::default().header(b'x', "x", 0o77_777_777_777, |_| {}).raw(b"12 ");
+    assert_eq!(limited(&huge, default()), "header_bytes");
+    // Nor time, if it means nothing.
+    let huge = Tar::default().header(b'g', "g", 0o77_777_777_777, |_| {}).raw(b"12 ");
     assert_eq!(limited(&huge, default()), "header_bytes");
     // Nor do endless small ones.
     let many = (0..3000).fold(Tar::default(), |tar, _| tar.pax(&[]));

@@ -72,7 +72,7 @@ impl<'a> Unpacker<'a> {
         }
         into.set_mode(".", 0o700)?;
         Ok(Self {
-            places: Places::new(into, below),
+            places: Places::new(into, below, &options.limits),
             abilities,
             options,
             root: None,
@@ -100,12 +100,14 @@ impl<'a> Unpacker<'a> {
             EntryKind::HardLink(target) => return self.hard_link(of, target),
             EntryKind::Opaque => {
                 let place = self.places.directory(&path, of)?;
+                self.places.remember(&place.path, of)?;
                 self.places.deletions.opaque.insert(place.path.clone());
                 return Ok(());
             }
             EntryKind::Whiteout => {
                 let (parent, name) = split(&path);
                 let place = self.places.directory(&parent, of)?;
+                self.places.remember(&path, of)?;
                 self.places.deletions.whiteouts.insert(place.path.join(name));
                 return Ok(());
             }
@@ -133,10 +135,9 @@ impl<'a> Unpacker<'a> {
             Ok(()) => self.places.take_over(&path),
             Err(error) if !error.is_exists() => return Err(error.into()),
             Err(_) if self.places.is_directory(&path) => {}
-            Err(_) => self.places.make(&place.dir, &path)?,
+            Err(_) => self.places.make(&place.dir, &path, of)?,
         }
-        self.places.known.insert(path, Some(metadata));
-        Ok(())
+        self.places.know(path, Some(metadata), of)
     }
 
     fn file<R: Read>(
@@ -261,6 +262,7 @@ impl<'a> Unpacker<'a> {
         size: u64,
         tar: &mut Reader<R>,
     ) -> Result<(), UnpackError> {
+        self.places.remember(of.path, of)?;
         let aside = self.aside()?;
         let name = aside.fresh();
         aside.files.insert(of.path.clone(), name.clone());
@@ -310,6 +312,8 @@ impl<'a> Unpacker<'a> {
             Some(found) if self.link_below(of, &target, &found, &path)? => {}
             _ => {
                 self.places.clear(&place.dir, &path)?;
+                self.places.remember(&path, of)?;
+                self.places.remember(&target, of)?;
                 self.places.waiting.insert(path, Waiting { index: of.index, target });
             }
         }

@@ -12,7 +12,9 @@ use std::rc::Rc;
 
 use super::error::UnpackError;
 use super::{Below, Deletions};
+use crate::changeset::ChangesetError;
 use crate::fs::{Dir, FileType, Kind, Metadata, Optional};
+use crate::limits::Limits;
 use crate::path::{LayerPath, is_file_name};
 
 /// Symbolic links followed for one name at most, as in the kernel.
@@ -20,6 +22,9 @@ const LINKS: usize = 40;
 
 /// Open directories kept. Tars hold a directory's entries together, so that few are in use at a time.
 const OPEN: usize = 32;
+
+/// What an item takes beside its path, in maps that are about half full.
+const ITEM: usize = 300;
 
 /// Bytes of a path at most: the kernel's `PATH_MAX` without the NUL. A chain of links could make longer ones.
 const LONGEST: usize = 4095;
@@ -46,6 +51,9 @@ pub(super) struct Places<'a> {
     pub(super) deletions: Deletions,
     /// Hard links that wait for their target: name, and what is known of them.
     pub(super) waiting: BTreeMap<LayerPath, Waiting>,
+    /// Bytes of memory that may still be used for all of these.
+    memory: u64,
+    limit: u64,
     /// The directories opened last, by the name that led to them; the last one used stands first.
     open: Vec<(LayerPath, Rc<Place>)>,
 }
@@ -77,19 +85,60 @@ impl Of<'_> {
     fn misplaced(self, reason: &'static str) -> UnpackError {
         UnpackError::Place { index: self.index, path: self.path.clone(), reason }
     }
+
+    fn exceeds(self, limit: &'static str, maximum: u64) -> UnpackError {
+        let name = self.path.to_string();
+        UnpackError::Tar(ChangesetError::Limit { index: self.index, name, limit, maximum })
+    }
 }
 
 impl<'a> Places<'a> {
     /// Starts with nothing but the root.
-    pub(super) fn new(root: &'a Dir, below: Option<&'a Below<'a>>) -> Self {
+    pub(super) fn new(root: &'a Dir, below: Option<&'a Below<'a>>, limits: &Limits) -> Self {
         Self {
             root,
             below,
             known: BTreeMap::new(),
             deletions: Deletions::default(),
             waiting: BTreeMap::new(),
+            memory: limits.layer_memory,
+            limit: limits.layer_memory,
             open: Vec::new(),
         }
+    }
+
+    /// Makes room for one more path to remember.
+    pub(super) fn remember(&mut self, path: &LayerPath, of: Of<'_>) -> Result<(), UnpackError> {
+        // What is implied is listed once more at the end.
+        self.take(2 * path.as_bytes().len() + ITEM, of)
+    }
+
+    /// A path of a few kilobytes names a thousand directories, and an archive of a few kilobytes holds a thousand such
+    /// paths: so it is not enough to count entries.
+    fn take(&mut self, bytes: usize, of: Of<'_>) -> Result<(), UnpackError> {
+        match self.memory.checked_sub(bytes as u64) {
+            Some(left) => {
+                self.memory = left;
+                Ok(())
+            }
+            None => Err(of.exceeds("layer_memory", self.limit)),
+        }
+    }
+
+    /// Remembers a directory, and what the layer says of it.
+    pub(super) fn know(
+        &mut self,
+        path: LayerPath,
+        declared: Option<Metadata>,
+        of: Of<'_>,
+    ) -> Result<(), UnpackError> {
+        if !self.known.contains_key(&path) {
+            self.remember(&path, of)?;
+        }
+        self.take(xattr_bytes(declared.as_ref()), of)?;
+        let before = self.known.insert(path, declared).flatten();
+        self.memory += xattr_bytes(before.as_ref()) as u64;
+        Ok(())
     }
 
     /// Whether `path` is a directory of this layer.
@@ -127,20 +176,20 @@ impl<'a> Places<'a> {
     }
 
     /// Makes the directory `path`, which lies in `parent`, taking away the file that the layer has had there.
-    pub(super) fn make(&mut self, parent: &Dir, path: &LayerPath) -> Result<(), UnpackError> {
+    pub(super) fn make(&mut self, parent: &Dir, path: &LayerPath, of: Of<'_>) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(path.file_name().expect("the root is made by others"));
         match parent.create_dir(name, 0o700) {
             Err(error) if error.is_exists() => {
                 parent.remove_file(name)?;
                 self.open.clear(); // a symlink may have been on the way to one of these
                 parent.create_dir(name, 0o700)?;
+                self.remember(path, of)?;
                 self.deletions.replaced.insert(path.clone());
             }
             done => done?,
         }
         self.take_over(path);
-        self.known.insert(path.clone(), None);
-        Ok(())
+        self.know(path.clone(), None, of)
     }
 
     /// Takes away what the layer has had at `path` until now, which lies in `parent`.
@@ -215,7 +264,7 @@ impl<'a> Places<'a> {
                 _ if missing == Missing::Leave => return Ok(None),
                 _ => {
                     let parent = self.root.open_dir(at.as_path())?;
-                    self.make(&parent, &next)?;
+                    self.make(&parent, &next, of)?;
                     at = next;
                 }
             }
@@ -264,6 +313,12 @@ impl Deletions {
         let gone = |above: LayerPath| self.whiteouts.contains(&above) || self.opaque.contains(&above);
         self.whiteouts.contains(path) || path.ancestors().any(gone)
     }
+}
+
+/// What attributes take that are kept until the end.
+fn xattr_bytes(metadata: Option<&Metadata>) -> usize {
+    let xattrs = metadata.into_iter().flat_map(|metadata| &metadata.xattrs);
+    xattrs.map(|(name, value)| name.len() + value.len() + ITEM).sum()
 }
 
 /// Removes `path` and everything below it from a map.
