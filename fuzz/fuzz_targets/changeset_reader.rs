@@ -6,25 +6,16 @@
 
 #![no_main]
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use libfuzzer_sys::fuzz_target;
 use plywood::changeset::{ChangesetError, Entry, EntryKind, Reader, Writer};
 use plywood::fs::Metadata;
 use plywood::limits::Limits;
+use plywood_fuzz::{Pieces, repair_checksums};
 
 /// An entry, and its data with where that belongs.
 type Item = (Entry, Vec<(u64, Vec<u8>)>);
-
-/// Gives what it has in pieces of one size.
-struct Pieces<'a>(&'a [u8], usize);
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = self.1.min(out.len());
-        self.0.read(&mut out[..count])
-    }
-}
 
 fn limits() -> Limits {
     let mut limits = Limits::default();
@@ -87,23 +78,6 @@ fn flatten(items: &mut [Item]) {
         if !content.is_empty() {
             runs.push((0, content));
         }
-    }
-}
-
-/// Gives every header the checksum it should have: no fuzzer finds it by trying.
-fn repair_checksums(tar: &mut [u8]) {
-    let mut at = 0;
-    while let Some(block) = tar.get_mut(at..at + 512) {
-        if block.iter().all(|&byte| byte == 0) {
-            break;
-        }
-        block[148..156].fill(b' ');
-        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        let digits = block[124..135].iter().take_while(|byte| byte.is_ascii_digit());
-        let size = digits.fold(0, |size, digit| size * 8 + usize::from(digit & 7));
-        let has_body = matches!(block[156], b'0' | 0 | b'7' | b'x' | b'g' | b'L' | b'K');
-        at += 512 + if has_body { size.next_multiple_of(512) } else { 0 };
     }
 }
 

@@ -5,23 +5,14 @@
 
 #![no_main]
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 
 use libfuzzer_sys::fuzz_target;
 use plywood::codec::{CodecError, Compression, Decoder, Encoder, Encoding};
+use plywood_fuzz::Pieces;
 
 /// More than this of any content is not looked at.
 const ENOUGH: u64 = 4 << 20;
-
-/// Gives what it has in pieces of one size.
-struct Pieces<'a>(&'a [u8], usize);
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = self.1.min(out.len());
-        self.0.read(&mut out[..count])
-    }
-}
 
 /// The content, or why not; and whether it was all.
 fn decode(stream: impl Read, buffer: usize) -> Result<(Vec<u8>, bool), CodecError> {
