@@ -134,7 +134,7 @@ impl World {
     fn saved(&self, format: ArchiveFormat) -> PathBuf {
         let path = self.path(&format!("{format:?}"));
         let out = fs::File::create(&path).unwrap();
-        self.store.save(&[self.image.clone()], format, out, &Default::default()).unwrap();
+        self.store.save(std::slice::from_ref(&self.image), format, out, &Default::default()).unwrap();
         path
     }
 
@@ -382,7 +382,7 @@ fn umoci_unpacks_what_was_saved_and_repacks_what_is_loaded() {
     }
     let world = World::new();
     let layout = world.path("layout");
-    world.store.save_directory(&[world.image.clone()], &layout, &Default::default()).unwrap();
+    world.store.save_directory(std::slice::from_ref(&world.image), &layout, &Default::default()).unwrap();
     let bundle = world.path("bundle");
     let source = format!("{}:shared:2", text(&layout));
     run("umoci", ["unpack", "--image", &source, text(&bundle)]);
