@@ -47,7 +47,13 @@ fn main() -> ExitCode {
     match Options::parse(std::env::args_os().skip(1)).and_then(|options| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("unpack: {error}");
+            eprint!("unpack: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprint!(": {error}");
+                cause = error.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -71,7 +77,8 @@ fn run(options: &Options) -> Result<()> {
     }
     given.retain(|case| options.selects(&case.name));
     for case in &given {
-        measure(case, &place, &threads, options)?;
+        let measured = measure(case, &place, &threads, options);
+        measured.map_err(|error| format!("{}: {error}", case.source.display()))?;
     }
     Ok(())
 }
