@@ -255,14 +255,28 @@ enum When {
 }
 
 impl Edit {
-    /// Does it; `step` makes times differ.
+    /// Does it; `step` makes times differ. A failed edit leaves no trace.
     fn apply(&self, root: &Path, step: usize) -> io::Result<()> {
-        let at = |path: &String| root.join(path);
         let mtime = (1_700_000_000 + i64::try_from(step).unwrap(), 5 * i64::try_from(step).unwrap());
-        // Before anything is done: a failed edit must leave no trace.
         let parents =
             self.paths().into_iter().filter_map(|path| root.join(path).parent().map(Path::to_owned));
         let parents = parents.map(fs::canonicalize).collect::<io::Result<Vec<_>>>()?;
+        let before = parents.iter().map(fs::symlink_metadata).collect::<io::Result<Vec<_>>>()?;
+        let done = self.attempt(root, mtime);
+        // Overlayfs touches a directory also for a rename that it then refuses.
+        for (parent, before) in parents.iter().zip(before).filter(|_| done.is_err()) {
+            set_mtime(parent, (before.mtime(), before.mtime_nsec()))?;
+        }
+        let Some(touched) = done? else { return Ok(()) };
+        for path in touched.into_iter().chain(parents) {
+            set_mtime(&path, mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Does it and returns what else than its directories has a new time; `None` if not even they have.
+    fn attempt(&self, root: &Path, mtime: (i64, i64)) -> io::Result<Option<Vec<PathBuf>>> {
+        let at = |path: &String| root.join(path);
         let mut touched = Vec::new();
         match self {
             Self::Write(path, content, when) => {
@@ -285,7 +299,7 @@ impl Edit {
                     return Err(io::ErrorKind::InvalidInput.into());
                 }
                 drop(File::options().append(true).open(path)?);
-                return Ok(());
+                return Ok(None);
             }
             Self::Remove(path) => {
                 let path = at(path);
@@ -352,10 +366,7 @@ impl Edit {
                 fs::remove_dir(at(path))?;
             }
         }
-        for path in touched.into_iter().chain(parents) {
-            set_mtime(&path, mtime)?;
-        }
-        Ok(())
+        Ok(Some(touched))
     }
 
     /// The same on what is there now: `@7` is the seventh of all names, `@7/` the seventh directory, `@7/a` a name in it.
@@ -412,7 +423,14 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     if to.starts_with(from) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    match fs::rename(from, to) {
+    // A copy takes hard links apart, so a directory with one in it is copied everywhere or nowhere.
+    let linked = fs::symlink_metadata(from)?.is_dir()
+        && snapshot(from).0.keys().any(|path| {
+            let metadata = fs::symlink_metadata(from.join(path)).unwrap();
+            !metadata.is_dir() && metadata.nlink() > 1
+        });
+    let renamed = if linked { Err(io::ErrorKind::CrossesDevices.into()) } else { fs::rename(from, to) };
+    match renamed {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             if fs::symlink_metadata(to).is_ok() {
                 fs::remove_dir(to)?;
