@@ -396,3 +396,70 @@ fn several_loads_at_a_time_lose_no_name_and_no_layer() {
     let manifest = world.path().join("oci").join(blob_path(&images[0].digest().to_string()));
     assert!(manifest.exists());
 }
+
+/// The same layout with every digest, diff ids included, in SHA-512.
+fn with_sha512(layout: &Layout) -> Layout {
+    use sha2::Digest;
+    let sha512 = |bytes: &[u8]| -> String {
+        let hex: String = sha2::Sha512::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha512:{hex}")
+    };
+    let added = &layout.images[0];
+    let mut new = Layout::default();
+    let mut names = std::collections::BTreeMap::new();
+    let mut put = |old: &str, bytes: Vec<u8>| {
+        let digest = sha512(&bytes);
+        names.insert(old.to_owned(), (digest.clone(), bytes.len()));
+        new.blobs.insert(digest, bytes);
+        names.clone()
+    };
+    for digest in &added.layers {
+        put(digest, layout.blobs[digest].clone());
+    }
+    let mut config: Value = serde_json::from_slice(&layout.blobs[&added.config]).unwrap();
+    let tars = layers().into_iter().map(|layer| sha512(&layer.finish()));
+    config["rootfs"]["diff_ids"] = tars.map(Value::from).collect();
+    let names = put(&added.config, serde_json::to_vec(&config).unwrap());
+    let mut manifest: Value = serde_json::from_slice(&layout.blobs[&added.manifest]).unwrap();
+    let rename = |descriptor: &mut Value| {
+        let (digest, size) = &names[descriptor["digest"].as_str().unwrap()];
+        (descriptor["digest"], descriptor["size"]) = (Value::from(digest.as_str()), Value::from(*size));
+    };
+    manifest["layers"].as_array_mut().unwrap().iter_mut().for_each(rename);
+    rename(&mut manifest["config"]);
+    let names = put(&added.manifest, serde_json::to_vec(&manifest).unwrap());
+    new.index = layout.index.clone();
+    let entry = &mut new.index["manifests"][0];
+    let (digest, size) = &names[&added.manifest];
+    (entry["digest"], entry["size"]) = (Value::from(digest.as_str()), Value::from(*size));
+    new
+}
+
+#[test]
+fn an_image_of_sha512_digests_lives_like_any_other() {
+    let world = World::driver(DriverKind::Copy);
+    let layout = with_sha512(&Layout::of(&sample()));
+    let image = world.load(layout.oci_archive());
+    assert!(
+        image.id().to_string().starts_with("sha512:") && image.digest().to_string().starts_with("sha512:")
+    );
+    assert_eq!(world.store.image(&image.id().to_string()).unwrap().digest(), image.digest());
+    let container = world.store.create_container(&image, &CreateOptions::default()).unwrap();
+    exported(&container).assert_same(&sample_tree().without_holes(), "of SHA-512");
+    world.store.gc(&Default::default()).unwrap();
+    assert_eq!(names_in(&world.path().join("oci/blobs/sha512")).len(), layout.blobs.len());
+    edit(container.mount().unwrap().path());
+    let committed = container.commit(&Default::default()).unwrap();
+    let again = world.store.create_container(&committed, &CreateOptions::default()).unwrap();
+    assert_eq!(export(&again), export(&container));
+    let mut archive = Vec::new();
+    world.store.save(&[committed.clone()], Default::default(), &mut archive, &Default::default()).unwrap();
+    let other = World::driver(DriverKind::Copy);
+    assert_eq!(other.load(&archive).digest(), committed.digest());
+
+    let mut damaged = layout.clone();
+    let digest = image.manifest().layers[0].digest.to_string();
+    *damaged.blobs.get_mut(&digest).unwrap().last_mut().unwrap() ^= 1;
+    let error = other.refuse(|store| store.load(&damaged.oci_archive()[..], &LoadOptions::default()));
+    assert_eq!(error.kind(), "digest-mismatch", "{}", chain(&error));
+}
