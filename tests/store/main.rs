@@ -9,6 +9,7 @@ mod images;
 mod life;
 mod refusals;
 mod trees;
+mod trouble;
 mod world;
 
 #[path = "../common/mod.rs"]
