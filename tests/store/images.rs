@@ -453,7 +453,10 @@ fn an_image_of_sha512_digests_lives_like_any_other() {
     let again = world.store.create_container(&committed, &CreateOptions::default()).unwrap();
     assert_eq!(export(&again), export(&container));
     let mut archive = Vec::new();
-    world.store.save(&[committed.clone()], Default::default(), &mut archive, &Default::default()).unwrap();
+    world
+        .store
+        .save(std::slice::from_ref(&committed), Default::default(), &mut archive, &Default::default())
+        .unwrap();
     let other = World::driver(DriverKind::Copy);
     assert_eq!(other.load(&archive).digest(), committed.digest());
 
