@@ -12,7 +12,7 @@ use super::image::Image;
 use super::names::Named;
 use super::operation::Operation;
 use crate::codec::{Encoder, Encoding};
-use crate::digest::{Algorithm, DiffId, Digest};
+use crate::digest::{Algorithm, DiffId};
 use crate::fs::{Context, Durability, Lock, LockMode, Timestamp};
 use crate::image::{Config, ConfigChange, Descriptor, History, Manifest, MediaType, Reference, time};
 use crate::layer::{PackOptions, Selection};
@@ -94,7 +94,6 @@ impl Container {
 
     fn commit_in(&self, operation: &Operation, options: &CommitOptions) -> Result<Image, StoreError> {
         let store = &self.store;
-        let (blobs, durability) = (&store.inner.layout.blobs, store.inner.options.durability);
         let base =
             store.inner.image(Named { target: self.record.image.target.clone(), names: Vec::new() })?;
         store.inner.pin_image(operation, &base)?;
@@ -120,8 +119,6 @@ impl Container {
             None => config.push_empty_layer(step),
         }
         let image = store.put_image(&config, manifest, operation)?;
-        blobs_durable(store, durability)?;
-        debug_assert!(blobs.size(&image.digest)?.is_some());
         store.name_image(image, options.name.as_ref())
     }
 
@@ -157,15 +154,8 @@ impl Container {
     }
 }
 
-fn blobs_durable(store: &Store, durability: Durability) -> Result<(), StoreError> {
-    match durability {
-        Durability::Full => Ok(store.inner.layout.blobs.sync()?),
-        Durability::Relaxed => Ok(()),
-    }
-}
-
 impl Store {
-    /// Stores `config` and `manifest`, which then lists it.
+    /// Stores `config` and `manifest`, which then lists it, and waits for all blobs until now.
     pub(super) fn put_image(
         &self,
         config: &Config,
@@ -176,11 +166,13 @@ impl Store {
         let config = config.to_json();
         manifest.config = Descriptor::of(MediaType::OCI_CONFIG, &config);
         let bytes = manifest.to_json();
-        let mut target = Descriptor::of(manifest.media_type(), &bytes);
-        target.platform = None;
+        let target = Descriptor::of(manifest.media_type(), &bytes);
         operation.pin_blobs([&manifest.config.digest, &target.digest])?;
         for bytes in [&config, &bytes] {
-            let _: Digest = blobs.put(bytes, operation.workspace(), durability)?;
+            blobs.put(bytes, operation.workspace(), durability)?;
+        }
+        if durability == Durability::Full {
+            blobs.sync()?;
         }
         Ok(target)
     }

@@ -141,7 +141,8 @@ impl Image {
     }
 }
 
-/// What a document in the store is.
+/// What a document in the store is. Its descriptor says which, so it is read once; [`crate::image::ManifestDocument`] is for
+/// bytes of which nobody knows, and has to look first.
 enum Document {
     Manifest(Box<Manifest>),
     Index(Box<Index>),
@@ -193,8 +194,7 @@ impl Inner {
         let limits = &self.options.limits;
         let fault = |source: ImageError| StoreError::Image { image: manifest.config.digest, source };
         let bytes = self.layout.blobs.read(&manifest.config.digest, limits.json_bytes)?;
-        manifest.config.verify(&bytes).map_err(fault)?;
-        let config = Config::parse(&bytes, limits).map_err(fault)?;
+        let config = Config::parse_described(&manifest.config, &bytes, limits).map_err(fault)?;
         manifest.check_config(&config).map_err(fault)?;
         Ok(config)
     }
