@@ -5,7 +5,7 @@
 //! removed by whoever holds them exclusively; a waiter then finds that its file has lost its name and starts over.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -59,6 +59,30 @@ impl Lock {
         )
     }
 
+    /// Whether somebody holds the lock `name` in `dir`. Makes nothing: a file that is not there is held by nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the file cannot be opened.
+    pub fn is_held(dir: &Dir, name: &str) -> Result<bool> {
+        let Some(file) = dir.open_file(name).optional()? else { return Ok(false) };
+        Self::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)
+            .map(|free| !free)
+            .at_path("lock", || dir.path_of(name))
+    }
+
+    /// Locks an open file; false if others are in the way of an operation that does not wait.
+    fn flock(file: BorrowedFd<'_>, operation: FlockOperation) -> std::result::Result<bool, Errno> {
+        loop {
+            match flock(file, operation) {
+                Ok(()) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn take(dir: &Dir, name: &str, operation: FlockOperation) -> Result<Option<Self>> {
         loop {
             let file: OwnedFd = match dir.create_file(name, 0o600) {
@@ -69,13 +93,8 @@ impl Lock {
                 },
                 Err(error) => return Err(error),
             };
-            loop {
-                match flock(&file, operation) {
-                    Ok(()) => break,
-                    Err(Errno::INTR) => {}
-                    Err(Errno::WOULDBLOCK) => return Ok(None),
-                    Err(error) => return Err(error).at_path("lock", || dir.path_of(name)),
-                }
+            if !Self::flock(file.as_fd(), operation).at_path("lock", || dir.path_of(name))? {
+                return Ok(None);
             }
             let held = Stat::of(&file).at_path("stat", || dir.path_of(name))?;
             let named = Stat::at(dir, OsStr::new(name)).at_path("stat", || dir.path_of(name)).optional()?;
@@ -111,6 +130,18 @@ mod tests {
         assert!(Lock::try_acquire(&dir, "one", LockMode::Shared).unwrap().is_some());
         assert!(Lock::try_acquire(&dir, "one", LockMode::Exclusive).unwrap().is_none());
         drop(first);
+    }
+
+    #[test]
+    fn to_ask_whether_a_lock_is_held_makes_no_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        assert!(!Lock::is_held(&dir, "one").unwrap());
+        assert!(dir.names().unwrap().is_empty());
+        let held = Lock::acquire(&dir, "one", LockMode::Shared).unwrap();
+        assert!(Lock::is_held(&dir, "one").unwrap());
+        drop(held);
+        assert!(!Lock::is_held(&dir, "one").unwrap());
     }
 
     #[test]

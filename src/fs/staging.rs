@@ -95,10 +95,8 @@ impl Staging {
             Err(error) if !error.is_not_found() => return Ok(None), // not even a directory
             dir => dir?,
         };
-        match Lock::try_acquire(&dir, LOCK, LockMode::Exclusive)? {
-            None => Ok(Some(dir)),
-            Some(_free) => Ok(None),
-        }
+        // Its owner may be removing it just now, so nothing may be made in it.
+        Ok(Lock::is_held(&dir, LOCK)?.then_some(dir))
     }
 }
 
@@ -203,7 +201,13 @@ impl Workspace {
     fn remove(&mut self) -> Result<()> {
         match self.lock.take() {
             None => Ok(()),
-            Some(_held) => self.staging.remove_all(&self.name),
+            Some(_held) => {
+                // The lock goes last: until then a sweep sees that this is somebody's.
+                for entry in self.dir.names()?.iter().filter(|entry| entry.name != LOCK.as_bytes()) {
+                    self.dir.remove_all(&entry.name)?;
+                }
+                self.staging.remove_all(&self.name)
+            }
         }
     }
 }
@@ -375,6 +379,26 @@ mod tests {
         assert_eq!((living.len(), swept), (1, 2));
         rubbish.close().unwrap();
         live.close().unwrap();
+        assert!(inner.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn sweeps_and_ends_of_operations_do_not_meet() {
+        let (_temp, dir, staging) = staging();
+        let inner = dir.open_dir("staging").unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let rubbish = staging.workspace().unwrap();
+                while !ended.load(Ordering::Relaxed) {
+                    staging.sweep(&rubbish, true).unwrap();
+                }
+                rubbish.close().unwrap();
+            });
+            let outcome = (0..2000).try_for_each(|_| staging.workspace()?.close());
+            ended.store(true, Ordering::Relaxed);
+            outcome.unwrap();
+        });
         assert!(inner.names().unwrap().is_empty());
     }
 }
