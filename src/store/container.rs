@@ -1,6 +1,6 @@
-//! [`Container`]: a writable root on an image, and [`Mounted`], the same in use.
+//! [`Container`]: a writable root on an image.
 //!
-//! Neither holds a lock: each operation takes the container's lock for its own time, and what is mounted is asked of the
+//! It holds no lock: each operation takes the container's lock for its own time, and what is mounted is asked of the
 //! kernel every time. So a process may come and go while its containers stay mounted, and any other finds them.
 //!
 //! ```text
@@ -8,8 +8,6 @@
 //! rename   reserve the new name → replace the record → give up the old name
 //! remove   unmount → rename out of containers/ → give up the name → unlink
 //! ```
-//!
-//! A name counts only if the container that it leads to says the same, so a name left by a crash is no name.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,7 +16,8 @@ use std::path::{Path, PathBuf};
 use super::error::StoreError;
 use super::image::Image;
 use super::layout::Access;
-use super::operation::Operation;
+use super::mounted::Mounted;
+use super::records::check_name;
 use super::{DriverChoice, Inner, Store};
 use crate::container::{ContainerLayer, ContainerRecord, mounted_at};
 use crate::digest::Digest;
@@ -26,11 +25,6 @@ use crate::driver::{self, Driver, DriverKind, MountPoint, RootOptions, Unmount};
 use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Timestamp, unique_name};
 use crate::image::time;
 use crate::layer::{Change, PackOptions, Selection};
-
-const RECORD: &str = "container.json";
-/// Bytes of a record at most: room for a megabyte of labels and more.
-const LONGEST_RECORD: u64 = 64 << 20;
-const NAMES_LOCK: &str = "names";
 
 /// How to make a container.
 #[derive(Clone, Debug, Default)]
@@ -251,9 +245,8 @@ impl Container {
         container.refuse_if_mounted()?;
         let inner = &container.store.inner;
         let root = container.with_layer(|layer| Ok(layer.mount(at, inner.root_options())?))?;
-        let (path, dir) = (root.path, Some(root.dir));
-        let mounted = root.point.is_some();
-        Ok(Mounted { container: container.clone(), path, dir, unmount: mounted })
+        let (path, dir, mounted) = (root.path, root.dir, root.point.is_some());
+        Ok(Mounted::new(container.clone(), path, dir, mounted))
     }
 
     /// The root of a container that is mounted, by this process or another. Dropping this guard leaves it mounted.
@@ -263,8 +256,8 @@ impl Container {
     /// [`StoreError::Driver`] if the kernel's table cannot be read or the root cannot be opened.
     pub fn mounted(&self) -> Result<Option<Mounted>, StoreError> {
         let ContainerState::Mounted(path) = self.state()? else { return Ok(None) };
-        let dir = Some(Dir::open_ambient(&path)?);
-        Ok(Some(Mounted { container: self.clone(), path, dir, unmount: false }))
+        let dir = Dir::open_ambient(&path)?;
+        Ok(Some(Mounted::new(self.clone(), path, dir, false)))
     }
 
     /// Unmounts its root, whoever mounted it. What is not mounted is no error.
@@ -418,87 +411,6 @@ impl Container {
     }
 }
 
-/// The root of a container, in use. Dropping it unmounts, if it was this guard that mounted; [`Mounted::unmount`] does
-/// the same and reports.
-#[derive(Debug)]
-pub struct Mounted {
-    container: Container,
-    path: PathBuf,
-    /// `None` only while it is being unmounted: the kernel would find it busy.
-    dir: Option<Dir>,
-    unmount: bool,
-}
-
-/// A root that could not be unmounted, still mounted, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot unmount container {}", mounted.container.name())]
-pub struct UnmountError {
-    /// The root.
-    pub mounted: Box<Mounted>,
-    /// The reason.
-    pub source: Box<StoreError>,
-}
-
-impl Mounted {
-    /// Where the root is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The root directory. The mount is busy for as long as a clone of it is open.
-    pub fn root(&self) -> &Dir {
-        self.dir.as_ref().expect("it is gone only inside unmount and drop")
-    }
-
-    /// The container.
-    pub fn container(&self) -> &Container {
-        &self.container
-    }
-
-    /// Leaves the root mounted, beyond the life of this process if need be. [`Container::mounted`] finds it again and
-    /// [`Container::unmount`] ends it.
-    pub fn keep(mut self) -> PathBuf {
-        self.unmount = false;
-        self.path.clone()
-    }
-
-    /// Unmounts the root.
-    ///
-    /// # Errors
-    ///
-    /// [`UnmountError`] with this guard in it, if the root is in use.
-    pub fn unmount(mut self) -> Result<Container, UnmountError> {
-        self.dir = None;
-        match self.container.unmount() {
-            Ok(()) => {
-                self.unmount = false;
-                Ok(self.container.clone())
-            }
-            Err(source) => {
-                match Dir::open_ambient(&self.path) {
-                    Ok(dir) => self.dir = Some(dir),
-                    Err(error) => {
-                        tracing::warn!(%error, "a root that cannot be unmounted cannot be opened either")
-                    }
-                }
-                Err(UnmountError { mounted: Box::new(self), source: Box::new(source) })
-            }
-        }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        self.dir = None;
-        if !std::mem::take(&mut self.unmount) {
-            return;
-        }
-        if let Err(error) = self.container.unmount() {
-            tracing::warn!(%error, container = self.container.name(), "a root stays mounted");
-        }
-    }
-}
-
 impl Inner {
     /// The driver of a root that exists, whether or not it could make one here.
     pub(super) fn driver(&self, kind: DriverKind) -> Result<Box<dyn Driver>, StoreError> {
@@ -539,106 +451,5 @@ impl Inner {
             Durability::Full => Ok(dir.sync()?),
             Durability::Relaxed => Ok(()),
         }
-    }
-
-    /// Excludes every other giving and taking of container names.
-    pub(super) fn lock_names(&self) -> Result<Lock, StoreError> {
-        Ok(Lock::acquire(&self.layout.locks, NAMES_LOCK, LockMode::Exclusive)?)
-    }
-
-    /// Gives `name` to the container `id`; the caller holds the lock on names.
-    fn reserve_name(&self, name: &str, id: &str, operation: &Operation) -> Result<(), StoreError> {
-        if let Some(other) = self.container_named(name)? {
-            return Err(StoreError::NameInUse { name: name.to_owned(), id: other.id });
-        }
-        Ok(operation.workspace().replace(id.as_bytes(), &self.layout.names, name, self.options.durability)?)
-    }
-
-    pub(super) fn write_record(
-        &self,
-        record: &ContainerRecord,
-        dir: &Dir,
-        operation: &Operation,
-    ) -> Result<(), StoreError> {
-        let fault = |source| StoreError::Record { path: dir.path_of(RECORD), source };
-        let bytes = serde_json::to_vec(record).map_err(fault)?;
-        Ok(operation.workspace().replace(&bytes, dir, RECORD, self.options.durability)?)
-    }
-
-    /// The records of all containers.
-    pub(super) fn container_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
-        self.records_in(&self.layout.containers)
-    }
-
-    /// The records of all containers or views in `dir`.
-    pub(super) fn records_in(&self, dir: &Dir) -> Result<Vec<ContainerRecord>, StoreError> {
-        let entries = dir.names()?;
-        let ids = entries.iter().filter_map(|entry| std::str::from_utf8(&entry.name).ok());
-        // One that is removed between the listing and now is none.
-        ids.filter_map(|id| self.record_in(dir, id).transpose()).collect()
-    }
-
-    /// The record of the container or view in `dir` whose whole id is `id`.
-    pub(super) fn record_in(&self, dir: &Dir, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
-        let path = format!("{id}/{RECORD}");
-        let Some(bytes) = dir.read(&path, LONGEST_RECORD).optional()? else { return Ok(None) };
-        let fault = |source| StoreError::Record { path: dir.path_of(&path), source };
-        serde_json::from_slice(&bytes).map(Some).map_err(fault)
-    }
-
-    /// The record of the container whose whole id is `id`.
-    fn container_with_id(&self, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
-        self.record_in(&self.layout.containers, id)
-    }
-
-    /// The record of the container that is called `name`.
-    pub(super) fn container_named(&self, name: &str) -> Result<Option<ContainerRecord>, StoreError> {
-        if check_name(name).is_err() {
-            return Ok(None);
-        }
-        let Some(id) = self.layout.names.read(name, 4096).optional()? else { return Ok(None) };
-        let Some(id) = std::str::from_utf8(&id).ok().filter(|id| is_id(id)) else { return Ok(None) };
-        Ok(self.container_with_id(id)?.filter(|record| record.name == name))
-    }
-
-    /// The record of the one container whose id begins with `prefix`.
-    fn container_by_id(&self, prefix: &str) -> Result<Option<ContainerRecord>, StoreError> {
-        if prefix.is_empty() || !prefix.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Ok(None);
-        }
-        let entries = self.layout.containers.names()?;
-        let ids: Vec<&str> = entries
-            .iter()
-            .filter_map(|entry| std::str::from_utf8(&entry.name).ok())
-            .filter(|id| id.starts_with(prefix))
-            .collect();
-        match ids[..] {
-            [] => Ok(None),
-            [id] => self.container_with_id(id),
-            _ => {
-                let candidates = ids.iter().map(|id| (*id).to_owned()).collect();
-                Err(StoreError::Ambiguous { what: "container", name: prefix.to_owned(), candidates })
-            }
-        }
-    }
-}
-
-fn is_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Docker's rule for names of containers.
-fn check_name(name: &str) -> Result<(), StoreError> {
-    let refuse = |reason| Err(StoreError::InvalidName { name: name.to_owned(), reason });
-    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    match name.as_bytes() {
-        [] | [_] => refuse("it must have two characters at least"),
-        [first, ..] if !first.is_ascii_alphanumeric() => refuse("it must begin with a letter or a digit"),
-        bytes if bytes.len() > 200 => refuse("it is longer than 200 bytes"),
-        bytes if !bytes.iter().copied().all(is_inner) => {
-            refuse("only letters, digits, _, . and - may be in it")
-        }
-        _ if is_id(name) => refuse("it looks like an id"),
-        _ => Ok(()),
     }
 }

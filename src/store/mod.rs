@@ -12,9 +12,11 @@ mod image;
 mod info;
 mod layout;
 mod load;
+mod mounted;
 mod names;
 mod operation;
 mod options;
+mod records;
 mod remove;
 mod save;
 mod stack;
@@ -28,14 +30,13 @@ use crate::fs::{Dir, Staging};
 use crate::layer::LayerStore;
 
 pub use commit::CommitOptions;
-pub use container::{
-    Container, ContainerState, CreateOptions, ExportOptions, Mounted, RemoveContainer, UnmountError,
-};
+pub use container::{Container, ContainerState, CreateOptions, ExportOptions, RemoveContainer};
 pub use error::StoreError;
 pub use gc::{GcOptions, GcReport};
 pub use image::{HistoryEntry, Image};
 pub use info::Info;
 pub use load::{LoadOptions, LoadedImage, Unpack};
+pub use mounted::{Mounted, UnmountError};
 pub use names::Moved;
 pub use options::{DriverChoice, StoreOptions};
 pub use remove::{RemoveImage, Removed};

@@ -1,0 +1,117 @@
+//! The records of containers on disk, and the names that lead to them.
+//!
+//! A name counts only if the container that it leads to says the same, so a name left by a crash is no name.
+
+use super::Inner;
+use super::error::StoreError;
+use super::operation::Operation;
+use crate::container::ContainerRecord;
+use crate::fs::{Dir, Lock, LockMode, Optional};
+
+const RECORD: &str = "container.json";
+/// Bytes of a record at most: room for a megabyte of labels and more.
+const LONGEST_RECORD: u64 = 64 << 20;
+const NAMES_LOCK: &str = "names";
+
+impl Inner {
+    /// Excludes every other giving and taking of container names.
+    pub(super) fn lock_names(&self) -> Result<Lock, StoreError> {
+        Ok(Lock::acquire(&self.layout.locks, NAMES_LOCK, LockMode::Exclusive)?)
+    }
+
+    /// Gives `name` to the container `id`; the caller holds the lock on names.
+    pub(super) fn reserve_name(&self, name: &str, id: &str, operation: &Operation) -> Result<(), StoreError> {
+        if let Some(other) = self.container_named(name)? {
+            return Err(StoreError::NameInUse { name: name.to_owned(), id: other.id });
+        }
+        Ok(operation.workspace().replace(id.as_bytes(), &self.layout.names, name, self.options.durability)?)
+    }
+
+    pub(super) fn write_record(
+        &self,
+        record: &ContainerRecord,
+        dir: &Dir,
+        operation: &Operation,
+    ) -> Result<(), StoreError> {
+        let fault = |source| StoreError::Record { path: dir.path_of(RECORD), source };
+        let bytes = serde_json::to_vec(record).map_err(fault)?;
+        Ok(operation.workspace().replace(&bytes, dir, RECORD, self.options.durability)?)
+    }
+
+    /// The records of all containers.
+    pub(super) fn container_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
+        self.records_in(&self.layout.containers)
+    }
+
+    /// The records of all containers or views in `dir`.
+    pub(super) fn records_in(&self, dir: &Dir) -> Result<Vec<ContainerRecord>, StoreError> {
+        let entries = dir.names()?;
+        let ids = entries.iter().filter_map(|entry| std::str::from_utf8(&entry.name).ok());
+        // One that is removed between the listing and now is none.
+        ids.filter_map(|id| self.record_in(dir, id).transpose()).collect()
+    }
+
+    /// The record of the container or view in `dir` whose whole id is `id`.
+    pub(super) fn record_in(&self, dir: &Dir, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        let path = format!("{id}/{RECORD}");
+        let Some(bytes) = dir.read(&path, LONGEST_RECORD).optional()? else { return Ok(None) };
+        let fault = |source| StoreError::Record { path: dir.path_of(&path), source };
+        serde_json::from_slice(&bytes).map(Some).map_err(fault)
+    }
+
+    /// The record of the container whose whole id is `id`.
+    pub(super) fn container_with_id(&self, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        self.record_in(&self.layout.containers, id)
+    }
+
+    /// The record of the container that is called `name`.
+    pub(super) fn container_named(&self, name: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        if check_name(name).is_err() {
+            return Ok(None);
+        }
+        let Some(id) = self.layout.names.read(name, 4096).optional()? else { return Ok(None) };
+        let Some(id) = std::str::from_utf8(&id).ok().filter(|id| is_id(id)) else { return Ok(None) };
+        Ok(self.container_with_id(id)?.filter(|record| record.name == name))
+    }
+
+    /// The record of the one container whose id begins with `prefix`.
+    pub(super) fn container_by_id(&self, prefix: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        if prefix.is_empty() || !prefix.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let entries = self.layout.containers.names()?;
+        let ids: Vec<&str> = entries
+            .iter()
+            .filter_map(|entry| std::str::from_utf8(&entry.name).ok())
+            .filter(|id| id.starts_with(prefix))
+            .collect();
+        match ids[..] {
+            [] => Ok(None),
+            [id] => self.container_with_id(id),
+            _ => {
+                let candidates = ids.iter().map(|id| (*id).to_owned()).collect();
+                Err(StoreError::Ambiguous { what: "container", name: prefix.to_owned(), candidates })
+            }
+        }
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Docker's rule for names of containers.
+pub(super) fn check_name(name: &str) -> Result<(), StoreError> {
+    let refuse = |reason| Err(StoreError::InvalidName { name: name.to_owned(), reason });
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    match name.as_bytes() {
+        [] | [_] => refuse("it must have two characters at least"),
+        [first, ..] if !first.is_ascii_alphanumeric() => refuse("it must begin with a letter or a digit"),
+        bytes if bytes.len() > 200 => refuse("it is longer than 200 bytes"),
+        bytes if !bytes.iter().copied().all(is_inner) => {
+            refuse("only letters, digits, _, . and - may be in it")
+        }
+        _ if is_id(name) => refuse("it looks like an id"),
+        _ => Ok(()),
+    }
+}
