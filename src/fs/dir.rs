@@ -71,9 +71,7 @@ impl Dir {
     /// The path of `name` below this directory as far as the kernel knows it: for messages, and for programs that take
     /// nothing but a path.
     pub fn path_of(&self, name: impl AsRef<Path>) -> PathBuf {
-        let own = sys::readlinkat(sys::CWD, self.proc_path(), Vec::new());
-        let own =
-            own.map_or_else(|_| PathBuf::from("?"), |path| PathBuf::from(OsStr::from_bytes(path.as_bytes())));
+        let own = path_of(&self.0);
         if name.as_ref().as_os_str().is_empty() || name.as_ref() == Path::new(".") {
             own
         } else {
@@ -83,7 +81,7 @@ impl Dir {
 
     /// This directory as a path through `/proc`, valid in this process while the handle lives.
     pub fn proc_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+        proc_path(&self.0)
     }
 
     /// A failed step on `path`. The full path costs a system call, so it is asked for only then.
@@ -357,17 +355,20 @@ impl Dir {
         })
     }
 
-    /// Sets the permission bits of something that is not a symlink.
+    /// Sets the permission bits of something that is not a symlink. `.` is this directory.
     ///
     /// # Errors
     ///
     /// [`Error`] if the process may not.
     pub fn set_mode(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
         self.at_leaf("chmod", path.as_ref(), |dir, name| {
+            if name == "." {
+                return sys::fchmod(dir, Mode::from_raw_mode(mode));
+            }
             // fchmodat follows symlinks and has no flag against it before Linux 6.6; go through an O_PATH handle,
             // whose /proc link leads to the inode itself. On a symlink that fails instead of changing its target.
             let handle = open_leaf(dir, name)?;
-            sys::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::from_raw_mode(mode))
+            sys::chmod(proc_path(&handle), Mode::from_raw_mode(mode))
         })
     }
 
@@ -484,6 +485,17 @@ impl AsFd for Handle<'_> {
 /// Opens one name without following or reading it.
 fn open_leaf(dir: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     sys::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The path of an open file as far as the kernel knows it, for messages.
+pub fn path_of(file: impl AsFd) -> PathBuf {
+    let path = sys::readlinkat(sys::CWD, proc_path(file), Vec::new());
+    path.map_or_else(|_| PathBuf::from("?"), |path| PathBuf::from(OsStr::from_bytes(path.as_bytes())))
+}
+
+/// An open file as a path through `/proc`.
+fn proc_path(file: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 
 /// Access and modification time alike: an unpacked file was never read, and a fixed time keeps trees equal.

@@ -16,7 +16,7 @@ mod xattr;
 
 pub use boot::boot_id;
 pub use copy::{Extent, copy_content, next_extent};
-pub use dir::{Dir, Name, both_times};
+pub use dir::{Dir, Name, both_times, path_of};
 pub use error::{Context, Error, Optional, Result};
 pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};

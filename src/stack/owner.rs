@@ -13,25 +13,37 @@ use crate::fs::{DeviceNumber, FileType, Kind};
 /// an image, and what it changes in a root is meant to be root's, too. The ids that then mean something else are
 /// recorded.
 pub fn on_disk(uid: u32, gid: u32) -> Option<(u32, u32)> {
-    let Some((own_uid, own_gid)) = own_ids() else { return Some((uid, gid)) };
-    let to_disk = |id, own| match id {
-        0 => Some(own),
-        id if id == own => None,
-        id => Some(id),
-    };
-    Some((to_disk(uid, own_uid)?, to_disk(gid, own_gid)?))
+    Ids::of_process().on_disk(uid, gid)
 }
 
 /// The reverse of [`on_disk`], for an object without a record.
 pub fn in_image(uid: u32, gid: u32) -> (u32, u32) {
-    let Some((own_uid, own_gid)) = own_ids() else { return (uid, gid) };
+    let Ids(Some((own_uid, own_gid))) = Ids::of_process() else { return (uid, gid) };
     (if uid == own_uid { 0 } else { uid }, if gid == own_gid { 0 } else { gid })
 }
 
-/// The ids of a process that is not root, neither on the host nor in a user namespace.
-fn own_ids() -> Option<(u32, u32)> {
-    let uid = rustix::process::geteuid();
-    (!uid.is_root()).then(|| (uid.as_raw(), rustix::process::getegid().as_raw()))
+/// The ids of a process that is not root, neither on the host nor in a user namespace; asked once where many files are
+/// written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ids(Option<(u32, u32)>);
+
+impl Ids {
+    /// Of this process, now.
+    pub fn of_process() -> Self {
+        let uid = rustix::process::geteuid();
+        Self((!uid.is_root()).then(|| (uid.as_raw(), rustix::process::getegid().as_raw())))
+    }
+
+    /// [`on_disk`] for a process with these.
+    pub fn on_disk(self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let Some((own_uid, own_gid)) = self.0 else { return Some((uid, gid)) };
+        let to_disk = |id, own| match id {
+            0 => Some(own),
+            id if id == own => None,
+            id => Some(id),
+        };
+        Some((to_disk(uid, own_uid)?, to_disk(gid, own_gid)?))
+    }
 }
 
 /// The attribute that is written.

@@ -1,4 +1,4 @@
-//! [`Unpacker`]: puts one entry after the other on disk.
+//! [`Unpacker`]: puts one entry after the other on disk; `files.rs` is about those that have content.
 //!
 //! Files, links and nodes are final when their entry has been read. Directories get their owner, mode, attributes and
 //! time at the very end (`finish.rs`): until then they are private to this process, writable, and pass nothing on to
@@ -6,23 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-use rustix::fs as sys;
-use rustix::fs::{Gid, Mode, Uid};
-use rustix::io::Errno;
 
 use super::error::UnpackError;
 use super::place::{Of, Places, Waiting};
 use super::{Below, Losses, UnpackOptions};
 use crate::changeset::{Entry, EntryKind, Reader};
-use crate::fs::{
-    Context, DeviceNumber, Dir, FileType, Kind, Metadata, Optional, Stat, both_times, unique_name,
-};
+use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, unique_name};
 use crate::layer::Abilities;
 use crate::path::LayerPath;
 use crate::stack::object;
@@ -32,7 +24,9 @@ use crate::stack::owner;
 pub(super) struct Unpacker<'a> {
     pub(super) places: Places<'a>,
     pub(super) abilities: Abilities,
-    options: &'a UnpackOptions<'a>,
+    pub(super) options: &'a UnpackOptions<'a>,
+    /// Whom files belong to on disk.
+    pub(super) ids: owner::Ids,
     /// Metadata of the root, if the layer says so.
     pub(super) root: Option<Metadata>,
     pub(super) losses: Losses,
@@ -47,7 +41,7 @@ pub(super) struct Aside {
     name: String,
     pub(super) dir: Dir,
     /// What AUFS kept, by the name that links know it by.
-    files: BTreeMap<LayerPath, String>,
+    pub(super) files: BTreeMap<LayerPath, String>,
     /// Files of the layers below, by inode: all names that this layer links to one of them become one file again.
     pub(super) copies: BTreeMap<(u64, u64), String>,
 }
@@ -75,6 +69,7 @@ impl<'a> Unpacker<'a> {
             places: Places::new(into, below, &options.limits),
             abilities,
             options,
+            ids: owner::Ids::of_process(),
             root: None,
             losses: Losses::new(options.losses),
             data_bytes: 0,
@@ -140,91 +135,6 @@ impl<'a> Unpacker<'a> {
         self.places.know(path, Some(metadata), of)
     }
 
-    fn file<R: Read>(
-        &mut self,
-        of: Of<'_>,
-        metadata: &Metadata,
-        size: u64,
-        tar: &mut Reader<R>,
-    ) -> Result<(), UnpackError> {
-        let (parent, name) = split(of.path);
-        let place = self.places.directory(&parent, of)?;
-        let os_name = OsStr::from_bytes(name);
-        let file = match place.dir.create_file(os_name, metadata.mode & 0o777) {
-            Err(error) if error.is_exists() => {
-                self.places.clear(&place.dir, &place.path.join(name))?;
-                place.dir.create_file(os_name, metadata.mode & 0o777)?
-            }
-            file => file?,
-        };
-        self.places.supersede(&place.path, name);
-        self.write(&file, &place.dir, os_name, size, tar)?;
-        self.finish_file(&file, &place.dir, os_name, of.path, metadata, size)
-    }
-
-    /// Writes the data of the entry that `tar` is at.
-    fn write<R: Read>(
-        &mut self,
-        file: &File,
-        dir: &Dir,
-        name: &OsStr,
-        size: u64,
-        tar: &mut Reader<R>,
-    ) -> Result<(), UnpackError> {
-        let mut end = 0;
-        while let Some(data) = tar.next_data()? {
-            if self.options.is_cancelled() {
-                return Err(UnpackError::Cancelled);
-            }
-            // At its offset: what lies between becomes a hole.
-            file.write_all_at(data.bytes, data.offset).at_path("write", || dir.path_of(name))?;
-            end = data.offset + data.bytes.len() as u64;
-            self.data_bytes += data.bytes.len() as u64;
-        }
-        if end < size {
-            file.set_len(size).at_path("write", || dir.path_of(name))?;
-        }
-        Ok(())
-    }
-
-    /// Gives a file whose data is written its owner, mode, attributes and time.
-    fn finish_file(
-        &mut self,
-        file: &File,
-        dir: &Dir,
-        name: &OsStr,
-        path: &LayerPath,
-        metadata: &Metadata,
-        size: u64,
-    ) -> Result<(), UnpackError> {
-        let at = |step, error: Errno| crate::fs::Error::new(step, dir.path_of(name), error);
-        // What the kernel made of the owner and the mode is asked, not foreseen: it depends on the umask, on the mount,
-        // and on the directory.
-        let stat = Stat::of(file).map_err(|error| at("stat", error))?;
-        let mut plain = metadata.xattrs.is_empty();
-        plain &= self.abilities.privileged || metadata.mode & 0o400 != 0;
-        let owner = owner::on_disk(metadata.uid, metadata.gid);
-        plain &= owner.is_some();
-        // Changing the owner clears setuid, so the mode comes second; writing does too, so both come after the data.
-        if let Some((uid, gid)) = owner.filter(|owner| plain && *owner != (stat.uid, stat.gid)) {
-            let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
-            plain = match sys::fchown(file, Some(uid), Some(gid)) {
-                Ok(()) => true,
-                Err(Errno::PERM | Errno::INVAL) => false,
-                Err(error) => return Err(at("chown", error).into()),
-            };
-        }
-        if !plain {
-            let file_type = FileType::File { size };
-            return self.set_metadata(dir, Path::new(name), &file_type, metadata, path);
-        }
-        if stat.mode != metadata.mode {
-            sys::fchmod(file, Mode::from_raw_mode(metadata.mode)).map_err(|error| at("chmod", error))?;
-        }
-        sys::futimens(file, &both_times(metadata.mtime)).map_err(|error| at("set time of", error))?;
-        Ok(())
-    }
-
     fn node(&mut self, of: Of<'_>, file_type: &FileType, metadata: &Metadata) -> Result<(), UnpackError> {
         let (parent, name) = split(of.path);
         let place = self.places.directory(&parent, of)?;
@@ -253,22 +163,6 @@ impl<'a> Unpacker<'a> {
         let mut lose = |loss| losses.add(loss);
         object::set_metadata(dir, at, file_type, metadata, self.abilities.style(), &mut lose, path)?;
         Ok(())
-    }
-
-    fn set_aside<R: Read>(
-        &mut self,
-        of: Of<'_>,
-        metadata: &Metadata,
-        size: u64,
-        tar: &mut Reader<R>,
-    ) -> Result<(), UnpackError> {
-        self.places.remember(of.path, of)?;
-        let aside = self.aside()?;
-        let name = aside.fresh();
-        aside.files.insert(of.path.clone(), name.clone());
-        let (file, dir) = (aside.dir.create_file(&name, 0o600)?, aside.dir.try_clone()?);
-        self.write(&file, &dir, OsStr::new(&name), size, tar)?;
-        self.finish_file(&file, &dir, OsStr::new(&name), of.path, metadata, size)
     }
 
     /// The place for what is kept aside.

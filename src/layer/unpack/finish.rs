@@ -91,7 +91,9 @@ impl Unpacker<'_> {
         let unknown = Metadata::default_directory();
         for (path, declared) in directories.iter().rev() {
             let metadata = declared.as_ref().unwrap_or(&unknown);
-            self.set_metadata(self.places.root, path.as_path(), &FileType::Directory, metadata, path)?;
+            // Opened once: by its path it would be looked up again for every step.
+            let dir = self.places.root.open_dir(path.as_path())?;
+            self.set_metadata(&dir, Path::new("."), &FileType::Directory, metadata, path)?;
         }
         self.places.known = directories;
         Ok(())

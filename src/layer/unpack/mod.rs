@@ -11,6 +11,7 @@
 mod ahead;
 mod entries;
 mod error;
+mod files;
 mod finish;
 mod links;
 mod place;
@@ -183,6 +184,8 @@ struct Deletions {
 /// `tar` is the *uncompressed* stream; it is read to its end, unless an error comes first. Whiteouts stay whiteouts, in
 /// overlayfs's form, because this directory holds one layer and not the stack. Give `below` to have hard links to files
 /// of lower layers copied up, and the directories that are implied made like those below. See the [spec].
+///
+/// The process's umask may be any, but must not change meanwhile: what it takes from new files is not asked for each.
 ///
 /// # Errors
 ///

@@ -5,15 +5,17 @@
 //! resolved here, component by component, against the list and never by the kernel; so nothing leads out of the root,
 //! whatever the archive says and in whichever order.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use super::error::UnpackError;
 use super::{Below, Deletions};
 use crate::changeset::ChangesetError;
-use crate::fs::{Dir, FileType, Kind, Metadata, Optional};
+use crate::fs::{Dir, FileType, Kind, Metadata, Optional, Stat};
 use crate::limits::Limits;
 use crate::path::{LayerPath, is_file_name};
 
@@ -36,6 +38,47 @@ pub(super) struct Place {
     pub(super) path: LayerPath,
     /// Its handle.
     pub(super) dir: Dir,
+    /// What becomes of new files in it.
+    pub(super) custom: Cell<Custom>,
+}
+
+/// What the kernel makes of the mode and the owner of new files in a directory, as far as that was seen. It is asked, not
+/// foreseen: it depends on the umask, on the mount and on the directory.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Custom {
+    /// Whose they are.
+    owner: Option<(u32, u32)>,
+    /// Bits of the mode that were asked for, and which of them were given.
+    asked: u32,
+    given: u32,
+}
+
+/// Owner and mode of a file that has just been created.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AsMade {
+    pub(super) owner: (u32, u32),
+    pub(super) mode: u32,
+}
+
+impl Place {
+    pub(super) fn new(path: LayerPath, dir: Dir) -> Self {
+        Self { path, dir, custom: Cell::default() }
+    }
+
+    /// What `file` is like, which was created in here with the permissions `asked`.
+    pub(super) fn as_made(&self, file: &File, asked: u32) -> rustix::io::Result<AsMade> {
+        let custom = self.custom.get();
+        if let Some(owner) = custom.owner.filter(|_| asked & !custom.asked == 0) {
+            return Ok(AsMade { owner, mode: asked & custom.given });
+        }
+        let Stat { uid, gid, mode, .. } = Stat::of(file)?;
+        let owner = (uid, gid);
+        if mode & !asked == 0 {
+            let given = custom.given & !asked | mode;
+            self.custom.set(Custom { owner: Some(owner), asked: custom.asked | asked, given });
+        }
+        Ok(AsMade { owner, mode })
+    }
 }
 
 /// The directories of a layer in the making.
@@ -157,7 +200,8 @@ impl<'a> Places<'a> {
             true => path.clone(),
             false => self.resolve(path, Missing::Make, of)?.expect("what is missing was made"),
         };
-        let place = Rc::new(Place { dir: self.root.open_dir(resolved.as_path())?, path: resolved });
+        let dir = self.root.open_dir(resolved.as_path())?;
+        let place = Rc::new(Place::new(resolved, dir));
         self.open.truncate(OPEN - 1);
         self.open.insert(0, (path.clone(), Rc::clone(&place)));
         Ok(place)
