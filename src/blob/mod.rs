@@ -139,7 +139,7 @@ impl Blobs {
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         // Other tools may have made the blob a symlink into a shared cache; they are followed on opening as well.
         match self.open_blob(digest) {
-            Ok(file) => Ok(Some(Stat::of(&file).at("stat", self.path(digest))?.size)),
+            Ok(file) => Ok(Some(Stat::of(&file).at_path("stat", || self.path(digest))?.size)),
             Err(BlobError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -168,9 +168,11 @@ impl Blobs {
     ///
     /// [`BlobError`] if it is missing, larger than `limit` bytes, or not what its name says.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, BlobError> {
-        let mut bytes = Vec::new();
         let file = self.open_blob(digest)?;
-        file.take(limit + 1).read_to_end(&mut bytes).at("read", self.path(digest))?;
+        let size = Stat::of(&file).at_path("stat", || self.path(digest))?.size;
+        // One more than there is, so that the end is seen without growing.
+        let mut bytes = Vec::with_capacity(usize::try_from(size.min(limit)).unwrap_or(0) + 1);
+        file.take(limit + 1).read_to_end(&mut bytes).at_path("read", || self.path(digest))?;
         if bytes.len() as u64 > limit {
             return Err(BlobError::TooLarge { digest: *digest, limit });
         }

@@ -74,15 +74,6 @@ impl<'a> ContainerLayer<'a> {
         self.driver.mount(&RootSpec::new(&stack, &self.dir, &self.source).with(options), at)
     }
 
-    /// Ends the mount at `path`.
-    ///
-    /// # Errors
-    ///
-    /// [`DriverError::Busy`] if it is in use.
-    pub fn unmount(&self, path: PathBuf, how: Unmount) -> Result<(), DriverError> {
-        self.driver.unmount(&self.source, &MountPoint::ambient(path)?, how)
-    }
-
     /// What the container changed.
     ///
     /// # Errors
@@ -162,6 +153,26 @@ pub fn mounted_at(id: &str) -> Result<Option<PathBuf>, DriverError> {
     let table = mounts::MountTable::read()?;
     let found = table.named(source_of(id)).next().map(|mount| mount.point.clone());
     Ok(found)
+}
+
+/// Ends every mount of the container `id`, as this process sees them: it may be mounted more than once, here and
+/// elsewhere. Its layers need not be there.
+///
+/// # Errors
+///
+/// [`DriverError::Busy`] if one is in use.
+pub fn unmount_all(id: &str, driver: &dyn Driver, how: Unmount) -> Result<(), DriverError> {
+    let source = source_of(id);
+    loop {
+        let table = mounts::MountTable::read()?;
+        let mut found = table.named(&source).map(|mount| &mount.point);
+        let Some(point) = found.next() else { return Ok(()) };
+        driver.unmount(&source, &MountPoint::ambient(point)?, how)?;
+        // The table may be long.
+        if found.next().is_none() {
+            return Ok(());
+        }
+    }
 }
 
 /// Reading a container failed.

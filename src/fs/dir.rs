@@ -127,13 +127,18 @@ impl Dir {
     /// [`Error`] if it is missing, reached through a symlink, no regular file or may not be read.
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
         let path = path.as_ref();
+        let opened = self.open_known(path).map_err(|error| self.fault("open", path, error));
+        opened.map(|(file, _)| file)
+    }
+
+    /// Opens a regular file, with what it says of itself.
+    fn open_known(&self, path: &Path) -> io::Result<(File, Stat)> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = self.open_beneath(path, flags, Mode::empty()).map(File::from);
-        let file = file.map_err(|error| self.fault("open", path, error))?;
-        let kind = Stat::of(&file).map_err(|error| self.fault("stat", path, error))?.kind;
-        match kind {
-            Kind::File => Ok(file),
-            _ => Err(self.fault("open", path, io::Error::other("it is not a regular file"))),
+        let file = File::from(self.open_beneath(path, flags, Mode::empty())?);
+        let stat = Stat::of(&file)?;
+        match stat.kind {
+            Kind::File => Ok((file, stat)),
+            _ => Err(io::Error::other("it is not a regular file")),
         }
     }
 
@@ -185,6 +190,18 @@ impl Dir {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = self.open_beneath(path, flags, Mode::from_raw_mode(mode));
         file.map(File::from).map_err(|error| self.fault("create", path, error))
+    }
+
+    /// Opens a regular file for reading and writing, creating it empty if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it can neither be opened nor created.
+    pub fn ensure_file(&self, path: impl AsRef<Path>, mode: u32) -> Result<File> {
+        let path = path.as_ref();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_beneath(path, flags, Mode::from_raw_mode(mode));
+        file.map(File::from).map_err(|error| self.fault("open", path, error))
     }
 
     /// Creates a directory that must not exist. The process's umask takes bits away from `mode`.

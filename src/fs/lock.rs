@@ -4,7 +4,6 @@
 //! the process ends; no process id is written anywhere and nothing is left to clean up by hand. Lock files may be
 //! removed by whoever holds them exclusively; a waiter then finds that its file has lost its name and starts over.
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FlockOperation, flock};
@@ -85,19 +84,12 @@ impl Lock {
 
     fn take(dir: &Dir, name: &str, operation: FlockOperation) -> Result<Option<Self>> {
         loop {
-            let file: OwnedFd = match dir.create_file(name, 0o600) {
-                Ok(file) => file.into(),
-                Err(error) if error.is_exists() => match dir.open_file(name).optional()? {
-                    Some(file) => file.into(),
-                    None => continue, // removed in between
-                },
-                Err(error) => return Err(error),
-            };
+            let file: OwnedFd = dir.ensure_file(name, 0o600)?.into();
             if !Self::flock(file.as_fd(), operation).at_path("lock", || dir.path_of(name))? {
                 return Ok(None);
             }
             let held = Stat::of(&file).at_path("stat", || dir.path_of(name))?;
-            let named = Stat::at(dir, OsStr::new(name)).at_path("stat", || dir.path_of(name)).optional()?;
+            let named = dir.find(name)?;
             if named.is_some_and(|named| named.is_same_inode(&held)) {
                 return Ok(Some(Self { file }));
             }

@@ -25,9 +25,10 @@ impl Dir {
     /// [`Error`] naming what cannot be removed, for example a directory on which something is mounted.
     pub fn remove_all(&self, name: impl AsRef<[u8]>) -> Result<()> {
         let name = OsStr::from_bytes(name.as_ref());
-        match self.remove_file(name) {
-            Err(error) if matches!(error.errno(), Some(Errno::ISDIR | Errno::PERM)) => {}
-            done => return done.optional().map(drop),
+        match self.find(name)? {
+            None => return Ok(()),
+            Some(stat) if stat.kind == Kind::Directory => {}
+            Some(_) => return self.remove_file(name).optional().map(drop),
         }
         let Some(dir) = open_writable(self, name).optional()? else { return Ok(()) };
         let mut lifted = 0_u64;

@@ -18,8 +18,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::dir::Dir;
-use super::error::{Context, Result};
+use super::error::{Context, Optional, Result};
 use super::lock::{Lock, LockMode};
+use super::stat::Kind;
 
 /// What an operation waits for before it reports success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -154,8 +155,17 @@ impl Workspace {
     ///
     /// [`Error`](super::Error) if it cannot be made.
     pub fn directory(&self) -> Result<StagedDir<'_>> {
+        self.directory_with(0o755)
+    }
+
+    /// A new empty directory with this mode; the process's umask takes bits away from it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](super::Error) if it cannot be made.
+    pub fn directory_with(&self, mode: u32) -> Result<StagedDir<'_>> {
         let name = self.fresh();
-        self.dir.create_dir(&name, 0o755)?;
+        self.dir.create_dir(&name, mode)?;
         Ok(StagedDir { dir: self.dir.open_dir(&name)?, workspace: self, name })
     }
 
@@ -204,9 +214,16 @@ impl Workspace {
             Some(_held) => {
                 // The lock goes last: until then a sweep sees that this is somebody's.
                 for entry in self.dir.names()?.iter().filter(|entry| entry.name != LOCK.as_bytes()) {
-                    self.dir.remove_all(&entry.name)?;
+                    match entry.kind {
+                        Some(Kind::File) => self.dir.remove_file(OsStr::from_bytes(&entry.name))?,
+                        _ => self.dir.remove_all(&entry.name)?,
+                    }
                 }
-                self.staging.remove_all(&self.name)
+                self.dir.remove_file(LOCK).optional()?;
+                match self.staging.remove_dir(&self.name) {
+                    Err(error) if error.is_exists() => self.staging.remove_all(&self.name),
+                    done => done.optional().map(drop),
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ use crate::stack::Stack;
 /// The layers of an image that are in place.
 pub(super) struct Base<'b, 's, 'w> {
     context: &'b Context<'w>,
+    ready: BTreeMap<DiffId, Layer>,
     jobs: BTreeMap<DiffId, Job<'s, 'w>>,
     /// Bottom first.
     layers: Vec<Layer>,
@@ -25,9 +26,13 @@ pub(super) struct Base<'b, 's, 'w> {
 }
 
 impl<'b, 's, 'w> Base<'b, 's, 'w> {
-    /// Starts with nothing in place. `jobs` has what was unpacked for this image.
-    pub(super) fn new(context: &'b Context<'w>, jobs: BTreeMap<DiffId, Job<'s, 'w>>) -> Self {
-        Self { context, jobs, layers: Vec::new(), made: Vec::new() }
+    /// Starts with nothing in place. `ready` lean on nothing and were there; `jobs` has what was unpacked for this image.
+    pub(super) fn new(
+        context: &'b Context<'w>,
+        ready: BTreeMap<DiffId, Layer>,
+        jobs: BTreeMap<DiffId, Job<'s, 'w>>,
+    ) -> Self {
+        Self { context, ready, jobs, layers: Vec::new(), made: Vec::new() }
     }
 
     /// Puts one layer after the other in place.
@@ -41,7 +46,8 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
             let layer = self.layer(source, LayerKey::Bound(top))?;
             self.layers.push(layer);
         }
-        Ok(Ensured { keys: self.layers.iter().map(|layer| layer.key).collect(), made: self.made })
+        let keys = self.layers.iter().map(|layer| layer.key).collect();
+        Ok(Ensured { keys, layers: self.layers, made: self.made })
     }
 
     fn stack(&self) -> Stack<'_> {
@@ -50,6 +56,9 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
 
     /// The layer for the next place, which is `bound` if it depends on what is below.
     fn layer(&mut self, source: &LayerSource<'_>, bound: LayerKey) -> Result<Layer, LayerError> {
+        if let Some(layer) = self.ready.remove(&source.diff_id) {
+            return Ok(layer);
+        }
         let store = self.context.store;
         if let State::Good(layer) = store.look(bound)? {
             return Ok(*layer);

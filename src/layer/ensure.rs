@@ -124,6 +124,8 @@ impl std::fmt::Debug for EnsureOptions<'_> {
 pub struct Ensured {
     /// One key for each layer asked for, in the same order, bottom first. A key may stand there twice.
     pub keys: Vec<LayerKey>,
+    /// The layers themselves, in the same order.
+    pub layers: Vec<Layer>,
     /// Those layers that had to be made.
     pub made: Vec<Made>,
 }
@@ -195,10 +197,18 @@ impl LayerStore {
                 ..UnpackOptions::default()
             },
         };
-        let jobs = context.missing(sources)?;
-        let jobs = context.unpack_all(jobs, &failed)?;
-        Base::new(&context, jobs).raise(sources)
+        let Found { ready, missing } = context.look_for(sources)?;
+        let jobs = context.unpack_all(missing, &failed)?;
+        Base::new(&context, ready, jobs).raise(sources)
     }
+}
+
+/// What is there of an image's layers.
+struct Found<'s, 'w> {
+    /// Layers that lean on nothing, opened.
+    ready: BTreeMap<DiffId, Layer>,
+    /// Those that have to be unpacked, each once.
+    missing: BTreeMap<DiffId, Job<'s, 'w>>,
 }
 
 /// What every step of one call needs.
@@ -211,26 +221,31 @@ pub(super) struct Context<'c> {
 }
 
 impl<'c> Context<'c> {
-    /// The layers that have to be unpacked, each once.
-    fn missing<'s>(
-        &self,
-        sources: &'s [LayerSource<'s>],
-    ) -> Result<BTreeMap<DiffId, Job<'s, 'c>>, LayerError> {
-        let mut jobs = BTreeMap::new();
+    /// Looks which layers are there.
+    fn look_for<'s>(&self, sources: &'s [LayerSource<'s>]) -> Result<Found<'s, 'c>, LayerError> {
+        let mut found = Found { ready: BTreeMap::new(), missing: BTreeMap::new() };
         let mut chain: Option<ChainId> = None;
         for source in sources {
             let diff_id = source.diff_id;
             let top = chain.map_or_else(|| ChainId::base(diff_id), |below| below.with(diff_id));
             chain = Some(top);
-            if jobs.contains_key(&diff_id) {
+            if found.missing.contains_key(&diff_id) || found.ready.contains_key(&diff_id) {
                 continue;
             }
-            let is_good = |key| Ok::<_, LayerError>(matches!(self.store.look(key)?, State::Good(_)));
-            if !is_good(LayerKey::Free(diff_id))? && !is_good(LayerKey::Bound(top))? {
-                jobs.insert(diff_id, Job { source, slot: Slot::Open });
+            match self.store.look(LayerKey::Free(diff_id))? {
+                // What assumes nothing is the same on every base, and no other form of it was ever made.
+                State::Good(layer) if layer.record.assumed.is_empty() => {
+                    found.ready.insert(diff_id, *layer);
+                }
+                State::Good(_) => {}
+                State::Absent | State::Untrusted => {
+                    if !matches!(self.store.look(LayerKey::Bound(top))?, State::Good(_)) {
+                        found.missing.insert(diff_id, Job { source, slot: Slot::Open });
+                    }
+                }
             }
         }
-        Ok(jobs)
+        Ok(found)
     }
 
     /// Unpacks what nobody else is unpacking, all at the same time.

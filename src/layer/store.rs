@@ -184,8 +184,8 @@ impl LayerStore {
     /// What is there under `key`.
     pub(super) fn look(&self, key: LayerKey) -> Result<State, LayerError> {
         let name = key.to_string();
-        let Some(dir) = self.layers.open_dir(&name).optional()? else { return Ok(State::Absent) };
-        let Some(json) = dir.read(RECORD, LONGEST_RECORD).optional()? else { return Ok(State::Untrusted) };
+        let Some(dir) = self.layers.find_dir(&name)? else { return Ok(State::Absent) };
+        let Some(json) = dir.find_content(RECORD, LONGEST_RECORD)? else { return Ok(State::Untrusted) };
         let record = match Record::parse(&json) {
             Ok(record) => record,
             // The last boot may have ended before the record was on disk.
@@ -198,7 +198,7 @@ impl LayerStore {
         if !record.is_trusted(self.boot.as_deref()) {
             return Ok(State::Untrusted);
         }
-        let Some(tree) = dir.open_dir(TREE).optional()? else { return Ok(State::Untrusted) };
+        let Some(tree) = dir.find_dir(TREE)? else { return Ok(State::Untrusted) };
         let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
         Ok(State::Good(Box::new(Layer { key, tree, record })))
     }

@@ -15,7 +15,7 @@ use crate::codec::{Encoder, Encoding};
 use crate::digest::{Algorithm, DiffId};
 use crate::fs::{Context, Durability, Lock, LockMode, Timestamp};
 use crate::image::{Config, ConfigChange, Descriptor, History, Manifest, MediaType, Reference, time};
-use crate::layer::{PackOptions, Selection};
+use crate::layer::{Layer, PackOptions, Selection};
 
 /// How to make an image of a container.
 #[derive(Clone, Debug, Default)]
@@ -86,17 +86,22 @@ impl Container {
     /// [`StoreError::Container`] if a file cannot be part of a layer, [`StoreError::Blob`] if there is no space. No image is
     /// visible then, and its name points where it did.
     pub fn commit(&self, options: &CommitOptions) -> Result<Image, StoreError> {
-        let container = self.restored()?;
+        let (container, layers) = self.restored()?;
         let operation = container.store.inner.begin()?;
-        let outcome = container.commit_in(&operation, options);
+        let outcome = container.commit_in(layers, &operation, options);
         container.store.conclude(operation, outcome)
     }
 
-    fn commit_in(&self, operation: &Operation, options: &CommitOptions) -> Result<Image, StoreError> {
+    fn commit_in(
+        &self,
+        layers: Vec<Layer>,
+        operation: &Operation,
+        options: &CommitOptions,
+    ) -> Result<Image, StoreError> {
         let store = &self.store;
         let base =
             store.inner.image(Named { target: self.record.image.target.clone(), names: Vec::new() })?;
-        store.inner.pin_image(operation, &base)?;
+        store.inner.pin_manifest(operation, &base)?;
         // Only so that nobody removes it meanwhile.
         let _lock = Lock::acquire(&store.inner.layout.locks, &self.lock_name(), LockMode::Shared)?;
 
@@ -111,7 +116,7 @@ impl Container {
             ..History::default()
         };
         let mut manifest = base.manifest().to_oci();
-        match self.pack_layer(options, operation)? {
+        match self.pack_layer(layers, options, operation)? {
             Some((diff_id, descriptor)) => {
                 config.push_layer(diff_id, step);
                 manifest.layers.push(descriptor);
@@ -125,6 +130,7 @@ impl Container {
     /// Writes the layer of what this container changed and gives the blob its name; `None` if nothing changed.
     fn pack_layer(
         &self,
+        layers: Vec<Layer>,
         options: &CommitOptions,
         operation: &Operation,
     ) -> Result<Option<(DiffId, Descriptor)>, StoreError> {
@@ -133,8 +139,9 @@ impl Container {
         let writer = blobs.writer(operation.workspace(), Algorithm::Sha256)?;
         let path = writer.path();
         let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
-        let packed =
-            self.with_layer(|layer| Ok(layer.pack(&mut encoder, &options.selection, &options.pack)?))?;
+        let packed = self.with_layers(layers, |layer| {
+            Ok(layer.pack(&mut encoder, &options.selection, &options.pack)?)
+        })?;
         encoder.flush().at("write", &path)?;
         let staged = encoder.finish().at("write", &path)?.finish()?;
         if packed.entries == 0 {

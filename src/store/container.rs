@@ -19,12 +19,12 @@ use super::layout::Access;
 use super::mounted::Mounted;
 use super::records::check_name;
 use super::{DriverChoice, Inner, Store};
-use crate::container::{ContainerLayer, ContainerRecord, mounted_at};
+use crate::container::{ContainerLayer, ContainerRecord, mounted_at, source_of, unmount_all};
 use crate::digest::Digest;
-use crate::driver::{self, Driver, DriverKind, MountPoint, RootOptions, Unmount};
+use crate::driver::{self, Driver, DriverError, DriverKind, MountPoint, RootOptions, Unmount};
 use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Timestamp, unique_name};
 use crate::image::time;
-use crate::layer::{Change, PackOptions, Selection};
+use crate::layer::{Change, Ensured, Layer, PackOptions, Selection};
 
 /// How to make a container.
 #[derive(Clone, Debug, Default)]
@@ -111,17 +111,16 @@ impl Store {
         check_name(&name)?;
         let driver = inner.new_driver()?;
         let operation = inner.begin()?;
-        inner.pin_image(&operation, image)?;
-        let stack = self.unpack_pinned(image, &operation, None)?.keys;
-        let mut record = ContainerRecord::new(id, name, image.record(), stack, driver.kind());
+        inner.pin_manifest(&operation, image)?;
+        let Ensured { keys, layers, .. } = self.unpack_pinned(image, &operation, None)?;
+        let mut record = ContainerRecord::new(id, name, image.record(), keys, driver.kind());
         record.labels.clone_from(&options.labels);
         record.created = options.created.map(time::format).transpose().map_err(StoreError::Time)?;
 
-        let staged = operation.workspace().directory()?;
-        staged.dir().set_mode(".", 0o700)?;
-        let layer = inner.container_layer(&record, staged.dir().try_clone()?, &*driver)?;
+        let staged = operation.workspace().directory_with(0o700)?;
+        let layer = ContainerLayer::new(&record.id, staged.dir().try_clone()?, layers, &*driver);
         layer.prepare(inner.root_options())?;
-        inner.write_record(&record, staged.dir(), &operation)?;
+        inner.write_new_record(&record, staged.dir())?;
         {
             let _names = inner.lock_names()?;
             inner.reserve_name(&record.name, &record.id, &operation)?;
@@ -240,11 +239,18 @@ impl Container {
     }
 
     fn mount_at(&self, at: Option<&MountPoint>) -> Result<Mounted, StoreError> {
-        let container = self.restored()?;
+        let (container, layers) = self.restored()?;
         let _lock = container.lock()?;
-        container.refuse_if_mounted()?;
         let inner = &container.store.inner;
-        let root = container.with_layer(|layer| Ok(layer.mount(at, inner.root_options())?))?;
+        let driver = inner.driver(container.record.driver)?;
+        let layer = ContainerLayer::new(container.id(), container.dir()?, layers, &*driver);
+        // The driver looks whether it is mounted: what is mounted is a long list.
+        let root = layer.mount(at, inner.root_options()).map_err(|error| match error {
+            DriverError::Mounted { source_name, path } if source_name == source_of(container.id()) => {
+                StoreError::Mounted { container: container.name().to_owned(), path }
+            }
+            error => error.into(),
+        })?;
         let (path, dir, mounted) = (root.path, root.dir, root.point.is_some());
         Ok(Mounted::new(container.clone(), path, dir, mounted))
     }
@@ -272,11 +278,8 @@ impl Container {
     }
 
     fn unmount_locked(&self, how: Unmount) -> Result<(), StoreError> {
-        // It may have been mounted more than once, here and elsewhere.
-        while let ContainerState::Mounted(path) = self.state()? {
-            self.with_layer(|layer| Ok(layer.unmount(path.clone(), how)?))?;
-        }
-        Ok(())
+        let driver = self.store.inner.driver(self.record.driver)?;
+        Ok(unmount_all(self.id(), &*driver, how)?)
     }
 
     /// What it changed, parents before what they hold. May be asked while it is mounted.
@@ -285,7 +288,8 @@ impl Container {
     ///
     /// [`StoreError::Container`] if that cannot be told.
     pub fn changes(&self) -> Result<Vec<Change>, StoreError> {
-        self.restored()?.with_layer(|layer| Ok(layer.changes(&Selection::default())?))
+        let (container, layers) = self.restored()?;
+        container.with_layers(layers, |layer| Ok(layer.changes(&Selection::default())?))
     }
 
     /// Writes its root as one plain tar. May be done while it is mounted; the caller keeps its processes still if the
@@ -295,7 +299,8 @@ impl Container {
     ///
     /// [`StoreError::Container`] if something cannot be read, or `out` fails.
     pub fn export(&self, out: impl Write, options: &ExportOptions) -> Result<(), StoreError> {
-        self.restored()?.with_layer(|layer| Ok(layer.export(out, &options.selection, &options.pack)?))?;
+        let (container, layers) = self.restored()?;
+        container.with_layers(layers, |layer| Ok(layer.export(out, &options.selection, &options.pack)?))?;
         Ok(())
     }
 
@@ -368,24 +373,24 @@ impl Container {
     }
 
     /// This container as it is now, with all its layers: those that a power cut took are made again from their blobs.
-    pub(super) fn restored(&self) -> Result<Self, StoreError> {
+    pub(super) fn restored(&self) -> Result<(Self, Vec<Layer>), StoreError> {
         let mut container = self.current()?;
         let inner = &container.store.inner;
-        if inner.is_complete(&container.record.stack)? {
-            return Ok(container);
+        if let Some(layers) = inner.find_stack(&container.record.stack)? {
+            return Ok((container, layers));
         }
         let operation = inner.begin()?;
         let _lock = container.lock()?;
-        let stack = container.store.unpack_again(&container.record, &operation)?;
-        if stack != container.record.stack {
+        let made = container.store.unpack_again(&container.record, &operation)?;
+        if made.keys != container.record.stack {
             // A layer that was shared may be bound now, or the reverse.
             let mut record = container.current()?.record;
-            record.stack = stack;
+            record.stack = made.keys;
             inner.write_record(&record, &container.dir()?, &operation)?;
             container.record = record;
         }
         operation.end()?;
-        Ok(container)
+        Ok((container, made.layers))
     }
 
     fn refuse_if_mounted(&self) -> Result<(), StoreError> {
@@ -401,13 +406,14 @@ impl Container {
         Ok(self.store.inner.layout.containers.open_dir(self.id())?)
     }
 
-    pub(super) fn with_layer<T>(
+    /// Does `act` on what its root is made of. `layers` are those of its record, opened.
+    pub(super) fn with_layers<T>(
         &self,
+        layers: Vec<Layer>,
         act: impl FnOnce(ContainerLayer<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let inner = &self.store.inner;
-        let driver = inner.driver(self.record.driver)?;
-        act(inner.container_layer(&self.record, self.dir()?, &*driver)?)
+        let driver = self.store.inner.driver(self.record.driver)?;
+        act(ContainerLayer::new(self.id(), self.dir()?, layers, &*driver))
     }
 }
 
@@ -434,16 +440,6 @@ impl Inner {
         let mut options = RootOptions::default();
         options.durability = self.options.durability;
         options
-    }
-
-    pub(super) fn container_layer<'d>(
-        &self,
-        record: &ContainerRecord,
-        dir: Dir,
-        driver: &'d dyn Driver,
-    ) -> Result<ContainerLayer<'d>, StoreError> {
-        let layers = self.open_stack(&record.stack)?;
-        Ok(ContainerLayer::new(&record.id, dir, layers, driver))
     }
 
     fn sync(&self, dir: &Dir) -> Result<(), StoreError> {

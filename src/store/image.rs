@@ -131,7 +131,7 @@ impl Image {
     }
 
     /// Manifest, config and layers.
-    fn closure(&self) -> impl Iterator<Item = &Descriptor> {
+    pub(super) fn closure(&self) -> impl Iterator<Item = &Descriptor> {
         [&self.descriptor, &self.manifest.config].into_iter().chain(&self.manifest.layers)
     }
 

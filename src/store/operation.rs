@@ -16,7 +16,7 @@ use std::io::Write;
 use std::sync::Mutex;
 
 use crate::digest::Digest;
-use crate::fs::{self, Context, Dir, Lock, LockMode, Optional, Staging, Workspace};
+use crate::fs::{self, Context, Dir, Lock, LockMode, Staging, Workspace};
 
 /// The lock between pinning and collecting.
 pub(super) const GC_LOCK: &str = "gc";
@@ -27,7 +27,8 @@ const PINS: &str = "pins";
 pub(super) struct Operation {
     workspace: Workspace,
     locks: Dir,
-    pins: Mutex<std::fs::File>,
+    /// `None` until something is pinned.
+    pins: Mutex<Option<std::fs::File>>,
 }
 
 impl Operation {
@@ -36,8 +37,7 @@ impl Operation {
         let locks = locks.try_clone()?;
         let _no_collection = Lock::acquire(&locks, GC_LOCK, LockMode::Shared)?;
         let workspace = staging.workspace()?;
-        let pins = Mutex::new(workspace.dir().create_file(PINS, 0o600)?);
-        Ok(Self { workspace, locks, pins })
+        Ok(Self { workspace, locks, pins: Mutex::new(None) })
     }
 
     /// Where this operation stages its content.
@@ -47,7 +47,7 @@ impl Operation {
 
     /// Keeps these blobs from being collected until the operation ends, whether they exist yet or not.
     pub(super) fn pin_blobs<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) -> fs::Result<()> {
-        self.pin(digests.into_iter().map(|digest| format!("blob {digest}\n")).collect())
+        self.pin(&blob_lines(digests))
     }
 
     /// Keeps these layers from being collected until the operation ends, whether they exist yet or not.
@@ -55,13 +55,28 @@ impl Operation {
         &self,
         keys: impl IntoIterator<Item = impl std::fmt::Display>,
     ) -> fs::Result<()> {
-        self.pin(keys.into_iter().map(|key| format!("layer {key}\n")).collect())
+        self.pin(&layer_lines(keys))
     }
 
-    fn pin(&self, lines: String) -> fs::Result<()> {
+    /// Both at once, which is one lock and one write.
+    pub(super) fn pin_all<'d>(
+        &self,
+        digests: impl IntoIterator<Item = &'d Digest>,
+        keys: impl IntoIterator<Item = impl std::fmt::Display>,
+    ) -> fs::Result<()> {
+        let mut lines = blob_lines(digests);
+        lines.push_str(&layer_lines(keys));
+        self.pin(&lines)
+    }
+
+    fn pin(&self, lines: &str) -> fs::Result<()> {
         let _no_collection = Lock::acquire(&self.locks, GC_LOCK, LockMode::Shared)?;
         let mut pins = self.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        pins.write_all(lines.as_bytes()).at("write", self.workspace.dir().path_of(PINS))
+        let pins = match &mut *pins {
+            Some(pins) => pins,
+            none => none.insert(self.workspace.dir().create_file(PINS, 0o600)?),
+        };
+        pins.write_all(lines.as_bytes()).at_path("write", || self.workspace.dir().path_of(PINS))
     }
 
     /// What it relies on.
@@ -73,6 +88,14 @@ impl Operation {
     pub(super) fn end(self) -> fs::Result<()> {
         self.workspace.close()
     }
+}
+
+fn blob_lines<'d>(digests: impl IntoIterator<Item = &'d Digest>) -> String {
+    digests.into_iter().map(|digest| format!("blob {digest}\n")).collect()
+}
+
+fn layer_lines(keys: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    keys.into_iter().map(|key| format!("layer {key}\n")).collect()
 }
 
 /// What the operations in progress rely on.
@@ -89,7 +112,7 @@ impl Pinned {
     pub(super) fn of<'d>(live: impl IntoIterator<Item = &'d Dir>) -> fs::Result<Self> {
         let mut pinned = Self::default();
         for workspace in live {
-            let Some(pins) = workspace.read(PINS, 1 << 30).optional()? else { continue };
+            let Some(pins) = workspace.find_content(PINS, 1 << 30)? else { continue };
             for line in String::from_utf8_lossy(&pins).lines() {
                 match line.split_once(' ') {
                     Some(("blob", digest)) => drop(pinned.blobs.insert(digest.to_owned())),

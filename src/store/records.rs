@@ -2,11 +2,13 @@
 //!
 //! A name counts only if the container that it leads to says the same, so a name left by a crash is no name.
 
+use std::io::Write;
+
 use super::Inner;
 use super::error::StoreError;
 use super::operation::Operation;
 use crate::container::ContainerRecord;
-use crate::fs::{Dir, Lock, LockMode, Optional};
+use crate::fs::{Context, Dir, Durability, Lock, LockMode};
 
 const RECORD: &str = "container.json";
 /// Bytes of a record at most: room for a megabyte of labels and more.
@@ -27,6 +29,20 @@ impl Inner {
         Ok(operation.workspace().replace(id.as_bytes(), &self.layout.names, name, self.options.durability)?)
     }
 
+    /// Writes the record of a container that nobody sees yet into its directory `dir`.
+    pub(super) fn write_new_record(&self, record: &ContainerRecord, dir: &Dir) -> Result<(), StoreError> {
+        let fault = |source| StoreError::Record { path: dir.path_of(RECORD), source };
+        let bytes = serde_json::to_vec(record).map_err(fault)?;
+        let mut file = dir.create_file(RECORD, 0o644)?;
+        file.write_all(&bytes).at_path("write", || dir.path_of(RECORD))?;
+        if self.options.durability == Durability::Full {
+            file.sync_all().at_path("sync", || dir.path_of(RECORD))?;
+            dir.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the record of a container in `dir`.
     pub(super) fn write_record(
         &self,
         record: &ContainerRecord,
@@ -54,7 +70,7 @@ impl Inner {
     /// The record of the container or view in `dir` whose whole id is `id`.
     pub(super) fn record_in(&self, dir: &Dir, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
         let path = format!("{id}/{RECORD}");
-        let Some(bytes) = dir.read(&path, LONGEST_RECORD).optional()? else { return Ok(None) };
+        let Some(bytes) = dir.find_content(&path, LONGEST_RECORD)? else { return Ok(None) };
         let fault = |source| StoreError::Record { path: dir.path_of(&path), source };
         serde_json::from_slice(&bytes).map(Some).map_err(fault)
     }
@@ -69,7 +85,7 @@ impl Inner {
         if check_name(name).is_err() {
             return Ok(None);
         }
-        let Some(id) = self.layout.names.read(name, 4096).optional()? else { return Ok(None) };
+        let Some(id) = self.layout.names.find_content(name, 4096)? else { return Ok(None) };
         let Some(id) = std::str::from_utf8(&id).ok().filter(|id| is_id(id)) else { return Ok(None) };
         Ok(self.container_with_id(id)?.filter(|record| record.name == name))
     }

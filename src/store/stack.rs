@@ -32,23 +32,21 @@ impl Inner {
         self.closure(image.target()).map(drop)
     }
 
-    /// Whether all these layers are there and can be relied on.
-    pub(super) fn is_complete(&self, keys: &[LayerKey]) -> Result<bool, StoreError> {
-        for key in keys {
-            if self.layers.get(*key)?.is_none() {
-                return Ok(false);
+    /// The same for what a container of `image` relies on: its manifest and what that lists. `image` was read, so nothing
+    /// but what may have been collected since has to be looked at again.
+    pub(super) fn pin_manifest(&self, operation: &Operation, image: &Image) -> Result<(), StoreError> {
+        operation.pin_all(image.closure().map(|descriptor| &descriptor.digest), image.layer_keys())?;
+        for digest in [image.manifest_digest(), image.id()] {
+            if self.layout.blobs.size(&digest)?.is_none() {
+                return Err(BlobError::Missing { digest }.into());
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Opens layers that are there, bottom first.
-    pub(super) fn open_stack(&self, keys: &[LayerKey]) -> Result<Vec<Layer>, StoreError> {
-        let open = |key: &LayerKey| match self.layers.get(*key)? {
-            Some(layer) => Ok(layer),
-            None => Err(StoreError::LayerMissing { key: *key }),
-        };
-        keys.iter().map(open).collect()
+    /// Opens layers, bottom first; `None` if not all are there and can be relied on.
+    pub(super) fn find_stack(&self, keys: &[LayerKey]) -> Result<Option<Vec<Layer>>, StoreError> {
+        Ok(keys.iter().map(|key| self.layers.get(*key)).collect::<Result<_, _>>()?)
     }
 }
 
@@ -93,14 +91,14 @@ impl Store {
         Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
     }
 
-    /// Unpacks the layers of a container again, of which some were lost, and returns what they are called now.
+    /// Unpacks the layers of a container again, of which some were lost; they may be called otherwise now.
     pub(super) fn unpack_again(
         &self,
         record: &ContainerRecord,
         operation: &Operation,
-    ) -> Result<Vec<LayerKey>, StoreError> {
+    ) -> Result<Ensured, StoreError> {
         let image = self.inner.image(Named { target: record.image.target.clone(), names: Vec::new() })?;
-        self.inner.pin_image(operation, &image)?;
-        Ok(self.unpack_pinned(&image, operation, None)?.keys)
+        self.inner.pin_manifest(operation, &image)?;
+        self.unpack_pinned(&image, operation, None)
     }
 }

@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use super::error::StoreError;
 use super::image::Image;
 use super::{Inner, Store};
-use crate::container::{ContainerRecord, mounted_at};
+use crate::container::{ContainerLayer, ContainerRecord, mounted_at, unmount_all};
 use crate::driver::{RootOptions, Unmount};
 use crate::fs::{Lock, LockMode, Optional};
+use crate::layer::Ensured;
 
 impl Store {
     /// Mounts `image` read-only and says where. The mount outlives this process; an image that is mounted already is where
@@ -29,32 +30,33 @@ impl Store {
         let inner = &self.inner;
         let id = view_id(image);
         let operation = inner.begin()?;
-        inner.pin_image(&operation, image)?;
+        inner.pin_manifest(&operation, image)?;
         let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
         if let Some(path) = mounted_at(&id)? {
             return Ok(path);
         }
         if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
             // Its mount is gone, or it never needed one.
-            if inner.is_complete(&record.stack)? {
+            if let Some(layers) = inner.find_stack(&record.stack)? {
                 let driver = inner.driver(record.driver)?;
                 let dir = inner.layout.views.open_dir(&id)?;
-                let root = inner.container_layer(&record, dir, &*driver)?.mount(None, view_options(inner))?;
+                let layer = ContainerLayer::new(&id, dir, layers, &*driver);
+                let root = layer.mount(None, view_options(inner))?;
                 operation.end()?;
                 return Ok(root.path);
             }
             operation.workspace().discard(&inner.layout.views, &id)?;
         }
         let driver = inner.new_driver()?;
-        let stack = self.unpack_pinned(image, &operation, None)?.keys;
-        let record = ContainerRecord::new(id, String::new(), image.record(), stack, driver.kind());
-        let staged = operation.workspace().directory()?;
-        staged.dir().set_mode(".", 0o700)?;
+        let Ensured { keys, layers, .. } = self.unpack_pinned(image, &operation, None)?;
+        let record = ContainerRecord::new(id, String::new(), image.record(), keys, driver.kind());
+        let staged = operation.workspace().directory_with(0o700)?;
+        let layer = ContainerLayer::new(&record.id, staged.dir().try_clone()?, layers, &*driver);
         let options = view_options(inner);
-        inner.container_layer(&record, staged.dir().try_clone()?, &*driver)?.prepare(options)?;
-        inner.write_record(&record, staged.dir(), &operation)?;
-        let dir = staged.publish(&inner.layout.views, &record.id)?;
-        let root = inner.container_layer(&record, dir, &*driver)?.mount(None, options)?;
+        layer.prepare(options)?;
+        inner.write_new_record(&record, staged.dir())?;
+        staged.publish(&inner.layout.views, &record.id)?;
+        let root = layer.mount(None, options)?;
         operation.end()?;
         Ok(root.path)
     }
@@ -80,11 +82,7 @@ impl Store {
         let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
         if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
             let driver = inner.driver(record.driver)?;
-            let layer = inner.container_layer(&record, inner.layout.views.open_dir(&id)?, &*driver)?;
-            while let Some(path) = mounted_at(&id)? {
-                layer.unmount(path, Unmount::Clean)?;
-            }
-            drop(layer);
+            unmount_all(&id, &*driver, Unmount::Clean)?;
             operation.workspace().discard(&inner.layout.views, &id)?;
         }
         inner.layout.locks.remove_file(format!("view-{id}")).optional()?;

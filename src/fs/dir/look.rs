@@ -1,21 +1,38 @@
 //! Looking at what is in a directory: what names there are, what they are, and what small files say.
+//!
+//! An error looks its path up in `/proc`; the methods called `find` make none of what is simply not there.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use rustix::fs as sys;
+use rustix::fs::{self as sys, Mode};
 use rustix::io::Errno;
 
-use super::{Dir, Name};
+use super::{Dir, Name, OPEN_DIR};
 use crate::fs::error::Result;
 use crate::fs::stat::{Kind, Stat};
 
 impl Dir {
+    /// Opens a directory below this one, or `None` if there is none: for asking where the answer is often no.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](crate::fs::Error) if that cannot be told, or it cannot be opened.
+    pub fn find_dir(&self, path: impl AsRef<Path>) -> Result<Option<Self>> {
+        let path = path.as_ref();
+        match self.open_beneath(path, OPEN_DIR, Mode::empty()) {
+            Ok(dir) => Ok(Some(Self(dir))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.fault("open", path, error)),
+        }
+    }
+
     /// What the inode at `path` says of itself; a symlink is not followed. `.` is this directory.
     ///
     /// # Errors
     ///
-    /// [`Error`] if it is missing or reached through a symlink.
+    /// [`Error`](crate::fs::Error) if it is missing or reached through a symlink.
     pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
         self.at_leaf("stat", path.as_ref(), |dir, name| Stat::at(dir, name))
     }
@@ -24,10 +41,9 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`Error`] if that cannot be told.
+    /// [`Error`](crate::fs::Error) if that cannot be told.
     pub fn find(&self, path: impl AsRef<Path>) -> Result<Option<Stat>> {
         let path = path.as_ref();
-        // An error would look up its path in /proc first.
         let found = self.raw_leaf(path).and_then(|(parent, name)| Stat::at(&parent, name));
         match found {
             Ok(stat) => Ok(Some(stat)),
@@ -40,7 +56,7 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it is missing or no symlink.
+    /// [`Error`](crate::fs::Error) if it is missing or no symlink.
     pub fn read_link(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
         let target =
             self.at_leaf("read link", path.as_ref(), |dir, name| sys::readlinkat(dir, name, Vec::new()));
@@ -51,7 +67,7 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it cannot be read.
+    /// [`Error`](crate::fs::Error) if it cannot be read.
     pub fn names(&self) -> Result<Vec<Name>> {
         let read = || {
             let mut names = Vec::new();
@@ -72,11 +88,30 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`Error`] if it is missing, too long or cannot be read.
+    /// [`Error`](crate::fs::Error) if it is missing, too long or cannot be read.
     pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
         let path = path.as_ref();
-        let mut content = Vec::new();
-        let file = self.open_file(path)?;
+        let (file, stat) = self.open_known(path).map_err(|error| self.fault("open", path, error))?;
+        self.read_open(path, file, &stat, limit)
+    }
+
+    /// The same, or `None` if there is nothing at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](crate::fs::Error) if it is too long or cannot be read.
+    pub fn find_content(&self, path: impl AsRef<Path>, limit: u64) -> Result<Option<Vec<u8>>> {
+        let path = path.as_ref();
+        match self.open_known(path) {
+            Ok((file, stat)) => self.read_open(path, file, &stat, limit).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.fault("open", path, error)),
+        }
+    }
+
+    fn read_open(&self, path: &Path, file: File, stat: &Stat, limit: u64) -> Result<Vec<u8>> {
+        // One more than there is, so that the end is seen without growing.
+        let mut content = Vec::with_capacity(usize::try_from(stat.size.min(limit)).unwrap_or(0) + 1);
         file.take(limit + 1).read_to_end(&mut content).map_err(|error| self.fault("read", path, error))?;
         if content.len() as u64 > limit {
             let reason = format!("it is longer than {limit} bytes");

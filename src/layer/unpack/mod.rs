@@ -230,7 +230,7 @@ pub fn unpack_layer<'env>(
     options: &UnpackOptions<'_>,
 ) -> Result<Unpacked, UnpackError> {
     let blob: Blob<'env> = Box::new(blob);
-    if options.parallelism == Parallelism::SERIAL {
+    if options.parallelism.threads() == 1 {
         return unpack_blob(blob, expected, into, below, abilities, options, None);
     }
     let crew = Crew::new();
