@@ -12,6 +12,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+use crate::text::quotation;
+
 /// A registered hash algorithm of the [image spec](https://github.com/opencontainers/image-spec/blob/main/descriptor.md#registered-algorithms).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
@@ -84,7 +86,7 @@ impl Digest {
     ///
     /// [`DigestError`] if the algorithm is unknown or the hex is not exactly as long as it must be, in lower case.
     pub fn from_parts(algorithm: &str, hex: &str) -> Result<Self, DigestError> {
-        let fault = |reason| DigestError { text: format!("{algorithm}:{hex}"), reason };
+        let fault = |reason| DigestError { text: quotation(&format!("{algorithm}:{hex}")), reason };
         let algorithm = Algorithm::ALL
             .into_iter()
             .find(|known| known.name() == algorithm)
@@ -126,7 +128,7 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, DigestError> {
         match text.split_once(':') {
             Some((algorithm, hex)) => Self::from_parts(algorithm, hex),
-            None => Err(DigestError { text: text.to_owned(), reason: "expected algorithm:hex" }),
+            None => Err(DigestError { text: quotation(text), reason: "expected algorithm:hex" }),
         }
     }
 }

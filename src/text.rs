@@ -1,8 +1,20 @@
-//! Bytes in a JSON string: file names and attributes are bytes, and a record must give back exactly those.
+//! Text made of what strangers wrote: bytes in a JSON string, and quotations short enough for a message.
 //!
-//! Printable ASCII stands for itself, except the backslash; every other byte is `\xNN`. One spelling for each value.
+//! File names and attributes are bytes, and a record must give back exactly those: printable ASCII stands for itself,
+//! except the backslash; every other byte is `\xNN`. One spelling for each value.
 
 use std::fmt::Write as _;
+
+/// Longest quotation in a message, in characters.
+const QUOTATION: usize = 300;
+
+/// The beginning of `text`: a stranger's word may be as long as the document that it stands in.
+pub(crate) fn quotation(text: &str) -> String {
+    match text.char_indices().nth(QUOTATION) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
 
 /// The text for `bytes`.
 pub(crate) fn escape(bytes: &[u8]) -> String {
@@ -39,6 +51,13 @@ pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quotation_is_the_word_itself_unless_it_is_long() {
+        let word = "ä".repeat(QUOTATION);
+        assert_eq!(quotation(&word), word);
+        assert_eq!(quotation(&format!("{word}b")), format!("{word}…"));
+    }
 
     #[test]
     fn every_byte_comes_back() {

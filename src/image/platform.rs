@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::ImageError;
 use super::json::{Extra, Fields, FromJson, Place, deserialize_from_json};
+use crate::text::quotation;
 
 /// Operating system and processor, in Go's words.
 ///
@@ -201,7 +202,7 @@ impl FromStr for Platform {
     /// Reads `os/architecture[/variant]`, or one of the two alone: a known system is completed by the host's
     /// architecture, a known architecture by `linux`. The result is in normal form.
     fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let fault = |reason| PlatformError { text: text.to_owned(), reason };
+        let fault = |reason| PlatformError { text: quotation(text), reason };
         let word = |word: &str| {
             let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
             if word.is_empty() || !word.bytes().all(plain) {

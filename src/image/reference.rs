@@ -13,6 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::text::quotation;
 
 /// Docker Hub, whose images need no domain.
 const DEFAULT_DOMAIN: &str = "docker.io";
@@ -59,8 +60,7 @@ pub struct ReferenceError {
 
 impl ReferenceError {
     fn new(text: &str, reason: impl Into<String>) -> Self {
-        // A stranger's name may be as long as the document that it stands in.
-        Self { text: text.chars().take(300).collect(), reason: reason.into() }
+        Self { text: quotation(text), reason: reason.into() }
     }
 }
 
