@@ -200,6 +200,22 @@ mod tests {
     }
 
     #[test]
+    fn a_zstd_frame_holds_what_it_declares_however_it_comes() {
+        // 256 bytes are declared, with a window of 1 KiB; the only block is the last and empty.
+        let lying = b"\x28\xb5\x2f\xfd\x40\x00\x00\x00\x01\x00\x00";
+        for stream in [lying.to_vec(), [&lying[..], &zstd(b"next")].concat()] {
+            for piece in [1, 5, 100] {
+                let pieces = stream.chunks(piece).map(io::Cursor::new);
+                let pieces = pieces.fold(Box::new(io::empty()) as Box<dyn Read>, |before, piece| {
+                    Box::new(before.chain(piece))
+                });
+                let error = read_all(pieces).unwrap_err();
+                assert!(matches!(error, CodecError::Corrupt { .. }), "{piece}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn every_optional_field_of_a_gzip_header_is_read_over() {
         let plain = gzip(b"content");
         let mut header = vec![0x1f, 0x8b, 8, 0x1f, 1, 2, 3, 4, 0, 3];

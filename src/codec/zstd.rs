@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use ::zstd::stream::raw::{Decoder, Operation};
+use ::zstd::zstd_safe::get_frame_content_size;
 
 use super::input::Input;
 use super::{CodecError, Compression, ZSTD_MAGIC, is_skippable};
@@ -11,20 +12,25 @@ use super::{CodecError, Compression, ZSTD_MAGIC, is_skippable};
 pub(super) struct ZstdFrames {
     decoder: Decoder<'static>,
     inside: bool,
+    /// What this frame still has to give, if it says how much it holds.
+    declared: Option<u64>,
 }
 
 impl ZstdFrames {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { decoder: Decoder::new()?, inside: false })
+        Ok(Self { decoder: Decoder::new()?, inside: false, declared: None })
     }
 
     /// Decodes some bytes into `out`, which is not empty; 0 at the end of the input.
     pub(super) fn decode<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> io::Result<usize> {
         loop {
-            if !self.inside && !next_frame(input)? {
-                return Ok(0);
+            if !self.inside {
+                if !next_frame(input)? {
+                    return Ok(0);
+                }
+                self.declared = declared(input)?;
+                self.inside = true;
             }
-            self.inside = true;
             // At the end of the input there may still be output that had no room before.
             let data = input.fill(1)?;
             let at_end = data.is_empty();
@@ -32,6 +38,7 @@ impl ZstdFrames {
             let step = step.map_err(|error| corrupt(input, error.to_string()))?;
             input.consume(step.bytes_read);
             self.inside = step.remaining > 0;
+            self.count(step.bytes_written).map_err(|reason| corrupt(input, reason.into()))?;
             if step.bytes_written > 0 {
                 return Ok(step.bytes_written);
             }
@@ -43,6 +50,26 @@ impl ZstdFrames {
             }
         }
     }
+
+    /// Holds what came out against what the frame declares. The library does that too, but not where an empty block ends
+    /// a frame that it gets in pieces.
+    fn count(&mut self, written: usize) -> Result<(), &'static str> {
+        let Some(left) = &mut self.declared else { return Ok(()) };
+        *left = left.checked_sub(written as u64).ok_or("a frame holds more than it declares")?;
+        match *left {
+            1.. if !self.inside => Err("a frame holds less than it declares"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The longest header of a frame, magic number included.
+const HEADER: usize = 18;
+
+/// How much the frame that begins here says it holds.
+fn declared<R: Read>(input: &mut Input<R>) -> io::Result<Option<u64>> {
+    // Of a header that is cut short or wrong, the decompressor knows better what to say.
+    Ok(get_frame_content_size(input.fill(HEADER)?).unwrap_or(None))
 }
 
 /// Whether another frame begins here; `false` at the end of the input.
