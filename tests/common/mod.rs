@@ -11,12 +11,14 @@
 //! | [`peers`] | podman, buildah, docker and containerd, each on its own |
 //! | [`privilege`] | the same test as root, in user namespaces and as a plain user |
 //! | [`random`] | layers that nobody thought of |
+//! | [`edit`] | what processes do to roots |
 //!
 //! Nothing here uses the crate's own tar code, JSON types or digests: a mistake made on both sides would be invisible.
 
 // Each test binary compiles its own copy and uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod edit;
 pub mod image;
 pub mod kernel;
 pub mod model;

@@ -64,9 +64,11 @@ fn entry(header: &[u8], flag: u8, body: &[u8], mut records: Records) -> Entry {
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value.clone())));
     let known = |key: &[u8]| {
-        key.starts_with(b"SCHILY.xattr.") || [&b"uid"[..], b"gid", b"size", b"mtime"].contains(&key)
+        key.starts_with(b"SCHILY.xattr.")
+            || [&b"uid"[..], b"gid", b"size", b"mtime", b"hdrcharset"].contains(&key)
     };
-    let unknown: Vec<_> = records.keys().filter(|key| !known(key)).map(|key| key.escape_ascii()).collect();
+    let unknown: Vec<_> =
+        records.keys().filter(|key| !known(key)).map(|key| key.escape_ascii().to_string()).collect();
     assert!(unknown.is_empty(), "PAX records {unknown:?}");
     Entry {
         name,
