@@ -4,6 +4,7 @@
 
 mod collect;
 mod commit;
+mod conformance;
 mod containers;
 mod images;
 mod life;

@@ -1,0 +1,127 @@
+//! One contract for every driver: what programs do to a root has the effect that it has in an ordinary directory, is
+//! there after a remount, is told by `changes` and by an export, and lives on in an image made of it.
+//!
+//! Every edit of [`edits`] runs under every privilege on every driver that has it, beside the same edit on a copy made
+//! with cp(1). [`oracle`] tells from snapshots what must be listed.
+
+mod edits;
+mod oracle;
+mod random;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use plywood::driver::DriverKind;
+use plywood::store::{Container, CreateOptions, Image};
+
+use crate::common::privilege::{self, ALL, Privilege};
+use crate::common::run_command;
+use crate::common::tree::{Kind, Tree};
+use crate::world::*;
+use edits::{EDITS, Edit};
+
+/// Any time after this one is of the test itself.
+const IMAGES_ARE_OLDER: i64 = 1_760_000_000;
+
+/// Without the times that the clock gave: two runs of one edit differ in them.
+fn but_now(tree: Tree) -> Tree {
+    tree.without_holes().without_mtimes(|_, node| (IMAGES_ARE_OLDER..4_000_000_000).contains(&node.mtime.0))
+}
+
+fn without_links(tree: Tree) -> Tree {
+    tree.map(|_, node| node.linked_as = None)
+}
+
+/// What a layer can hold of it.
+fn storable(mut tree: Tree) -> Tree {
+    tree.0.retain(|_, node| node.kind != Kind::Socket);
+    tree.without_holes()
+}
+
+/// A store with one image, and a plain directory that holds what a container of it shows.
+struct Bench {
+    world: World,
+    image: Image,
+    plain: PathBuf,
+    before: Tree,
+    privilege: Privilege,
+}
+
+impl Bench {
+    fn new(kind: DriverKind, privilege: Privilege) -> Self {
+        let world = World::driver(kind);
+        let image = world.load_image(&sample());
+        let plain = world.beside("plain");
+        let container = world.store.create_container(&image, &CreateOptions::default()).unwrap();
+        let mounted = container.mount().unwrap();
+        copy(mounted.path(), &plain);
+        let before = seen(mounted.path());
+        seen(&plain).assert_same(&before, "cp -a");
+        Self { world, image, plain, before, privilege }
+    }
+
+    fn container(&self, image: &Image) -> Container {
+        self.world
+            .store
+            .create_container(image, &CreateOptions::default())
+            .unwrap_or_else(|error| panic!("{}", chain(&error)))
+    }
+
+    fn holds(&self, edit: &Edit) {
+        let container = self.container(&self.image);
+        let what =
+            |step: &str| format!("{}, {:?}, {}: {step}", container.driver(), self.privilege, edit.name);
+        let plain = self.world.beside("edited");
+        copy(&self.plain, &plain);
+        (edit.done)(&plain);
+        let expected = seen(&plain);
+
+        let mounted = container.mount().unwrap();
+        (edit.done)(mounted.path());
+        let root = seen(mounted.path());
+        let same_files = |tree: &Tree| match (container.driver(), self.privilege) {
+            // The kernel cannot keep the inode number of what it copies up, so until the next mount a file from below
+            // and its new names have different ones.
+            (DriverKind::Overlay, Privilege::IdRange | Privilege::SingleId) => without_links(tree.clone()),
+            _ => tree.clone(),
+        };
+        same_files(&but_now(root.clone()))
+            .assert_same(&same_files(&but_now(expected.clone())), &what("the root"));
+        let listed = oracle::changes(&self.before, &expected);
+        assert_eq!(changes(&container), listed, "{}", what("changes while mounted"));
+        mounted.unmount().unwrap_or_else(|error| panic!("{}: {}", what("unmount"), chain(&error)));
+        assert_eq!(changes(&container), listed, "{}", what("changes at rest"));
+
+        let mounted = container.mount().unwrap();
+        let again = seen(mounted.path());
+        same_files(&again).assert_same(&same_files(&root), &what("mounted again"));
+        but_now(again.clone()).assert_same(&but_now(expected), &what("mounted again"));
+        drop(mounted);
+        let root = storable(again);
+        let told = held(tree_of(&export(&container)), self.privilege);
+        told.without_holes().assert_same(&root, &what("export"));
+
+        let image = container.commit(&Default::default()).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let next = self.container(&image);
+        let mounted = next.mount().unwrap();
+        storable(seen(mounted.path())).assert_same(&root, &what("a container of the commit"));
+        assert_eq!(changes(&next), Vec::<String>::new(), "{}", what("changes of the new container"));
+        run_command(Command::new("rm").arg("-rf").arg(&plain));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    run_command(Command::new("cp").args(["-aT", "--sparse=auto"]).arg(from).arg(to));
+}
+
+#[test]
+fn an_edit_has_the_effect_that_it_has_in_an_ordinary_directory() {
+    privilege::under(ALL, |privilege| {
+        for &kind in drivers(privilege) {
+            let bench = Bench::new(kind, privilege);
+            for edit in EDITS.iter().filter(|edit| (edit.allowed)(privilege)) {
+                bench.holds(edit);
+            }
+        }
+    });
+}
