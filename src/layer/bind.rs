@@ -103,7 +103,7 @@ pub(super) fn variant(
 }
 
 /// Copies a file with everything as it is on disk, marks and recorded owners included.
-fn copy(source: &Dir, target: &Dir, name: &Path, stat: &Stat) -> Result<()> {
+pub(super) fn copy(source: &Dir, target: &Dir, name: &Path, stat: &Stat) -> Result<()> {
     match stat.kind {
         Kind::File => {
             let to = target.create_file(name, 0o600)?;
@@ -123,7 +123,14 @@ fn copy_metadata(from: &Dir, into: &Dir, path: &Path, only_marks: bool) -> Resul
     copy_raw(from, into, path, &stat, keep)
 }
 
-fn copy_raw(from: &Dir, into: &Dir, path: &Path, stat: &Stat, keep: impl Fn(&[u8]) -> bool) -> Result<()> {
+/// Gives `path` in `into` the owner, mode, time and those attributes of `path` in `from` that are to be kept.
+pub(super) fn copy_raw(
+    from: &Dir,
+    into: &Dir,
+    path: &Path,
+    stat: &Stat,
+    keep: impl Fn(&[u8]) -> bool,
+) -> Result<()> {
     let found = into.stat(path)?;
     if (found.uid, found.gid) != (stat.uid, stat.gid) {
         into.set_owner(path, stat.uid, stat.gid)?;

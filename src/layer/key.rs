@@ -7,16 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{ChainId, DiffId, Digest, DigestError};
 
-/// Names an unpacked layer. As text it is the layer's directory: `sha256-<hex>` or `chain-sha256-<hex>`.
+/// Names an unpacked layer. As text it is the layer's directory: `sha256-<hex>`, `chain-sha256-<hex>` or
+/// `merged-sha256-<hex>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LayerKey {
     /// The layer is the same on every base that agrees with what it assumes, and shared by its diff id.
     Free(DiffId),
     /// The layer depends on what is below it, and is shared only as the top of this chain.
     Bound(ChainId),
+    /// What several layers show together. The digest is that of their keys, each on a line, lowest first.
+    Merged(Digest),
 }
 
 const CHAIN: &str = "chain-";
+const MERGED: &str = "merged-";
 
 impl LayerKey {
     /// Every key that the layers of an image (bottom first) can have. Which ones they do have is known once they are
@@ -33,6 +37,17 @@ impl LayerKey {
         keys.dedup();
         keys
     }
+
+    /// The key of what `layers`, lowest first, are merged into.
+    pub fn merged(layers: &[Self]) -> Self {
+        Self::Merged(merged_digest(layers))
+    }
+}
+
+/// The digest that names what `layers`, lowest first, are merged into.
+pub(super) fn merged_digest(layers: &[LayerKey]) -> Digest {
+    let lines: String = layers.iter().map(|key| format!("{key}\n")).collect();
+    Digest::of(lines.as_bytes())
 }
 
 impl fmt::Display for LayerKey {
@@ -40,6 +55,7 @@ impl fmt::Display for LayerKey {
         let (prefix, digest) = match self {
             Self::Free(diff) => ("", diff.as_digest()),
             Self::Bound(chain) => (CHAIN, chain.as_digest()),
+            Self::Merged(digest) => (MERGED, digest),
         };
         write!(f, "{prefix}{}-{}", digest.algorithm().name(), digest.hex())
     }
@@ -58,17 +74,14 @@ impl FromStr for LayerKey {
 
     fn from_str(text: &str) -> Result<Self, LayerKeyError> {
         let fault = |source| LayerKeyError { text: text.to_owned(), source };
-        let (bound, digest) = match text.strip_prefix(CHAIN) {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
+        let prefix = [CHAIN, MERGED].into_iter().find(|prefix| text.starts_with(prefix)).unwrap_or_default();
+        let digest = &text[prefix.len()..];
         let (algorithm, hex) = digest.split_once('-').ok_or_else(|| fault(None))?;
         let digest = Digest::from_parts(algorithm, hex).map_err(|error| fault(Some(error)))?;
-        if bound {
-            let chain = digest.to_string().parse().map_err(|error| fault(Some(error)))?;
-            Ok(Self::Bound(chain))
-        } else {
-            Ok(Self::Free(DiffId::of_tar(digest)))
+        match prefix {
+            CHAIN => Ok(Self::Bound(digest.to_string().parse().map_err(|error| fault(Some(error)))?)),
+            MERGED => Ok(Self::Merged(digest)),
+            _ => Ok(Self::Free(DiffId::of_tar(digest))),
         }
     }
 }
@@ -92,14 +105,17 @@ mod tests {
     #[test]
     fn a_key_reads_back_as_it_prints_and_nothing_else_is_one() {
         let diff = DiffId::of_tar(Digest::of(b"layer"));
-        let keys = LayerKey::candidates([diff, diff]);
+        let mut keys = LayerKey::candidates([diff, diff]);
         assert_eq!(keys.len(), 3);
+        keys.push(LayerKey::merged(&keys));
         for key in keys {
             assert_eq!(key.to_string().parse(), Ok(key));
             assert_eq!(serde_json::from_str::<LayerKey>(&serde_json::to_string(&key).unwrap()).unwrap(), key);
         }
         let hex = diff.as_digest().hex();
-        for text in ["", "sha256", "chain-", "x", &format!("sha256:{hex}"), &format!("md5-{hex}"), &hex] {
+        for text in
+            ["", "sha256", "chain-", "merged-", "x", &format!("sha256:{hex}"), &format!("md5-{hex}"), &hex]
+        {
             assert!(text.parse::<LayerKey>().is_err(), "{text}");
         }
     }

@@ -8,6 +8,7 @@ mod diff;
 mod ensure;
 mod flatten;
 mod key;
+mod merge;
 mod pack;
 mod record;
 mod store;
@@ -21,6 +22,7 @@ pub use diff::{
 pub use ensure::{EnsureOptions, Ensured, LayerSource, Made, OpenBlob, Progress};
 pub use flatten::flatten;
 pub use key::{LayerKey, LayerKeyError};
+pub use merge::{MOST_STACKED, Stacking};
 pub use pack::{PackError, PackOptions, Packed, pack, pack_directory};
 pub use record::{Assumed, Form, Record, RecordError};
 pub use store::{Layer, LayerError, LayerStore};

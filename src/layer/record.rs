@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::key::LayerKey;
 use super::unpack::Unpacked;
 use crate::digest::{DiffId, Digest};
 use crate::fs::{Metadata, Timestamp};
@@ -24,7 +25,7 @@ pub(super) const VERSION: u32 = 1;
 #[non_exhaustive]
 pub struct Record {
     pub(super) version: u32,
-    /// Digest of the layer's tar.
+    /// Digest of the layer's tar. A merged layer has none, and the digest in its key stands here and below.
     pub diff_id: DiffId,
     /// How the layer is held.
     pub form: Form,
@@ -44,6 +45,9 @@ pub struct Record {
     /// Directories that the layer needs and does not describe, and what they were taken to be. Sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assumed: Vec<Assumed>,
+    /// What it was merged from, lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<LayerKey>,
     /// The boot in which it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
@@ -106,6 +110,33 @@ impl Record {
             entries: unpacked.entries,
             declares_root: unpacked.declares_root,
             assumed,
+            merged: Vec::new(),
+            boot,
+            settled: false,
+        }
+    }
+
+    /// A record of what `layers` were merged into just now, not synced. It holds no data that is not theirs.
+    pub(super) fn merged(
+        digest: Digest,
+        layers: Vec<LayerKey>,
+        families: Families,
+        entries: u64,
+        declares_root: bool,
+        boot: Option<String>,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            diff_id: DiffId::of_tar(digest),
+            form: Form::Tree,
+            families,
+            blob: digest,
+            tar_bytes: 0,
+            data_bytes: 0,
+            entries,
+            declares_root,
+            assumed: Vec::new(),
+            merged: layers,
             boot,
             settled: false,
         }
@@ -228,6 +259,7 @@ mod tests {
             entries: 3,
             declares_root: true,
             assumed: Vec::new(),
+            merged: vec![LayerKey::Free(diff)],
             boot: Some("boot".to_owned()),
             settled: false,
         };

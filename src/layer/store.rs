@@ -71,6 +71,12 @@ pub enum LayerError {
         /// Why.
         source: UnpackError,
     },
+    /// A layer that is to be merged with others is not there, or cannot be trusted any more.
+    #[error("layer {key} is not there")]
+    Gone {
+        /// The layer.
+        key: LayerKey,
+    },
     /// A layer's record is one that this version does not know.
     #[error("cannot read the record {path:?}")]
     Record {

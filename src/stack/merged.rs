@@ -58,6 +58,15 @@ impl Found {
     }
 }
 
+/// What the trees of a stack say of a name.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is; `None` if it is deleted.
+    pub found: Option<Found>,
+    /// Whether nothing is seen of what is below the trees under this name. So it is with all but directories.
+    pub hides_below: bool,
+}
+
 impl<'a> Stack<'a> {
     /// Stacks `trees`, topmost first.
     pub fn new(trees: impl IntoIterator<Item = &'a Tree>) -> Self {
@@ -176,6 +185,37 @@ impl<'a> Stack<'a> {
     ///
     /// [`crate::fs::Error`] if one of the directories cannot be read.
     pub fn children(&self, path: &LayerPath, directory: &Found) -> Result<BTreeMap<Vec<u8>, Found>> {
+        let merges = self.merges(path, directory)?;
+        Ok(merges.into_iter().filter_map(|(name, merge)| Some((name, merge.found?))).collect())
+    }
+
+    /// As [`Stack::children`], with what the trees say of names below them all.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if one of the directories cannot be read.
+    pub fn entries(&self, path: &LayerPath, directory: &Found) -> Result<BTreeMap<Vec<u8>, Entry>> {
+        let merges = self.merges(path, directory)?.into_iter();
+        Ok(merges
+            .map(|(name, Merge { found, closed })| (name, Entry { found, hides_below: closed }))
+            .collect())
+    }
+
+    /// Whether nothing would be seen of what lies below the lowest tree.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if that cannot be told.
+    pub fn hides_below(&self) -> Result<bool> {
+        for tree in &self.trees {
+            if opacity(tree, &LayerPath::ROOT)? == Opacity::Opaque {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn merges(&self, path: &LayerPath, directory: &Found) -> Result<BTreeMap<Vec<u8>, Merge>> {
         let mut merges: BTreeMap<Vec<u8>, Merge> = BTreeMap::new();
         // One after the other: there may be more of them than a process may have open.
         for &position in &directory.parts {
@@ -192,7 +232,7 @@ impl<'a> Stack<'a> {
                 }
             }
         }
-        Ok(merges.into_iter().filter_map(|(name, merge)| Some((name, merge.found?))).collect())
+        Ok(merges)
     }
 
     /// Reads the object at `path`, found before as `found`.

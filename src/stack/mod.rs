@@ -10,4 +10,4 @@ pub mod owner;
 
 mod merged;
 
-pub use merged::{Found, OpenDirectory, Stack, Tree};
+pub use merged::{Entry, Found, OpenDirectory, Stack, Tree};

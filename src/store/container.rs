@@ -112,7 +112,7 @@ impl Store {
         let driver = inner.new_driver()?;
         let operation = inner.begin()?;
         inner.pin_manifest(&operation, image)?;
-        let Ensured { keys, layers, .. } = self.unpack_pinned(image, &operation, None)?;
+        let Ensured { keys, layers, .. } = self.stack_pinned(image, &operation)?;
         let mut record = ContainerRecord::new(id, name, image.record(), keys, driver.kind());
         record.labels.clone_from(&options.labels);
         record.created = options.created.map(time::format).transpose().map_err(StoreError::Time)?;

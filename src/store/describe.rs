@@ -217,6 +217,7 @@ fn layer(error: &LayerError) -> Described {
             found.push(("layer", diff_id.to_string()));
             (kind, found)
         }
+        LayerError::Gone { key } => ("missing-layer", facts![key]),
         LayerError::Record { path, .. } => ("damaged", with_path(path, facts![])),
         LayerError::Io(error) => file(error),
         LayerError::Cancelled => ("cancelled", facts![]),

@@ -11,6 +11,7 @@ use super::operation::{GC_LOCK, Operation, Pinned};
 use crate::container::{ContainerRecord, mounted_at};
 use crate::fs::{Lock, LockMode, Optional};
 use crate::image::Descriptor;
+use crate::layer::Stacking;
 
 /// How to collect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -122,7 +123,9 @@ impl Store {
         let views = self.collect_views(&needed, operation, report, options)?;
         for record in inner.container_records()?.into_iter().chain(views) {
             self.need(&record.image.target, &mut needed)?;
-            needed.layers.extend(record.stack.iter().map(ToString::to_string));
+            let merged = Stacking::of(&record.stack);
+            let keys = record.stack.iter().copied().chain(merged.merged_keys());
+            needed.layers.extend(keys.map(|key| key.to_string()));
         }
         Ok(needed)
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::StoreError;
 use super::image::Image;
+use super::layout::Access;
 use super::names::Named;
 use super::operation::Operation;
 use super::{Inner, Store};
@@ -13,7 +14,7 @@ use crate::blob::BlobError;
 use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
 use crate::image::Descriptor;
-use crate::layer::{EnsureOptions, Ensured, Layer, LayerKey, LayerSource};
+use crate::layer::{EnsureOptions, Ensured, Layer, LayerKey, LayerSource, MOST_STACKED, Stacking};
 
 /// The layers of an image, bottom first.
 #[derive(Clone, Copy)]
@@ -44,9 +45,19 @@ impl Inner {
         Ok(())
     }
 
-    /// Opens layers, bottom first; `None` if not all are there and can be relied on.
+    /// Opens what is stacked for these layers, both bottom first; `None` if not all is there and can be relied on.
     pub(super) fn find_stack(&self, keys: &[LayerKey]) -> Result<Option<Vec<Layer>>, StoreError> {
-        Ok(keys.iter().map(|key| self.layers.get(*key)).collect::<Result<_, _>>()?)
+        let open = |keys: &[LayerKey]| -> Result<Option<Vec<Layer>>, StoreError> {
+            Ok(keys.iter().map(|key| self.layers.get(*key)).collect::<Result<_, _>>()?)
+        };
+        if keys.len() <= MOST_STACKED {
+            return open(keys);
+        }
+        match (open(&Stacking::of(keys).keys())?, self.layout.access) {
+            // Who cannot merge can still read one layer after the other.
+            (None, Access::ReadOnly) => open(keys),
+            (found, _) => Ok(found),
+        }
     }
 }
 
@@ -62,6 +73,24 @@ impl Store {
         let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
         let open = |digest: &Digest| self.inner.layout.blobs.open_blob(digest);
         self.unpack_layers(layers, &open, None, operation, cancel)
+    }
+
+    /// Unpacks every layer of `image`, pinned by `operation`, that is not unpacked, and merges the lowest where they are more
+    /// than can be stacked. The layers that are returned are those to be stacked; the keys are all.
+    pub(super) fn stack_pinned(&self, image: &Image, operation: &Operation) -> Result<Ensured, StoreError> {
+        let mut ensured = self.unpack_pinned(image, operation, None)?;
+        if ensured.keys.len() <= MOST_STACKED {
+            return Ok(ensured);
+        }
+        let stacking = Stacking::of(&ensured.keys);
+        operation.pin_layers(stacking.merged_keys())?;
+        // Each has an open directory, of which a process may have no more than a thousand.
+        ensured.layers.retain(|layer| stacking.single.contains(&layer.key));
+        let layers = &self.inner.layers;
+        let merge = |group: &Vec<LayerKey>| layers.ensure_merged(group, operation.workspace());
+        let merged = stacking.merged.iter().map(merge).collect::<Result<Vec<_>, _>>()?;
+        ensured.layers.splice(..0, merged);
+        Ok(ensured)
     }
 
     /// Unpacks every one of `layers`, pinned by `operation`, that is not unpacked. Threads that have no layer do what is
@@ -99,6 +128,6 @@ impl Store {
     ) -> Result<Ensured, StoreError> {
         let image = self.inner.image(Named { target: record.image.target.clone(), names: Vec::new() })?;
         self.inner.pin_manifest(operation, &image)?;
-        self.unpack_pinned(&image, operation, None)
+        self.stack_pinned(&image, operation)
     }
 }

@@ -6,5 +6,6 @@
 mod common;
 
 mod lab;
+mod merging;
 mod sharing;
 mod unpack;

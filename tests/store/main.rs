@@ -8,6 +8,7 @@ mod conformance;
 mod containers;
 mod images;
 mod life;
+mod many_layers;
 mod refusals;
 mod trees;
 mod trouble;
