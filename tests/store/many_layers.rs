@@ -126,15 +126,15 @@ fn an_image_of_a_thousand_layers_lives_like_any_other() {
 fn images_of_many_layers_share_what_is_merged_of_their_base() {
     privilege::under(&[Privilege::Root], |_| {
         let world = World::driver(DriverKind::Overlay);
-        let layers = many(640);
+        let layers = many(540);
         let create = |count: usize| {
             let image = world.load_image(&image_of(&layers[..count]));
             let container = world.store.create_container(&image, &CreateOptions::default()).unwrap();
             exported(&container).assert_same(&tree(&layers[..count]), "export");
         };
-        create(600);
+        create(510);
         let merged_before = merged(&world);
-        create(640);
+        create(540);
         assert_eq!(merged(&world), merged_before);
     });
 }
