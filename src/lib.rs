@@ -129,6 +129,7 @@ pub mod stack;
 pub mod store;
 mod text;
 pub mod whiteout;
+mod zeros;
 
 pub use codec::Encoding;
 pub use digest::{Algorithm, ChainId, DiffId, Digest, HashingReader, HashingWriter};

@@ -19,6 +19,7 @@ use crate::fs::Context;
 use crate::image::ImageError;
 use crate::limits::Limits;
 use crate::path::LayerPath;
+use crate::zeros::zeros;
 
 /// The documents that say what the other members are.
 const DOCUMENTS: [&str; 4] =
@@ -337,19 +338,16 @@ fn copy<R: Read>(
     size: u64,
     mut each: impl FnMut(&[u8]) -> Result<(), LoadError>,
 ) -> Result<(), LoadError> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut position = 0;
     loop {
         let data = tar.next_data().map_err(LoadError::of_tar)?;
         let hole_end = data.map_or(size, |data| data.offset);
-        while position < hole_end {
-            let step = (hole_end - position).min(ZEROS.len() as u64);
-            each(&ZEROS[..step as usize])?;
-            position += step;
+        for zeros in zeros(hole_end - position) {
+            each(zeros)?;
         }
         let Some(data) = data else { return Ok(()) };
         each(data.bytes)?;
-        position += data.bytes.len() as u64;
+        position = data.offset + data.bytes.len() as u64;
     }
 }
 

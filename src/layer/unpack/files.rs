@@ -7,13 +7,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs as sys;
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 
+use super::content::Content;
 use super::entries::{Unpacker, split};
 use super::error::UnpackError;
 use super::place::{Of, Place};
@@ -114,19 +114,14 @@ impl Unpacker<'_> {
 
     /// Writes the data of the entry that `tar` is at.
     fn write<R: Read>(&mut self, file: &File, size: u64, tar: &mut Reader<R>) -> Result<(), UnpackError> {
-        let mut end = 0;
+        let mut content = Content::new(file, size);
         while let Some(data) = tar.next_data()? {
             if self.options.is_cancelled() {
                 return Err(UnpackError::Cancelled);
             }
-            // At its offset: what lies between becomes a hole.
-            file.write_all_at(data.bytes, data.offset).at_path("write", || path_of(file))?;
-            end = data.offset + data.bytes.len() as u64;
-            self.data_bytes += data.bytes.len() as u64;
+            content.write(data).at_path("write", || path_of(file))?;
         }
-        if end < size {
-            file.set_len(size).at_path("write", || path_of(file))?;
-        }
+        self.data_bytes += content.finish().at_path("write", || path_of(file))?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! [`Unpacked`] names both; `bind.rs` settles them when the layers below are known.
 
 mod ahead;
+mod content;
 mod entries;
 mod error;
 mod files;
@@ -89,7 +90,7 @@ pub struct Unpacked {
     pub entries: u64,
     /// Length of the tar in bytes; 0 where nobody counted.
     pub tar_bytes: u64,
-    /// Bytes of data written, holes not counted.
+    /// Bytes of data written; holes are not counted, nor are the long runs of zeros that became holes.
     pub data_bytes: u64,
     /// Whether the layer says what its root directory is like.
     pub declares_root: bool,

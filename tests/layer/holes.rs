@@ -1,0 +1,73 @@
+//! What reads as zeros need not lie on the disk: holes of tars, long runs of zeros, and what packing makes of both.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use plywood::fs::Dir;
+use plywood::layer::{Abilities, UnpackOptions, Unpacked, unpack_layer};
+use plywood::parallelism::Parallelism;
+
+use crate::common;
+use crate::common::tar::{SparseDialect, tar};
+use crate::lab::diff_id;
+
+/// Bytes on disk.
+fn allocated(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().blocks() * 512
+}
+
+fn unpack_with(dir: &Path, layer: &[u8], parallelism: Parallelism) -> Unpacked {
+    let into = Dir::ensure_ambient(dir).unwrap();
+    let abilities = Abilities::probe(&into).unwrap();
+    let mut options = UnpackOptions::default();
+    options.parallelism = parallelism;
+    unpack_layer(layer, diff_id(layer), &into, None, abilities, &options).unwrap()
+}
+
+#[test]
+fn long_runs_of_zeros_in_a_plain_tar_are_holes_on_disk_for_any_thread_count() {
+    let scratch = common::scratch();
+    let holey = [&[7; 5000][..], &[0; 3 << 20], &[7; 100_000], &[0; 20_000], &[7], &[0; 1 << 20]].concat();
+    let zeros = vec![0; 4 << 20];
+    let layer = tar()
+        .file("holey", &holey)
+        .file("zeros", &zeros)
+        .file("short", vec![0; 60 << 10])
+        .file("full", vec![1; 1 << 20])
+        .finish();
+    let mut written = Vec::new();
+    for threads in [1, 2, 8].map(|threads| std::num::NonZeroUsize::new(threads).unwrap()) {
+        let dir = scratch.path().join(threads.to_string());
+        let unpacked = unpack_with(&dir, &layer, Parallelism::new(threads));
+        assert!(std::fs::read(dir.join("holey")).unwrap() == holey);
+        assert!(std::fs::read(dir.join("zeros")).unwrap() == zeros);
+        assert_eq!(std::fs::read(dir.join("full")).unwrap().len(), 1 << 20);
+        // One block more, should the file system keep a list of extents in one.
+        let at_most = |name: &str, bytes: u64| {
+            let found = allocated(&dir.join(name));
+            assert!(found <= bytes + 4096, "{threads}: {name} takes {found} bytes");
+        };
+        at_most("holey", 140 << 10);
+        at_most("zeros", 0);
+        assert!(allocated(&dir.join("short")) >= 60 << 10);
+        written.push(unpacked.data_bytes);
+    }
+    assert_eq!(written, [written[0]; 3]);
+    assert!((1 << 20..=(1 << 20) + (60 << 10) + (140 << 10)).contains(&written[0]), "{written:?}");
+}
+
+#[test]
+fn holes_of_every_sparse_dialect_are_holes_on_disk_however_short() {
+    for dialect in [SparseDialect::Gnu, SparseDialect::Pax00, SparseDialect::Pax01, SparseDialect::Pax10] {
+        let scratch = common::scratch();
+        let data: Vec<_> = (0..32).map(|index| (index * 16_384, vec![index as u8 + 1; 4096])).collect();
+        let data: Vec<_> = data.iter().map(|(offset, bytes)| (*offset, &bytes[..])).collect();
+        let layer = tar().sparse("sparse", 1 << 30, &data, dialect).finish();
+        let unpacked = unpack_with(scratch.path(), &layer, Parallelism::SERIAL);
+        assert_eq!(unpacked.data_bytes, 32 * 4096);
+        let path = scratch.path().join("sparse");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30);
+        let found = allocated(&path);
+        assert!(found <= 33 * 4096, "{dialect:?}: {found} bytes");
+    }
+}
