@@ -3,8 +3,9 @@
 //! GNU's old form keeps the map in the header and blocks behind it; PAX 0.0 in pairs of records, 0.1 in one record,
 //! 1.0 in front of the data. Whatever its form, a map is used only after [`check`] found it in order.
 
-use super::header::{Block, Header, number};
+use super::header::{BLOCK, Block, Header, number};
 use super::pax::decimal;
+use crate::fs::Extent;
 
 /// One run of data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,6 +163,20 @@ impl MapReader {
         self.expected = Some(expected - 1);
         Ok(())
     }
+}
+
+/// The map of form 1.0 of a file of `size` bytes, filled up to whole blocks.
+pub(super) fn write_map(data: &[Extent], size: u64) -> Vec<u8> {
+    // GNU tar sets the size of a file that ends in a hole by an empty part at its end.
+    let last = data.last().is_none_or(|last| last.offset + last.length < size);
+    let end = last.then_some(Extent { offset: size, length: 0 });
+    let mut map = format!("{}\n", data.len() + usize::from(last));
+    for Extent { offset, length } in data.iter().chain(&end) {
+        map.push_str(&format!("{offset}\n{length}\n"));
+    }
+    let mut map = map.into_bytes();
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    map
 }
 
 /// Makes sure that the parts lie in order and inside the file, and that together they are what is stored.

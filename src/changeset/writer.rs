@@ -10,16 +10,16 @@ use super::entry::{Entry, EntryKind};
 use super::error::ChangesetError;
 use super::header::{self, BLOCK, HeaderWriter, ZERO_BLOCK, fits};
 use super::pax::PaxWriter;
-use crate::fs::{DeviceNumber, Metadata, Timestamp};
+use super::sparse::{self, Segment};
+use crate::fs::{DeviceNumber, Extent, Metadata, Timestamp};
 use crate::path::{LayerPath, is_file_name};
 use crate::whiteout;
+use crate::zeros::zeros;
 
 type Result<T> = std::result::Result<T, ChangesetError>;
 
 /// Headers and small files are gathered to pieces of this size.
 const BUFFER: usize = 128 << 10;
-/// What holes are made of.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Writes a layer tar, uncompressed, entry by entry.
 ///
@@ -27,7 +27,8 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// order of a layer made here. The tar is whole only after [`finish`](Self::finish).
 ///
 /// A file's entry is followed by its data, with [`data`](Self::data) and [`hole_until`](Self::hole_until), or all at
-/// once with [`file`](Self::file). Holes are written as zeros, because sparse files are not understood everywhere.
+/// once with [`file`](Self::file). Its holes are written as zeros, because sparse files are not understood everywhere;
+/// [`sparse_entry`](Self::sparse_entry) leaves them out.
 ///
 /// ```
 /// use plywood::changeset::{Entry, EntryKind, Writer};
@@ -52,13 +53,25 @@ pub struct Writer<W: Write> {
     path: LayerPath,
     size: u64,
     position: u64,
+    /// Bytes behind its data that fill up the last block.
+    padding: u64,
+    /// The data of it that is still to come, if its holes are left out.
+    map: Option<std::vec::IntoIter<Extent>>,
 }
 
 impl<W: Write> Writer<W> {
     /// Begins a layer in `writer`, which needs no buffer of its own.
     pub fn new(writer: W) -> Self {
         let out = BufWriter::with_capacity(BUFFER, writer);
-        Self { out, reserved_names: false, path: LayerPath::ROOT, size: 0, position: 0 }
+        Self {
+            out,
+            reserved_names: false,
+            path: LayerPath::ROOT,
+            size: 0,
+            position: 0,
+            padding: 0,
+            map: None,
+        }
     }
 
     /// Accepts names that begin with `.wh.` for ordinary entries.
@@ -78,15 +91,37 @@ impl<W: Write> Writer<W> {
     /// [`ChangesetError::ReservedName`] and [`ChangesetError::Unrepresentable`] before anything of the entry was written;
     /// [`ChangesetError::Size`] if data of the file before is missing; [`ChangesetError::Write`].
     pub fn entry(&mut self, entry: &Entry) -> Result<()> {
+        self.begin(entry, EntryHeader::of)
+    }
+
+    /// Writes the header of a file with holes, of which only `data` is in the tar: GNU's sparse format 1.0, a map in front
+    /// of the data. `data` must follow, with [`hole_until`](Self::hole_until) for the rest.
+    ///
+    /// GNU tar, libarchive and Go's `archive/tar` read this. The image specification advises against it in layers; it is
+    /// for files that could hardly be stored otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`entry`](Self::entry); [`ChangesetError::Unrepresentable`] also if the entry is no file, or `data` is out of
+    /// order or outside of it.
+    pub fn sparse_entry(&mut self, entry: &Entry, data: &[Extent]) -> Result<()> {
+        self.begin(entry, |entry| EntryHeader::of_sparse(entry, data))?;
+        let map = sparse::write_map(data, self.size);
+        self.write(&map)?;
+        self.padding = data.iter().map(|data| data.length).sum::<u64>().wrapping_neg() % BLOCK as u64;
+        self.map = Some(Vec::from(data).into_iter());
+        Ok(())
+    }
+
+    fn begin(&mut self, entry: &Entry, header: impl FnOnce(&Entry) -> Result<EntryHeader>) -> Result<()> {
         self.end_file()?;
         self.check_names(entry)?;
-        let header = EntryHeader::of(entry)?;
+        let header = header(entry)?;
         self.path = entry.path.clone();
-        self.position = 0;
-        self.size = 0;
         let path = &self.path;
         header.write(&mut self.out).map_err(|source| ChangesetError::Write { path: path.clone(), source })?;
         self.size = entry.kind.size();
+        self.padding = self.size.wrapping_neg() % BLOCK as u64;
         Ok(())
     }
 
@@ -116,28 +151,41 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     ///
-    /// [`ChangesetError::Size`] if it is more than the entry said; [`ChangesetError::Write`].
+    /// [`ChangesetError::Size`] if it is more than the entry said; [`ChangesetError::Unrepresentable`] if the map of a
+    /// sparse entry has a hole there; [`ChangesetError::Write`].
     pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        let begin = self.position;
         self.take_room(bytes.len() as u64)?;
+        if let Some(map) = &mut self.map {
+            let inside = |data: &&Extent| begin >= data.offset && self.position <= data.offset + data.length;
+            match map.as_slice().first().filter(inside) {
+                Some(data) if self.position == data.offset + data.length => drop(map.next()),
+                Some(_) => {}
+                None if bytes.is_empty() => {}
+                None => return Err(self.off_map()),
+            }
+        }
         self.write(bytes)
     }
 
-    /// Writes zeros up to `offset` in the current file.
+    /// Writes zeros up to `offset` in the current file, or leaves them out if its map says so.
     ///
     /// # Errors
     ///
-    /// [`ChangesetError::Size`] if the file is shorter, or longer already; [`ChangesetError::Write`].
+    /// [`ChangesetError::Size`] if the file is shorter, or longer already; [`ChangesetError::Unrepresentable`] if the map
+    /// of a sparse entry has data there; [`ChangesetError::Write`].
     pub fn hole_until(&mut self, offset: u64) -> Result<()> {
-        let Some(mut rest) = offset.checked_sub(self.position) else {
+        let Some(rest) = offset.checked_sub(self.position) else {
             return Err(self.wrong_size(self.position));
         };
         self.take_room(rest)?;
-        while rest > 0 {
-            let step = rest.min(ZEROS.len() as u64);
-            self.write(&ZEROS[..step as usize])?;
-            rest -= step;
+        match &self.map {
+            None => zeros(rest).try_for_each(|zeros| self.write(zeros)),
+            Some(map) if rest > 0 && map.as_slice().first().is_some_and(|data| data.offset < offset) => {
+                Err(self.off_map())
+            }
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends the tar with two blocks of zeros and returns the writer, with everything written to it.
@@ -167,13 +215,18 @@ impl<W: Write> Writer<W> {
         if self.position != self.size {
             return Err(self.wrong_size(self.position));
         }
-        let padding = self.size.wrapping_neg() % BLOCK as u64;
-        (self.size, self.position) = (0, 0);
+        let padding = std::mem::take(&mut self.padding);
+        (self.size, self.position, self.map) = (0, 0, None);
         self.write(&ZERO_BLOCK[..padding as usize])
     }
 
     fn wrong_size(&self, found: u64) -> ChangesetError {
         ChangesetError::Size { path: self.path.clone(), expected: self.size, found }
+    }
+
+    fn off_map(&self) -> ChangesetError {
+        let reason = "its content is not where its map says";
+        ChangesetError::Unrepresentable { path: self.path.clone(), reason }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -213,6 +266,8 @@ struct EntryHeader {
     size: u64,
     device: DeviceNumber,
     metadata: Metadata,
+    /// Name and size of a file whose holes are left out; the fields above then say what is stored.
+    sparse: Option<(Vec<u8>, u64)>,
 }
 
 impl EntryHeader {
@@ -226,6 +281,7 @@ impl EntryHeader {
             size: entry.kind.size(),
             device: DeviceNumber::WHITEOUT,
             metadata: Metadata::default(),
+            sparse: None,
         };
         match &entry.kind {
             EntryKind::File { .. } => {}
@@ -280,13 +336,44 @@ impl EntryHeader {
         Ok(header)
     }
 
+    /// A file of which only `data` is stored.
+    fn of_sparse(entry: &Entry, data: &[Extent]) -> Result<Self> {
+        let refuse = |reason| ChangesetError::Unrepresentable { path: entry.path.clone(), reason };
+        let EntryKind::File { size } = entry.kind else { return Err(refuse("only a file has holes")) };
+        let segments: Vec<_> =
+            data.iter().map(|data| Segment { offset: data.offset, len: data.length }).collect();
+        let empty = segments.iter().any(|segment| segment.len == 0);
+        let stored = segments.iter().fold(0_u64, |sum, segment| sum.saturating_add(segment.len));
+        if empty || sparse::check(&segments, size, stored).is_err() {
+            return Err(refuse("its map is out of order"));
+        }
+        let mut header = Self::of(entry)?;
+        header.size = stored + sparse::write_map(data, size).len() as u64;
+        // Where a reader that does not know the format would put what it takes for the file.
+        let last = entry.path.file_name().unwrap_or_default();
+        let parent = &header.name[..header.name.len() - last.len()];
+        let name = [parent, b"GNUSparseFile.0/", last].concat();
+        header.sparse = Some((std::mem::replace(&mut header.name, name), size));
+        Ok(header)
+    }
+
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let mut pax = PaxWriter::default();
         let mut block = HeaderWriter::new(self.typeflag);
 
+        if let Some((name, size)) = &self.sparse {
+            pax.add("GNU.sparse.major", "1");
+            pax.add("GNU.sparse.minor", "0");
+            pax.add_name("GNU.sparse.name", name);
+            pax.add("GNU.sparse.realsize", size.to_string());
+        }
         match split_name(&self.name) {
             Some((prefix, name)) => {
                 block.text(header::PREFIX, prefix).text(header::NAME, name);
+            }
+            // The record above says it, and goes before.
+            None if self.sparse.is_some() => {
+                block.text(header::NAME, &ascii_start(&self.name, header::NAME.len()));
             }
             None => {
                 pax.add_name("path", &self.name);

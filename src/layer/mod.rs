@@ -23,7 +23,7 @@ pub use ensure::{EnsureOptions, Ensured, LayerSource, Made, OpenBlob, Progress};
 pub use flatten::flatten;
 pub use key::{LayerKey, LayerKeyError};
 pub use merge::{MOST_STACKED, Stacking};
-pub use pack::{PackError, PackOptions, Packed, pack, pack_directory};
+pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory};
 pub use record::{Assumed, Form, Record, RecordError};
 pub use store::{Layer, LayerError, LayerStore};
 pub use unpack::{Below, BelowLink, Losses, UnpackError, UnpackOptions, Unpacked, unpack, unpack_layer};

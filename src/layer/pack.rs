@@ -10,13 +10,16 @@ use std::os::unix::fs::FileExt;
 
 use crate::changeset::{ChangesetError, Entry, EntryKind, Writer};
 use crate::digest::{Algorithm, DiffId, HashingWriter};
-use crate::fs::{self, Context, DeviceNumber, Dir, FileType, Stat, Timestamp, next_extent};
+use crate::fs::{self, Context, DeviceNumber, Dir, Extent, FileType, Stat, Timestamp, next_extent};
 use crate::path::LayerPath;
 use crate::stack::Tree;
 use crate::stack::marks::Marks;
 use crate::stack::object::Object;
 
 use super::diff::{Diff, DiffError, DiffEvent, EntryChange, Selection};
+pub use sparse::SparseFiles;
+
+mod sparse;
 
 /// How a tar is written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,6 +27,8 @@ use super::diff::{Diff, DiffError, DiffEvent, EntryChange, Selection};
 pub struct PackOptions {
     /// Later modification times are written as this one (`SOURCE_DATE_EPOCH`).
     pub latest_mtime: Option<Timestamp>,
+    /// Which files are written without their holes.
+    pub sparse_files: SparseFiles,
 }
 
 impl PackOptions {
@@ -31,6 +36,13 @@ impl PackOptions {
     #[must_use]
     pub fn latest_mtime(mut self, mtime: Timestamp) -> Self {
         self.latest_mtime = Some(mtime);
+        self
+    }
+
+    /// Writes these files without their holes.
+    #[must_use]
+    pub fn sparse_files(mut self, files: SparseFiles) -> Self {
+        self.sparse_files = files;
         self
     }
 }
@@ -123,13 +135,13 @@ pub fn pack_directory(
 pub(super) struct Packer<W: Write> {
     out: Writer<HashingWriter<W>>,
     entries: u64,
-    latest_mtime: Option<Timestamp>,
+    options: PackOptions,
     buffer: Vec<u8>,
 }
 
 impl<W: Write> Packer<W> {
     pub(super) fn new(out: Writer<HashingWriter<W>>, options: &PackOptions) -> Self {
-        Self { out, entries: 0, latest_mtime: options.latest_mtime, buffer: vec![0; 128 << 10] }
+        Self { out, entries: 0, options: options.clone(), buffer: vec![0; 128 << 10] }
     }
 
     /// Writes one object, or one more name of the object at `link_to`. Sockets are left out.
@@ -145,7 +157,7 @@ impl<W: Write> Packer<W> {
             kind = EntryKind::HardLink(first.clone());
         }
         let mut metadata = object.metadata.clone();
-        if let Some(latest) = self.latest_mtime {
+        if let Some(latest) = self.options.latest_mtime {
             metadata.mtime = metadata.mtime.min(latest);
         }
         let entry = Entry::new(path.clone(), kind, metadata);
@@ -165,32 +177,48 @@ impl<W: Write> Packer<W> {
     /// Writes a file. Holes are not read.
     fn file(&mut self, entry: &Entry, file: &File, size: u64) -> Result<(), PackError> {
         let path = &entry.path;
-        let changed = |found| PackError::SizeChanged { path: path.clone(), expected: size, found };
-        let size_now = || Ok::<_, fs::Error>(Stat::of(file).at("stat", path.as_path())?.size);
-        self.entry(entry)?;
-        let mut position = 0;
-        while let Some(data) = next_extent(file, position, size).at("read", path.as_path())? {
-            self.out.hole_until(data.offset)?;
-            position = data.offset;
-            let end = size.min(data.offset + data.length);
-            while position < end {
-                let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(self.buffer.len());
-                match file.read_at(&mut self.buffer[..wanted], position) {
-                    Ok(0) => return Err(changed(position)),
-                    Ok(count) => {
-                        self.out.data(&self.buffer[..count])?;
-                        position += count as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(fs::Error::new("read", path.as_path(), error).into()),
-                }
+        if let Some(map) = self.options.sparse_files.map(file, size).at("read", path.as_path())? {
+            self.out.sparse_entry(entry, &map)?;
+            self.entries += 1;
+            for data in map {
+                self.data(path, file, size, data)?;
+            }
+        } else {
+            self.entry(entry)?;
+            let mut position = 0;
+            while let Some(data) = next_extent(file, position, size).at("read", path.as_path())? {
+                position = data.offset + data.length;
+                self.data(path, file, size, data)?;
             }
         }
         self.out.hole_until(size)?;
-        match size_now()? {
+        match Stat::of(file).at("stat", path.as_path())?.size {
             found if found == size => Ok(()),
-            found => Err(changed(found)),
+            found => Err(PackError::SizeChanged { path: path.clone(), expected: size, found }),
         }
+    }
+
+    /// Writes one piece of the content of a file of `size` bytes, and the hole in front of it.
+    fn data(&mut self, path: &LayerPath, file: &File, size: u64, data: Extent) -> Result<(), PackError> {
+        self.out.hole_until(data.offset)?;
+        let end = size.min(data.offset + data.length);
+        let mut position = data.offset;
+        while position < end {
+            let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(self.buffer.len());
+            match file.read_at(&mut self.buffer[..wanted], position) {
+                Ok(0) => {
+                    let path = path.clone();
+                    return Err(PackError::SizeChanged { path, expected: size, found: position });
+                }
+                Ok(count) => {
+                    self.out.data(&self.buffer[..count])?;
+                    position += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(fs::Error::new("read", path.as_path(), error).into()),
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn finish(self) -> Result<Packed, PackError> {

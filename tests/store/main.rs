@@ -6,6 +6,7 @@ mod collect;
 mod commit;
 mod conformance;
 mod containers;
+mod holes;
 mod images;
 mod life;
 mod many_layers;

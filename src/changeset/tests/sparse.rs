@@ -1,6 +1,7 @@
 //! Files with holes, in the four forms tars have for them.
 
 use super::*;
+use crate::fs::Extent;
 
 /// Where the data of the files of a tar belongs.
 fn runs(tar: &Tar) -> Vec<(u64, Vec<u8>)> {
@@ -175,4 +176,80 @@ fn a_body_may_be_read_in_both_ways_at_once() {
     reader.body().read_to_end(&mut end).unwrap();
     assert_eq!(end, [0; 8]);
     assert!(reader.next_entry().unwrap().is_none());
+}
+
+fn extents(pairs: &[(u64, u64)]) -> Vec<Extent> {
+    pairs.iter().map(|&(offset, length)| Extent { offset, length }).collect()
+}
+
+fn sparse_file(name: LayerPath, size: u64) -> Entry {
+    Entry::new(name, EntryKind::File { size }, Metadata::default())
+}
+
+#[test]
+fn a_file_written_without_its_holes_reads_as_it_was() {
+    let long = LayerPath::ROOT.join([b'd'; 200]).join([b'n'; 255]);
+    let mut writer = Writer::new(Vec::new());
+    let mut content = vec![0; 1_000_000];
+    content[5000..5100].fill(1);
+    content[999_000..].fill(2);
+    let data = extents(&[(5000, 100), (999_000, 1000)]);
+    let names = [path("a/b"), path("c"), long, LayerPath::ROOT.join(b"not \xff text")];
+    for name in &names {
+        writer.sparse_entry(&sparse_file(name.clone(), 1_000_000), &data).unwrap();
+        writer.hole_until(5000).unwrap();
+        writer.data(&content[5000..5050]).unwrap();
+        writer.data(&content[5050..5100]).unwrap();
+        writer.hole_until(9000).unwrap();
+        writer.hole_until(999_000).unwrap();
+        writer.data(&content[999_000..]).unwrap();
+    }
+    writer.sparse_entry(&sparse_file(path("empty"), 1 << 30), &[]).unwrap();
+    writer.hole_until(1 << 30).unwrap();
+    writer.file(&sparse_file(path("plain"), 3), &b"abc"[..]).unwrap();
+    let tar = writer.finish().unwrap();
+    assert!(tar.len() < 20_000);
+    let mut reader = Reader::new(&tar[..], &Limits::default());
+    for name in names {
+        let entry = reader.next_entry().unwrap().unwrap();
+        assert_eq!((&entry.path, entry.kind.size()), (&name, 1_000_000));
+        let mut found = Vec::new();
+        reader.body().read_to_end(&mut found).unwrap();
+        assert!(found == content);
+    }
+    assert_eq!(reader.next_entry().unwrap().unwrap().kind.size(), 1 << 30);
+    assert_eq!(reader.next_data().unwrap(), None);
+    assert_eq!(reader.next_entry().unwrap().unwrap().path, path("plain"));
+    assert!(reader.next_entry().unwrap().is_none());
+}
+
+#[test]
+fn data_that_is_not_where_its_map_says_is_refused() {
+    let refused = |result: Result<(), ChangesetError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, ChangesetError::Unrepresentable { .. }), "{error}");
+    };
+    let file = sparse_file(path("file"), 100);
+    let mut writer = Writer::new(Vec::new());
+    for wrong in [&[(10, 0)][..], &[(90, 11)], &[(20, 5), (10, 5)], &[(10, 5), (14, 5)], &[(u64::MAX, 2)]] {
+        refused(writer.sparse_entry(&file, &extents(wrong)));
+    }
+    let directory = Entry::new(path("dir"), EntryKind::Directory, Metadata::default());
+    refused(writer.sparse_entry(&directory, &[]));
+    assert_eq!(writer.finish().unwrap(), [0; 1024], "a refused entry leaves nothing");
+
+    let begin = || {
+        let mut writer = Writer::new(Vec::new());
+        writer.sparse_entry(&file, &extents(&[(10, 5)])).unwrap();
+        writer
+    };
+    refused(begin().data(b"x"));
+    refused(begin().hole_until(11));
+    let mut writer = begin();
+    writer.hole_until(10).unwrap();
+    refused(writer.data(b"123456"));
+    let mut writer = begin();
+    writer.hole_until(10).unwrap();
+    writer.data(b"1234").unwrap();
+    refused(writer.hole_until(100));
 }
