@@ -101,7 +101,7 @@ impl Error {
 fn codec(error: &CodecError) -> &'static str {
     match error {
         CodecError::Truncated { .. } => "truncated",
-        CodecError::Expansion { .. } => "limit",
+        CodecError::Expansion { .. } | CodecError::Zeros { .. } => "limit",
         _ => "corrupt",
     }
 }

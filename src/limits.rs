@@ -26,17 +26,22 @@ pub struct Limits {
     pub xattr_bytes: usize,
     /// Bytes of one file's apparent size, holes included. Default 8 TiB.
     pub file_bytes: u64,
-    /// Bytes of data, holes not counted, that one layer may write to disk. Default 1 TiB.
+    /// Bytes of data, holes of sparse files not counted, that the files of one layer may have. Default 1 TiB.
     pub layer_bytes: u64,
     /// Bytes of memory for what has to be known of one layer until its end, by estimate: directories, deletions, and
     /// links whose target has not come yet. Default 96 MiB, for about 250,000 of them; ten times what large layers in
     /// the field have.
     pub layer_memory: u64,
     /// How many times larger than the compressed blob the tar may be, once it is longer than `expansion_free`. Default
-    /// 200: of real content nothing comes near, but deflate makes a thousandth of zeros, and zstd far less.
+    /// 200: of real content nothing comes near, but deflate makes a thousandth of what always repeats, and zstd far
+    /// less. Zeros that become holes are not counted here but in `expansion_zeros`.
     pub expansion: u64,
-    /// Bytes that a blob may unpack to however short it is. Default 2 GiB: files of zeros are made for good reasons.
+    /// Bytes that a blob may unpack to however short it is. Default 2 GiB.
     pub expansion_free: u64,
+    /// Bytes of zeros that the tar of a layer may hold beyond what `expansion` allows, in runs so long that they become
+    /// holes on disk. Default 16 GiB: databases and disk images are filled with zeros for good reasons, every tool packs
+    /// them so, and here they take no space; but reading and hashing them takes about a second for each GiB.
+    pub expansion_zeros: u64,
     /// Bytes of one JSON document (index, manifest, config). Default 20 MiB, as containerd; they are held in memory.
     pub json_bytes: u64,
     /// Bytes of memory that one JSON document may take once it is read, by estimate. Default 64 MiB: a document that
@@ -71,6 +76,7 @@ impl Default for Limits {
             layer_memory: 96 << 20,
             expansion: 200,
             expansion_free: 2 << 30,
+            expansion_zeros: 16 << 30,
             json_bytes: 20 << 20,
             json_memory: 64 << 20,
             documents_memory: 256 << 20,

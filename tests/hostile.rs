@@ -271,31 +271,39 @@ fn a_file_of_sixteen_exbibytes_of_nothing_is_refused() {
 #[test]
 fn a_stream_that_unpacks_to_far_more_than_it_is_ends_soon() {
     alone(|| {
-        let home = Home::with(|limits| limits.expansion_free = 64 << 20);
+        let home = Home::with(|limits| {
+            limits.expansion_free = 64 << 20;
+            limits.expansion_zeros = 64 << 20;
+        });
         let zeros = || member("zeros", 1 << 28, endless([0; 4096]));
+        let ones = || member("ones", 1 << 28, endless([1; 4096]));
+        let refused = |blob: Vec<u8>, words: &str| {
+            let error = home.refuse(&around(blob)[..]);
+            assert_eq!(error.kind(), "limit");
+            assert!(chain(&error).contains(words), "{}", chain(&error));
+        };
         let expansion = |error: &StoreError| {
             let text = chain(error);
             error.kind() == "limit" && text.contains("times as much")
         };
-        let zipped = compressed(zeros());
-        let error = home.refuse(&zipped[..]);
+        // Around the archive, where zeros would be written to disk, and around a layer, where they would not.
+        let error = home.refuse(&compressed(zeros())[..]);
         assert!(expansion(&error), "{}", chain(&error));
-        let error = home.refuse(&around(zipped)[..]);
-        assert!(expansion(&error), "{}", chain(&error));
+        refused(compressed(ones()), "more than 200 times as much");
+        refused(compressed(zeros()), "more than 67108864 bytes of zeros");
 
         // Zstandard needs less than a ten thousandth.
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
         io::copy(&mut zeros(), &mut encoder).unwrap();
         let packed = encoder.finish().unwrap();
         let mut limits = Limits::default();
-        limits.expansion_free = 64 << 20;
+        (limits.expansion_free, limits.expansion_zeros) = (64 << 20, 64 << 20);
         let unpacked = unpack_with(limits, &packed[..]);
         let Err(UnpackError::Blob(error)) = &unpacked else { panic!("{unpacked:?}") };
-        assert!(matches!(CodecError::of(error), Some(CodecError::Expansion { .. })), "{error}");
+        assert!(matches!(CodecError::of(error), Some(CodecError::Zeros { .. })), "{error}");
         let error = home.refuse(&packed[..]);
         assert!(expansion(&error), "{}", chain(&error));
-        let error = home.refuse(&around(packed)[..]);
-        assert!(expansion(&error), "{}", chain(&error));
+        refused(packed, "more than 67108864 bytes of zeros");
     });
 }
 

@@ -1,5 +1,6 @@
 //! [`Decoder`]: whatever a stream is compressed with, its content.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, Read};
 
@@ -8,6 +9,7 @@ use super::input::Input;
 use super::zstd::ZstdFrames;
 use super::{CodecError, Compression, SNIFFED, sniff};
 use crate::limits::Limits;
+use crate::zeros::DataRuns;
 
 /// Reads the content of a stream that may be compressed.
 ///
@@ -39,10 +41,46 @@ pub struct Decoder<R> {
     input: Input<R>,
     format: Format,
     produced: u64,
+    guard: Guard,
+    failure: Option<CodecError>,
+}
+
+/// What keeps a short stream from unpacking to a long one.
+struct Guard {
     expansion: u64,
     /// What may be unpacked before that is looked at.
     free: u64,
-    failure: Option<CodecError>,
+    /// How much of what was unpacked was not zeros, where those count less.
+    data: Option<(DataRuns, u64)>,
+    /// How many zeros there may be.
+    zeros: u64,
+}
+
+impl Guard {
+    /// Looks at the next piece, of which there are `produced` bytes with it; the limit that was passed.
+    fn check(&mut self, piece: &[u8], produced: u64, compressed: u64) -> Option<Excess> {
+        let mut counted = produced;
+        if let Some((runs, data)) = &mut self.data {
+            let Ok(()) = runs.piece(piece, |run| {
+                *data += run.end - run.start;
+                Ok::<_, Infallible>(())
+            });
+            counted = *data;
+        }
+        // Most streams end here.
+        if produced <= self.free || produced <= compressed.saturating_mul(self.expansion) {
+            return None;
+        }
+        if counted > self.free && counted > compressed.saturating_mul(self.expansion) {
+            return Some(Excess::Times(self.expansion));
+        }
+        (produced - counted > self.zeros).then_some(Excess::Zeros(self.zeros))
+    }
+}
+
+enum Excess {
+    Times(u64),
+    Zeros(u64),
 }
 
 enum Format {
@@ -64,8 +102,16 @@ impl<R: Read> Decoder<R> {
             Compression::Gzip => Format::Gzip(GzipMembers::new()),
             Compression::Zstd => Format::Zstd(ZstdFrames::new()?),
         };
-        let Limits { expansion, expansion_free: free, .. } = *limits;
-        Ok(Self { input, format, produced: 0, expansion, free, failure: None })
+        let Limits { expansion, expansion_free: free, expansion_zeros: zeros, .. } = *limits;
+        let guard = Guard { expansion, free, data: None, zeros };
+        Ok(Self { input, format, produced: 0, guard, failure: None })
+    }
+
+    /// Counts long runs of zeros by [`Limits::expansion_zeros`] instead of [`Limits::expansion`]: who reads this makes
+    /// holes of them.
+    pub(crate) fn with_holes(mut self) -> Self {
+        self.guard.data = Some((DataRuns::new(u64::MAX), 0));
+        self
     }
 
     /// How the stream is compressed.
@@ -95,9 +141,16 @@ impl<R: Read> Decoder<R> {
         };
         self.produced += count as u64;
         let compressed = self.input.consumed();
-        if self.produced > self.free && self.produced > compressed.saturating_mul(self.expansion) {
-            let compression = self.compression();
-            return Err(CodecError::Expansion { compression, compressed, limit: self.expansion }.into());
+        match self.guard.check(&out[..count], self.produced, compressed) {
+            None => {}
+            Some(Excess::Times(limit)) => {
+                return Err(
+                    CodecError::Expansion { compression: self.compression(), compressed, limit }.into()
+                );
+            }
+            Some(Excess::Zeros(limit)) => {
+                return Err(CodecError::Zeros { compression: self.compression(), compressed, limit }.into());
+            }
         }
         Ok(count)
     }
@@ -287,6 +340,29 @@ mod tests {
         let limits = Limits { expansion: u64::MAX, expansion_free: free, ..Limits::default() };
         let mut decoder = Decoder::new(&bomb[..], &limits).unwrap();
         assert_eq!(io::copy(&mut decoder, &mut io::sink()).unwrap(), length);
+    }
+
+    #[test]
+    fn zeros_that_become_holes_have_a_limit_of_their_own() {
+        let limits = |zeros| Limits { expansion_free: 1 << 20, expansion_zeros: zeros, ..Limits::default() };
+        let read = |stream: &[u8], zeros| {
+            let mut decoder = Decoder::new(stream, &limits(zeros)).unwrap().with_holes();
+            io::copy(&mut decoder, &mut io::sink()).map_err(|error| CodecError::of(&error).unwrap().clone())
+        };
+        let many = vec![0; 8 << 20];
+        for stream in [gzip(&many), zstd(&many)] {
+            assert_eq!(read(&stream, 8 << 20), Ok(8 << 20));
+            let error = read(&stream, 7 << 20).unwrap_err();
+            assert!(matches!(error, CodecError::Zeros { limit: 0x0070_0000, .. }), "{error}");
+        }
+        // What would be written to disk counts as before, zeros in it and others.
+        let striped = [&[0; 60 << 10][..], &[1; 4 << 10]].concat().repeat(128);
+        for content in [vec![1; 8 << 20], striped] {
+            for stream in [gzip(&content), zstd(&content)] {
+                let error = read(&stream, u64::MAX).unwrap_err();
+                assert!(matches!(error, CodecError::Expansion { limit: 200, .. }), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -72,6 +72,16 @@ pub enum CodecError {
         /// The limit.
         limit: u64,
     },
+    /// The stream holds more zeros than [`Limits::expansion_zeros`](crate::limits::Limits::expansion_zeros) allows.
+    #[error("{compressed} bytes of {compression} unpack to more than {limit} bytes of zeros")]
+    Zeros {
+        /// How the stream is compressed.
+        compression: Compression,
+        /// Compressed bytes read until then.
+        compressed: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The compression has no such level.
     #[error("{compression} has no level {level}, only {lowest} to {highest}")]
     Level {

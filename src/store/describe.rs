@@ -252,7 +252,9 @@ fn changeset(error: &ChangesetError) -> Described {
 fn codec(error: &CodecError) -> Described {
     match error {
         CodecError::Truncated { position, .. } => ("truncated", facts![position]),
-        CodecError::Expansion { compressed, limit, .. } => ("limit", facts![compressed, limit]),
+        CodecError::Expansion { compressed, limit, .. } | CodecError::Zeros { compressed, limit, .. } => {
+            ("limit", facts![compressed, limit])
+        }
         CodecError::Level { level, .. } => ("unsupported", facts![level]),
         _ => ("corrupt", facts![]),
     }

@@ -3,8 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use plywood::digest::DiffId;
 use plywood::fs::Dir;
-use plywood::layer::{Abilities, UnpackOptions, Unpacked, unpack_layer};
+use plywood::layer::{Abilities, UnpackError, UnpackOptions, Unpacked, unpack_layer};
 use plywood::parallelism::Parallelism;
 
 use crate::common;
@@ -17,11 +18,20 @@ fn allocated(path: &Path) -> u64 {
 }
 
 fn unpack_with(dir: &Path, layer: &[u8], parallelism: Parallelism) -> Unpacked {
-    let into = Dir::ensure_ambient(dir).unwrap();
-    let abilities = Abilities::probe(&into).unwrap();
     let mut options = UnpackOptions::default();
     options.parallelism = parallelism;
-    unpack_layer(layer, diff_id(layer), &into, None, abilities, &options).unwrap()
+    try_unpack(dir, layer, diff_id(layer), &options).unwrap()
+}
+
+fn try_unpack(
+    dir: &Path,
+    blob: &[u8],
+    diff_id: DiffId,
+    options: &UnpackOptions<'_>,
+) -> Result<Unpacked, UnpackError> {
+    let into = Dir::ensure_ambient(dir).unwrap();
+    let abilities = Abilities::probe(&into).unwrap();
+    unpack_layer(blob, diff_id, &into, None, abilities, options)
 }
 
 #[test]
@@ -69,5 +79,30 @@ fn holes_of_every_sparse_dialect_are_holes_on_disk_however_short() {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 30);
         let found = allocated(&path);
         assert!(found <= 33 * 4096, "{dialect:?}: {found} bytes");
+    }
+}
+
+#[test]
+fn a_compressed_layer_of_nearly_only_zeros_is_unpacked_and_takes_no_space() {
+    let scratch = common::scratch();
+    let layer = tar().file("database", vec![0; 256 << 20]).file("note", "x").finish();
+    let mut options = UnpackOptions::default();
+    options.limits.expansion_free = 1 << 20;
+    let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut zipped, &layer).unwrap();
+    let zipped = zipped.finish().unwrap();
+    let packed = zstd::encode_all(&layer[..], 1).unwrap();
+    for (name, blob) in [("gzip", zipped), ("zstd", packed)] {
+        assert!(blob.len() < 1 << 20);
+        let dir = scratch.path().join(name);
+        let unpacked = try_unpack(&dir, &blob, diff_id(&layer), &options).unwrap();
+        assert_eq!(unpacked.data_bytes, 1);
+        assert_eq!(std::fs::metadata(dir.join("database")).unwrap().len(), 256 << 20);
+        assert!(allocated(&dir.join("database")) <= 4096);
+
+        let mut options = options.clone();
+        options.limits.expansion_zeros = 128 << 20;
+        let error = try_unpack(&dir.join("again"), &blob, diff_id(&layer), &options).unwrap_err();
+        assert_eq!(plywood::Error::from(error).kind(), "limit");
     }
 }

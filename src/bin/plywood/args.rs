@@ -56,6 +56,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "HOW", default_value = "full")]
     pub(crate) durability: Durability,
 
+    /// Unpack layers however much larger than their blobs they are; for images that you trust
+    #[arg(long, global = true)]
+    pub(crate) no_expansion_limit: bool,
+
     /// Print one JSON value instead of text; errors are JSON objects on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 
 use plywood::StoreError;
+use plywood::codec::CodecError;
 use serde_json::{Map, Value, json};
 
 use crate::human;
@@ -37,8 +38,22 @@ pub(crate) enum Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Store { error: Box::new(error), hint: None }
+        let hint = is_expansion(&error)
+            .then(|| "--no-expansion-limit lifts it, for images that you trust".to_owned());
+        Self::Store { error: Box::new(error), hint }
     }
+}
+
+/// Whether something would unpack to too much.
+fn is_expansion(error: &StoreError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref().and_then(CodecError::of) {
+            return matches!(error, CodecError::Expansion { .. } | CodecError::Zeros { .. });
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Failure {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plywood::driver::DriverKind;
-use plywood::{DriverChoice, Store, StoreError, StoreOptions};
+use plywood::{DriverChoice, Limits, Store, StoreError, StoreOptions};
 
 use crate::args::{Driver, Durability, Global};
 use crate::errors::Failure;
@@ -77,7 +77,11 @@ impl Context {
             Driver::Copy => DriverChoice::Only(DriverKind::Copy),
             Driver::Fuse => DriverChoice::Only(DriverKind::Fuse),
         };
-        Store::options().driver(driver).durability(self.durability())
+        let mut limits = Limits::default();
+        if self.global.no_expansion_limit {
+            limits.expansion = u64::MAX;
+        }
+        Store::options().driver(driver).durability(self.durability()).limits(limits)
     }
 
     /// The directory of the store.

@@ -45,8 +45,8 @@ impl<'c, 'env> Ahead<'c, 'env> {
         limits: &Limits,
         crew: Option<&'c Crew<'env>>,
     ) -> io::Result<Self> {
-        let decoding =
-            Decoding { decoder: Decoder::new(blob, limits)?, hasher: Hasher::new(algorithm), bytes: 0 };
+        let decoder = Decoder::new(blob, limits)?.with_holes();
+        let decoding = Decoding { decoder, hasher: Hasher::new(algorithm), bytes: 0 };
         Ok(Self { crew, work: Work::Here(Box::new(decoding)) })
     }
 
