@@ -161,13 +161,13 @@ pub fn mounted_at(id: &str) -> Result<Option<PathBuf>, DriverError> {
 /// # Errors
 ///
 /// [`DriverError::Busy`] if one is in use.
-pub fn unmount_all(id: &str, driver: &dyn Driver, how: Unmount) -> Result<(), DriverError> {
+pub fn unmount_all(id: &str, dir: &Dir, driver: &dyn Driver, how: Unmount) -> Result<(), DriverError> {
     let source = source_of(id);
     loop {
         let table = mounts::MountTable::read()?;
         let mut found = table.named(&source).map(|mount| &mount.point);
         let Some(point) = found.next() else { return Ok(()) };
-        driver.unmount(&source, &MountPoint::ambient(point)?, how)?;
+        driver.end(dir, &source, &MountPoint::ambient(point)?, how)?;
         // The table may be long.
         if found.next().is_none() {
             return Ok(());

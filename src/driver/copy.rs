@@ -43,6 +43,12 @@ impl CopyDriver {
     }
 
     fn writable_only(spec: &RootSpec<'_>) -> Result<(), DriverError> {
+        if spec.options.ids.is_some() || spec.options.label.is_some() {
+            return Self::refuse(
+                "a translation of owners, and a label, belong to a mount; use overlay, or leave them out"
+                    .to_owned(),
+            );
+        }
         match spec.options.access {
             Access::Writable => Ok(()),
             Access::ReadOnly => Self::refuse(

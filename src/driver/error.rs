@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::DriverKind;
 use super::holders::Holder;
+use super::mounts::Elsewhere;
 use crate::fs;
 use crate::whiteout::Namespace;
 
@@ -37,6 +38,15 @@ pub enum DriverError {
         /// Where.
         path: PathBuf,
     },
+    /// The root is mounted where this process does not see it: in another mount namespace, or as a handle that somebody
+    /// holds.
+    #[error("{path:?} is mounted{}: end that mount first", elsewhere(.found))]
+    InUse {
+        /// The private directory.
+        path: PathBuf,
+        /// Where, as far as that can be found out.
+        found: Vec<Elsewhere>,
+    },
     /// What was to be unmounted is not there.
     #[error("{source_name} is not mounted at {path:?}{}", found_instead(.found))]
     NotMounted {
@@ -57,7 +67,9 @@ pub enum DriverError {
     },
     /// The root was mounted `volatile`, and the kernel does not take it a second time: nobody knows what of it reached
     /// the disk.
-    #[error("{path:?} was mounted volatile before, so its content cannot be relied on")]
+    #[error(
+        "{path:?} was mounted volatile before, and nobody knows what of it reached the disk: it can still be read, but to write, make another"
+    )]
     Volatile {
         /// The private directory.
         path: PathBuf,
@@ -115,6 +127,16 @@ impl DriverError {
             Self::Io(error) => error.errno(),
             _ => None,
         }
+    }
+}
+
+fn elsewhere(found: &[Elsewhere]) -> String {
+    let place =
+        |one: &Elsewhere| format!("at {:?} in the mount namespace of process {}", one.mount.point, one.pid);
+    let places: Vec<_> = found.iter().map(place).collect();
+    match &places[..] {
+        [] => " in another mount namespace, or as a handle".to_owned(),
+        places => format!(" {}", places.join(" and ")),
     }
 }
 

@@ -28,6 +28,8 @@ mod copy;
 mod error;
 mod fuse;
 mod holders;
+mod ids;
+mod in_use;
 mod mount_api;
 pub mod mounts;
 mod overlay;
@@ -41,6 +43,7 @@ pub use copy::CopyDriver;
 pub use error::DriverError;
 pub use fuse::FuseDriver;
 pub use holders::Holder;
+pub use ids::{IdMap, IdRange, InvalidIdMap};
 pub use overlay::OverlayDriver;
 pub use plan::{MountPlan, OverlayPlan};
 pub use point::MountPoint;
@@ -123,7 +126,10 @@ impl<'a> RootSpec<'a> {
 }
 
 /// What tunes a root. `Default` is a writable root that loses nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+///
+/// What [`Driver::prepare`] is told of a writable root is kept with it and holds for every mount, whatever that is told:
+/// `redirect_dir`, `metacopy`, `ids` and `label` as they were then, `volatile`, `nosuid` and `nodev` in addition.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct RootOptions {
     /// Whether the root can be written to. To be the same at every call for one private directory.
@@ -134,6 +140,19 @@ pub struct RootOptions {
     /// also if it was unmounted in order, the kernel refuses it ([`DriverError::Volatile`]). For builds, whose result
     /// is committed and whose root is thrown away.
     pub volatile: bool,
+    /// Lets a directory of a layer be renamed as other directories are (`redirect_dir=on`). Without it the kernel refuses
+    /// with `EXDEV`, and programs copy it instead. The writable directory does then not stand for itself, but changes,
+    /// commit and export are the same. Root in the initial user namespace only.
+    pub redirect_dir: bool,
+    /// Lets a change of owner, mode or time of a layer's file leave its content where it is (`metacopy=on`), instead of
+    /// copying it. As for [`RootOptions::redirect_dir`].
+    pub metacopy: bool,
+    /// Shows the owners of the image as other ids of the host, and what is written with those as the image's. Root in
+    /// the initial user namespace only, on Linux 5.19 or later and file systems that can translate.
+    pub ids: Option<IdMap>,
+    /// The SELinux context of everything in the root (`context=`), as `system_u:object_r:container_file_t:s0:c1,c2`. A
+    /// kernel without SELinux refuses it.
+    pub label: Option<String>,
     /// Ignores setuid and setgid bits and file capabilities in the mount.
     pub nosuid: bool,
     /// Makes device nodes in the mount dead.
@@ -257,6 +276,16 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// [`DriverError::Busy`] if it is in use, with the users that can be found; [`DriverError::NotMounted`] if
     /// something else is mounted there, or nothing.
     fn unmount(&self, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError>;
+
+    /// As [`Driver::unmount`], for the root with the private directory `dir`. If the kernel has let go of it with that, it
+    /// is known to be free when it is mounted again, and nobody needs to find out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Driver::unmount`].
+    fn end(&self, _dir: &Dir, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+        self.unmount(source, at, how)
+    }
 
     /// Opens the private part of the writable root in `dir`. It can be read while mounted.
     ///

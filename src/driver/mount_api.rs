@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{self as sys, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags};
 
@@ -127,10 +127,10 @@ fn with_context(plan: &OverlayPlan<'_>, way: Route) -> Result<OwnedFd, Failure> 
     step("name", false, sys::fsconfig_set_string(&context, "source", plan.source))?;
     for (key, value) in &plan.options {
         let done = match value {
-            Some(value) => sys::fsconfig_set_string(&context, *key, *value),
+            Some(value) => sys::fsconfig_set_string(&context, *key, &**value),
             None => sys::fsconfig_set_flag(&context, *key),
         };
-        step("set options of", false, done)?;
+        step(if *key == plan::LABEL { "label" } else { "set options of" }, false, done)?;
     }
     for lower in &plan.lowers {
         step("stack a layer below", true, set_dir("lowerdir+", lower))?;
@@ -144,12 +144,17 @@ fn with_context(plan: &OverlayPlan<'_>, way: Route) -> Result<OwnedFd, Failure> 
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, plan.access() == Access::ReadOnly);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, plan.nosuid);
     attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, plan.nodev);
-    sys::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|errno| Failure {
-        step: "mount",
-        errno,
-        log: read_log(&context),
-        unknown_way: false,
-    })
+    let mount = sys::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes);
+    let failure = |step, errno| Failure { step, errno, log: read_log(&context), unknown_way: false };
+    let mount = mount.map_err(|errno| failure("mount", errno))?;
+    // Where the kernel cannot use the work directory it mounts for reading, and says so only in its own log.
+    if plan.access() == Access::Writable {
+        let found = rustix::fs::fstatvfs(&mount).map_err(|errno| failure("look at", errno))?;
+        if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(failure("mount for writing", Errno::ROFS));
+        }
+    }
+    Ok(mount)
 }
 
 /// What the kernel has to say about a context: one message per read, `e `, `w ` or `i ` in front.

@@ -10,10 +10,10 @@ use super::error::DriverError;
 use super::mount_api::{self, MOST_LOWERS};
 use super::mounts::MountTable;
 use super::plan::{Changes, Lower, OverlayPlan};
-use super::record::{self, Record};
+use super::record::{self, Record, Settings};
 use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
-    usage,
+    ids, in_use, plan, usage,
 };
 use crate::fs::{Dir, Durability, FileType, Optional};
 use crate::path::LayerPath;
@@ -67,14 +67,68 @@ impl OverlayDriver {
         Ok(())
     }
 
+    /// What all mounts of this root have in common.
+    fn settings(&self, spec: &RootSpec<'_>) -> Result<Settings, DriverError> {
+        match spec.options.access {
+            Access::Writable => {
+                let record = Record::read(spec.dir, DriverKind::Overlay)?;
+                Ok(record.settings().clone().with(&spec.options))
+            }
+            Access::ReadOnly => Ok(Settings::of(&spec.options)),
+        }
+    }
+
+    /// Refuses what needs more than this process has.
+    fn check(&self, settings: &Settings) -> Result<(), DriverError> {
+        if self.families() == Families::Both {
+            return Ok(());
+        }
+        let asked = [
+            (settings.redirect_dir, "redirect_dir"),
+            (settings.metacopy, "metacopy"),
+            (settings.ids.is_some(), "a translation of owners"),
+        ];
+        match asked.iter().find(|(asked, _)| *asked) {
+            None => Ok(()),
+            Some((_, what)) => refuse(format!(
+                "{what} is for root in the initial user namespace; leave it out, or work as root"
+            )),
+        }
+    }
+
     fn overlay_plan<'a>(&self, spec: &RootSpec<'a>) -> Result<OverlayPlan<'a>, DriverError> {
+        let settings = self.settings(spec)?;
+        self.check(&settings)?;
+        let namespace = settings.ids.as_ref().map(|ids| ids.namespace()).transpose();
+        let namespace = namespace.map_err(|source| DriverError::Kernel {
+            step: "make a user namespace for",
+            path: spec.dir.path_of(""),
+            log: Vec::new(),
+            source,
+        })?;
+        let translate = |dir: &Dir| {
+            match &namespace {
+            None => Ok(None),
+            Some(namespace) => ids::translated(dir, namespace).map(Some).or_else(|errno| {
+                refuse(format!(
+                    "owners of {:?} cannot be translated: {errno}; this takes Linux 5.19 and a file system that can, or leave the map of ids out",
+                    dir.path_of("")
+                ))
+            }),
+        }
+        };
+        // Both writable directories have to be seen through one mount.
+        let translated = translate(spec.dir)?;
+        let private = translated.as_ref().unwrap_or(spec.dir);
         let mut obeyed = self.family(spec);
         // The kernel does not ask whether the root of a lower layer is opaque; what it would hide is left out instead.
         let root = spec.layers.root()?;
         let shown = |position: &usize| root.as_ref().is_some_and(|root| root.includes(*position));
         let trees = spec.layers.trees();
-        let mut lowers: Vec<_> =
-            (0..trees.len()).filter(shown).map(|tree| Lower::Layer(&trees[tree].dir)).collect();
+        let mut lowers = Vec::with_capacity(trees.len());
+        for tree in (0..trees.len()).filter(shown).map(|position| trees[position]) {
+            lowers.push(translate(&tree.dir)?.map_or(Lower::Layer(&tree.dir), Lower::Own));
+        }
         let changes = match spec.options.access {
             Access::Writable => {
                 let recorded = Record::read(spec.dir, DriverKind::Overlay)?.marks(spec.dir)?;
@@ -89,15 +143,15 @@ impl OverlayDriver {
                 obeyed = recorded;
                 refuse_volatile(spec.dir)?;
                 if lowers.is_empty() {
-                    lowers.push(Lower::Own(spec.dir.open_dir(BOTTOM)?));
+                    lowers.push(Lower::Own(private.open_dir(BOTTOM)?));
                 }
-                Some(Changes::new(spec.dir.open_dir(UPPER)?, spec.dir.open_dir(WORK)?))
+                Some(Changes::new(private.open_dir(UPPER)?, private.open_dir(WORK)?))
             }
             Access::ReadOnly => {
-                lowers.insert(0, Lower::Own(spec.dir.open_dir(TOP)?));
+                lowers.insert(0, Lower::Own(private.open_dir(TOP)?));
                 // A mount without a writable directory needs two others.
                 if lowers.len() == 1 {
-                    lowers.push(Lower::Own(spec.dir.open_dir(BOTTOM)?));
+                    lowers.push(Lower::Own(private.open_dir(BOTTOM)?));
                 }
                 None
             }
@@ -109,18 +163,25 @@ impl OverlayDriver {
         if obeyed == Namespace::User {
             options.push(("userxattr", None));
         }
-        // Said outright, because a kernel can be built or set to the opposite: no attribute in a layer may send a
-        // lookup elsewhere, and a directory that is renamed is copied, so that what changed can be told from the
-        // writable directory alone. An index would refuse a writable directory that was moved or restored.
-        options.extend([("redirect_dir", Some("nofollow")), ("metacopy", Some("off"))]);
-        if changes.is_some() {
-            options.push(("index", Some("off")));
+        // Said outright, because a kernel can be built or set to the opposite. No layer has an attribute that could send
+        // a lookup elsewhere, but what is not asked for need not work. An index would refuse a writable directory that
+        // was moved or restored.
+        let value = |value: &'static str| Some(value.into());
+        let writable = changes.is_some();
+        let redirect = if settings.redirect_dir && writable { "on" } else { "nofollow" };
+        options.push(("redirect_dir", value(redirect)));
+        options.push(("metacopy", value(if settings.metacopy && writable { "on" } else { "off" })));
+        if writable {
+            options.push(("index", value("off")));
         }
-        if spec.options.volatile && changes.is_some() {
+        if settings.volatile && writable {
             options.push(("volatile", None));
         }
-        let (nosuid, nodev) = (spec.options.nosuid, spec.options.nodev);
-        Ok(OverlayPlan { source: spec.source, lowers, changes, options, nosuid, nodev })
+        if let Some(label) = settings.label {
+            options.push((plan::LABEL, Some(label.into())));
+        }
+        let Settings { nosuid, nodev, .. } = settings;
+        Ok(OverlayPlan { source: spec.source, lowers, changes, options, nosuid, nodev, translated })
     }
 
     /// The plan, for a root that is mounted nowhere and a place where nothing is.
@@ -140,8 +201,15 @@ impl OverlayDriver {
                 path,
             });
         }
+        if spec.options.access == Access::Writable {
+            in_use::refuse(spec.dir, UPPER, spec.source)?;
+        }
         self.overlay_plan(spec)
     }
+}
+
+fn refuse<T>(reason: String) -> Result<T, DriverError> {
+    Err(DriverError::Refused { kind: DriverKind::Overlay, reason })
 }
 
 /// What a `volatile` mount leaves behind unless it is unmounted in order.
@@ -159,11 +227,13 @@ impl Driver for OverlayDriver {
 
     fn prepare(&self, spec: &RootSpec<'_>) -> Result<Prepared, DriverError> {
         let mut prepared = Prepared::default();
+        let settings = Settings::of(&spec.options);
+        self.check(&settings)?;
         match spec.options.access {
             Access::Writable => {
                 self.make_root(spec, UPPER, &mut prepared)?;
                 spec.dir.create_dir(WORK, 0o700)?;
-                Record::overlay(self.family(spec)).write(spec.dir, spec.options.durability)?;
+                Record::overlay(self.family(spec), settings).write(spec.dir, spec.options.durability)?;
             }
             Access::ReadOnly => self.make_root(spec, TOP, &mut prepared)?,
         }
@@ -216,14 +286,30 @@ impl Driver for OverlayDriver {
         }
     }
 
+    fn end(&self, dir: &Dir, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+        let watch = in_use::Watch::on(at);
+        self.unmount(source, at, how)?;
+        if watch.has_ended() {
+            in_use::forget(dir);
+        }
+        Ok(())
+    }
+
     fn writable(&self, dir: &Dir) -> Result<Writable, DriverError> {
-        let recorded = Record::read(dir, DriverKind::Overlay)?.marks(dir)?;
+        let record = Record::read(dir, DriverKind::Overlay)?;
+        let recorded = record.marks(dir)?;
         let obeyed = self.families().own();
         if (recorded, obeyed) == (Namespace::Trusted, Namespace::User) {
             return Err(DriverError::ForeignMarks { path: dir.path_of(UPPER), recorded, obeyed });
         }
         let dir = dir.open_dir(UPPER)?;
-        Ok(Writable::Upper(Tree { dir, marks: Marks::Overlay(recorded), declares_root: true }))
+        let settings = record.settings();
+        let (follows, translates) = (settings.redirect_dir || settings.metacopy, settings.ids.is_some());
+        let marks = match follows || translates {
+            true => Marks::Upper { family: recorded, follows, translates },
+            false => Marks::Overlay(recorded),
+        };
+        Ok(Writable::Upper(Tree { dir, marks, declares_root: true }))
     }
 
     fn usage(&self, dir: &Dir) -> Result<Usage, DriverError> {

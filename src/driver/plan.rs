@@ -2,6 +2,7 @@
 //!
 //! The drivers here mount from it, and a runtime or a virtual machine that mounts by itself can do so too.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::ops::Deref;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,6 +10,9 @@ use std::path::Path;
 
 use super::Access;
 use crate::fs::Dir;
+
+/// The option that labels everything in a root for SELinux.
+pub(super) const LABEL: &str = "context";
 
 /// How to get at a root.
 #[derive(Debug)]
@@ -32,11 +36,14 @@ pub struct OverlayPlan<'a> {
     pub changes: Option<Changes>,
     /// Everything else that the file system is told: names, and values where they take one. Each is there for a
     /// reason that holds for whoever mounts.
-    pub options: Vec<(&'static str, Option<&'static str>)>,
+    pub options: Vec<(&'static str, Option<Cow<'a, str>>)>,
     /// Whether setuid and setgid bits and file capabilities are ignored.
     pub nosuid: bool,
     /// Whether device nodes are dead.
     pub nodev: bool,
+    /// Through which the writable directories are seen, if owners are translated. To be closed after mounting.
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub(super) translated: Option<Dir>,
 }
 
 /// The writable part of an overlay.
@@ -86,7 +93,7 @@ impl OverlayPlan<'_> {
     }
 
     /// The options as `mount -t overlay -o` takes them, with the true paths of the directories, escaped. A kernel takes
-    /// 4095 bytes of it.
+    /// 4095 bytes of it. Directories that are seen through a translation of owners have no paths.
     pub fn option_string(&self) -> OsString {
         OsString::from_vec(self.options_with(&|dir| dir.path_of("").into_os_string().into_vec()))
     }
@@ -111,7 +118,9 @@ impl OverlayPlan<'_> {
             text.extend_from_slice(key.as_bytes());
             if let Some(value) = value {
                 text.push(b'=');
-                text.extend_from_slice(value.as_bytes());
+                // The label of SELinux, whose categories are listed with commas.
+                let quote: &[u8] = if value.contains(',') { b"\"" } else { b"" };
+                text.extend_from_slice(&[quote, value.as_bytes(), quote].concat());
             }
         }
         text
@@ -155,15 +164,20 @@ mod tests {
             source: "plywood:x",
             lowers: vec![Lower::Layer(&one), Lower::Layer(&two)],
             changes: Some(Changes::new(dir("up,per:x"), dir("work"))),
-            options: vec![("index", Some("off")), ("userxattr", None)],
+            options: vec![
+                ("index", Some("off".into())),
+                ("context", Some("u:r:t:s0:c1,c2".into())),
+                ("userxattr", None),
+            ],
             nosuid: false,
             nodev: false,
+            translated: None,
         };
         let at = temp.path().to_str().unwrap();
         assert_eq!(
             plan.option_string().to_str().unwrap(),
             format!(
-                "lowerdir={at}/a\\:b\\,c\\\\d:{at}/two,upperdir={at}/up\\,per:x,workdir={at}/work,index=off,userxattr"
+                "lowerdir={at}/a\\:b\\,c\\\\d:{at}/two,upperdir={at}/up\\,per:x,workdir={at}/work,index=off,context=\"u:r:t:s0:c1,c2\",userxattr"
             )
         );
     }

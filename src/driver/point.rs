@@ -68,6 +68,11 @@ impl MountPoint {
         self.parent.path_of(&self.name)
     }
 
+    /// By which the kernel finds it again.
+    pub(super) fn proc_path(&self) -> PathBuf {
+        self.parent.proc_path().join(&self.name)
+    }
+
     /// The directory that is seen there now: the root of what is mounted, or the bare directory.
     pub(super) fn target(&self) -> Result<Dir, fs::Error> {
         self.parent.open_dir(&self.name)
@@ -81,7 +86,7 @@ impl MountPoint {
 
     /// Ends the topmost mount here.
     pub(super) fn detach(&self, how: Unmount) -> Result<(), DriverError> {
-        let path = self.parent.proc_path().join(&self.name);
+        let path = self.proc_path();
         let flags = match how {
             Unmount::Clean => UnmountFlags::NOFOLLOW,
             Unmount::Lazy => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::DriverKind;
 use super::error::DriverError;
+use super::{DriverKind, IdMap, RootOptions};
 use crate::fs::{Context, Dir, Durability, Stat, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::Tree;
@@ -32,9 +32,45 @@ pub(super) struct Record {
     /// Overlay: the family of attributes that hold the marks of `upper/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     marks: Option<MarkFamily>,
+    /// Overlay: what all its mounts have in common.
+    #[serde(default, skip_serializing_if = "Settings::is_default")]
+    settings: Settings,
     /// Copy: what it looked like when it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     copied: Option<Snapshot>,
+}
+
+/// What every mount of a root has in common, see [`RootOptions`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Settings {
+    pub(super) redirect_dir: bool,
+    pub(super) metacopy: bool,
+    pub(super) ids: Option<IdMap>,
+    pub(super) label: Option<String>,
+    pub(super) volatile: bool,
+    pub(super) nosuid: bool,
+    pub(super) nodev: bool,
+}
+
+impl Settings {
+    pub(super) fn of(options: &RootOptions) -> Self {
+        let RootOptions { redirect_dir, metacopy, volatile, nosuid, nodev, .. } = *options;
+        let (ids, label) = (options.ids.clone(), options.label.clone());
+        Self { redirect_dir, metacopy, ids, label, volatile, nosuid, nodev }
+    }
+
+    /// With what one mount asks for in addition.
+    pub(super) fn with(mut self, options: &RootOptions) -> Self {
+        self.volatile |= options.volatile;
+        self.nosuid |= options.nosuid;
+        self.nodev |= options.nodev;
+        self
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -84,12 +120,12 @@ impl Copied {
 }
 
 impl Record {
-    pub(super) fn overlay(family: Namespace) -> Self {
+    pub(super) fn overlay(family: Namespace, settings: Settings) -> Self {
         let marks = match family {
             Namespace::Trusted => MarkFamily::Trusted,
             Namespace::User => MarkFamily::User,
         };
-        Self { version: VERSION, driver: DriverKind::Overlay, marks: Some(marks), copied: None }
+        Self { version: VERSION, driver: DriverKind::Overlay, marks: Some(marks), settings, copied: None }
     }
 
     pub(super) fn copy(untouched: Range<Timestamp>, directories: &[(LayerPath, u64)]) -> Self {
@@ -98,7 +134,8 @@ impl Record {
             watermark: (untouched.end.seconds, untouched.end.nanos),
             directories: directories.iter().map(|(path, inode)| (escape(path.as_bytes()), *inode)).collect(),
         };
-        Self { version: VERSION, driver: DriverKind::Copy, marks: None, copied: Some(snapshot) }
+        let settings = Settings::default();
+        Self { version: VERSION, driver: DriverKind::Copy, marks: None, settings, copied: Some(snapshot) }
     }
 
     /// Writes the record into `dir`, which has none yet.
@@ -141,6 +178,11 @@ impl Record {
             Some(MarkFamily::User) => Ok(Namespace::User),
             None => Err(damaged(dir, &"it does not say which attributes hold the marks")),
         }
+    }
+
+    /// What all mounts of an overlay have in common.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What a copied root looked like when it was made.

@@ -12,6 +12,7 @@ mod meta;
 mod remove;
 mod staging;
 mod stat;
+pub(crate) mod sys;
 mod xattr;
 
 pub use boot::boot_id;

@@ -176,7 +176,7 @@ mod tests {
     use crate::digest::{DiffId, Digest};
 
     fn layers(count: usize) -> Vec<LayerKey> {
-        let key = |number: usize| LayerKey::Free(DiffId::of_tar(Digest::of(&number.to_be_bytes())));
+        let key = |number: usize| LayerKey::Free(DiffId::of_tar(Digest::of(number.to_be_bytes())));
         (0..count).map(key).collect()
     }
 

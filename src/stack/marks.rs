@@ -29,6 +29,16 @@ pub enum Marks {
     Overlay(Namespace),
     /// Overlayfs's, of both families: root wrote it, and whoever reads may obey the one or the other.
     Both,
+    /// Overlayfs's, of this family, in an upper directory whose mounts have more than the usual options.
+    Upper {
+        /// The family.
+        family: Namespace,
+        /// Whether a directory may be merged with one of another name, and a file may have its content elsewhere
+        /// (`redirect_dir`, `metacopy`).
+        follows: bool,
+        /// Whether the mounts translate ids, so that [`super::owner::HOST_ROOT`] may own something.
+        translates: bool,
+    },
 }
 
 impl Marks {
@@ -36,7 +46,7 @@ impl Marks {
     pub fn family(self) -> Option<Namespace> {
         match self {
             Self::None => None,
-            Self::Overlay(family) => Some(family),
+            Self::Overlay(family) | Self::Upper { family, .. } => Some(family),
             Self::Both => Some(Namespace::User),
         }
     }

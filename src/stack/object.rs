@@ -31,7 +31,11 @@ pub struct Object {
 /// [`Error`] if it is missing or cannot be read.
 pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     let stat = dir.stat(path)?;
-    let (uid, gid) = owner::in_image(stat.uid, stat.gid);
+    let (mut uid, mut gid) = owner::in_image(stat.uid, stat.gid);
+    if let Marks::Upper { translates: true, .. } = marks {
+        uid = if uid == owner::HOST_ROOT { 0 } else { uid };
+        gid = if gid == owner::HOST_ROOT { 0 } else { gid };
+    }
     let mut metadata = Metadata { mode: stat.mode, uid, gid, mtime: stat.mtime, ..Metadata::default() };
     let (mut kind, mut node) = (stat.kind, stat.node);
     for (name, value) in dir.xattrs(path)? {

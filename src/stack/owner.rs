@@ -16,6 +16,10 @@ pub fn on_disk(uid: u32, gid: u32) -> Option<(u32, u32)> {
     Ids::of_process().on_disk(uid, gid)
 }
 
+/// Who the host's root is on disk, in a directory that is written to through a mount which translates ids and has no
+/// other for it. In the image that is root.
+pub const HOST_ROOT: u32 = u32::MAX - 2;
+
 /// The reverse of [`on_disk`], for an object without a record.
 pub fn in_image(uid: u32, gid: u32) -> (u32, u32) {
     let Ids(Some((own_uid, own_gid))) = Ids::of_process() else { return (uid, gid) };

@@ -36,6 +36,8 @@ pub struct CreateOptions {
     pub labels: BTreeMap<String, String>,
     /// The time to record.
     pub created: Option<Timestamp>,
+    /// What tunes its root, kept with it for every mount. `access`, `durability` and `route` have no effect.
+    pub root: RootOptions,
 }
 
 impl CreateOptions {
@@ -55,6 +57,13 @@ impl CreateOptions {
     #[must_use]
     pub fn created(mut self, created: Timestamp) -> Self {
         self.created = Some(created);
+        self
+    }
+
+    /// With a root so tuned.
+    #[must_use]
+    pub fn root(mut self, root: RootOptions) -> Self {
+        self.root = root;
         self
     }
 }
@@ -119,7 +128,8 @@ impl Store {
 
         let staged = operation.workspace().directory_with(0o700)?;
         let layer = ContainerLayer::new(&record.id, staged.dir().try_clone()?, layers, &*driver);
-        layer.prepare(inner.root_options())?;
+        let RootOptions { access, durability, route, .. } = inner.root_options();
+        layer.prepare(RootOptions { access, durability, route, ..options.root.clone() })?;
         inner.write_new_record(&record, staged.dir())?;
         {
             let _names = inner.lock_names()?;
@@ -279,7 +289,7 @@ impl Container {
 
     fn unmount_locked(&self, how: Unmount) -> Result<(), StoreError> {
         let driver = self.store.inner.driver(self.record.driver)?;
-        Ok(unmount_all(self.id(), &*driver, how)?)
+        Ok(unmount_all(self.id(), &self.dir()?, &*driver, how)?)
     }
 
     /// What it changed, parents before what they hold. May be asked while it is mounted.

@@ -265,6 +265,7 @@ fn driver(error: &DriverError) -> Described {
         DriverError::Refused { kind: driver, reason } => ("driver-refused", facts![driver, reason]),
         DriverError::TooManyLayers { layers, limit } => ("too-many-layers", facts![layers, limit]),
         DriverError::Mounted { source_name, path } => ("mounted", with_path(path, facts![source_name])),
+        DriverError::InUse { path, .. } => ("in-use", with_path(path, facts![])),
         DriverError::NotMounted { source_name, path, .. } => {
             ("not-mounted", with_path(path, facts![source_name]))
         }

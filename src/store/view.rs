@@ -53,7 +53,7 @@ impl Store {
         let staged = operation.workspace().directory_with(0o700)?;
         let layer = ContainerLayer::new(&record.id, staged.dir().try_clone()?, layers, &*driver);
         let options = view_options(inner);
-        layer.prepare(options)?;
+        layer.prepare(options.clone())?;
         inner.write_new_record(&record, staged.dir())?;
         staged.publish(&inner.layout.views, &record.id)?;
         let root = layer.mount(None, options)?;
@@ -82,7 +82,7 @@ impl Store {
         let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
         if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
             let driver = inner.driver(record.driver)?;
-            unmount_all(&id, &*driver, Unmount::Clean)?;
+            unmount_all(&id, &inner.layout.views.open_dir(&id)?, &*driver, Unmount::Clean)?;
             operation.workspace().discard(&inner.layout.views, &id)?;
         }
         inner.layout.locks.remove_file(format!("view-{id}")).optional()?;

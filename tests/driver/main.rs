@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod copy;
+mod ids;
+mod once;
 mod overlay;
 mod probe;
 mod promises;

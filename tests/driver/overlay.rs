@@ -286,6 +286,32 @@ fn a_root_is_never_mounted_with_marks_that_the_kernel_would_not_see() {
 }
 
 #[test]
+fn a_label_is_for_the_kernel_to_take_or_refuse_in_its_own_words() {
+    under(&[Privilege::Root], |_| {
+        let world = World::new();
+        let (driver, layers, dir) = (world.driver(DriverKind::Overlay), world.layers(), world.root("root"));
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        let mut options = RootOptions::default();
+        options.label = Some(label.to_owned());
+        let spec = RootSpec::new(&layers, &dir, "plywood:label").with(options);
+        driver.prepare(&spec).unwrap();
+        // It is kept with the root.
+        let spec = spec.with(RootOptions::default());
+        let MountPlan::Overlay(plan) = driver.plan(&spec).unwrap() else { panic!("it is an overlay") };
+        let text = plan.option_string().into_string().unwrap();
+        assert!(text.ends_with(&format!(",context=\"{label}\"")), "{text}");
+        if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+            let mount = driver.mount_detached(&spec).unwrap();
+            let found = open_root(&mount).xattr(".", "security.selinux").unwrap().unwrap();
+            return assert!(found.starts_with(label.as_bytes()));
+        }
+        let error = driver.mount(&spec, None).unwrap_err().to_string();
+        assert!(error.contains("cannot label"), "{error}");
+        assert!(error.contains("the kernel says: overlay: Unknown parameter 'context'"), "{error}");
+    });
+}
+
+#[test]
 fn a_plan_is_enough_to_mount_by_other_means() {
     under(MOUNTING, |_| {
         let world = World::new();

@@ -1,0 +1,13 @@
+//! System calls that rustix has no safe form of. The only place with `unsafe`: one file for each, a safe signature, and
+//! a reason for every block.
+
+mod idmap;
+mod user_namespace;
+
+pub(crate) use idmap::translate_ids;
+pub(crate) use user_namespace::user_namespace;
+
+/// The error of the last call of this thread.
+fn last_error() -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(rustix::io::Errno::INVAL)
+}
