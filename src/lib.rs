@@ -141,9 +141,9 @@ pub use layer::{Change, ChangeKind};
 pub use limits::Limits;
 pub use parallelism::Parallelism;
 pub use store::{
-    ArchiveFormat, CommitOptions, Container, ContainerState, CreateOptions, DriverChoice, ExportOptions,
-    GcOptions, GcReport, HistoryEntry, Image, Info, LoadOptions, LoadedImage, Mounted, Moved,
-    RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, UnmountError,
+    ArchiveFormat, CommitOptions, Container, ContainerState, CreateOptions, DamagedImage, DriverChoice,
+    ExportOptions, GcOptions, GcReport, HistoryEntry, Image, Images, Info, LoadOptions, LoadedImage, Mounted,
+    Moved, RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, UnmountError,
     Unpack,
 };
 

@@ -801,3 +801,27 @@ fn a_driver_that_does_not_work_here_says_why() {
         assert_eq!(tool.json(&["info"])["driver"], Value::Null);
     });
 }
+
+#[test]
+fn a_damaged_image_is_named_with_what_to_do_and_can_be_removed() {
+    let tool = Tool::new();
+    tool.load_base();
+    let digest = tool.json(&["images"])[0]["digest"].as_str().unwrap().to_owned();
+    let manifest = tool.root().join("oci/blobs/sha256").join(digest.strip_prefix("sha256:").unwrap());
+    fs::write(manifest, "{}").unwrap();
+    let output = tool.run(&["images"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !String::from_utf8(output.stdout).unwrap().contains("base"), "{said}");
+    for word in [&digest, "base:1", "damaged", "plywood rmi --force"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    for words in [&["gc"][..], &["create", "base:1"], &["rmi", "base:1"]] {
+        let output = tool.run(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("plywood rmi --force"), "{words:?}: {said}");
+    }
+    assert_eq!(tool.text(&["rmi", "--force", "base:1"]), "Untagged: base:1\n");
+    tool.text(&["gc"]);
+    assert!(fs::read_dir(tool.root().join("oci/blobs/sha256")).unwrap().next().is_none());
+}

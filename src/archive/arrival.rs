@@ -81,7 +81,7 @@ impl<'a, 'w> Arrival<'a, 'w> {
     ) -> Result<Self, LoadError> {
         let (mut incoming, mut present) = (Vec::new(), Vec::new());
         for (digest, size) in needed.bottom_up() {
-            if into.blobs.size(&digest)? == Some(size) {
+            if into.blobs.holds(&digest, size)? {
                 present.push(digest);
                 continue;
             }

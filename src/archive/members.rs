@@ -177,7 +177,7 @@ impl<'w> Members<'w> {
         // What the store has already is read and checked, but not written again.
         if let Some(likely) = likely {
             (self.into.pin)(&[likely])?;
-            if self.into.blobs.size(&likely)? == Some(size) {
+            if self.into.blobs.holds(&likely, size)? {
                 let mut hasher = Hasher::new(algorithm);
                 copy(tar, size, |part| {
                     hasher.update(part);

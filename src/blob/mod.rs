@@ -76,6 +76,9 @@ pub enum BlobError {
     Io(#[from] fs::Error),
 }
 
+/// To hash this much takes less time than to write it.
+const SMALL: u64 = 256 << 10;
+
 /// The blobs of one image layout.
 #[derive(Debug)]
 pub struct Blobs {
@@ -145,6 +148,25 @@ impl Blobs {
         }
     }
 
+    /// Whether there is no need to store the blob: it is there with `size` bytes. Of a small one, as documents are, the
+    /// bytes are checked as well, so that storing it again mends what a disk has damaged.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if that cannot be told.
+    pub fn holds(&self, digest: &Digest, size: u64) -> Result<bool, BlobError> {
+        if self.size(digest)? != Some(size) {
+            return Ok(false);
+        }
+        match size {
+            0..=SMALL => match self.read(digest, SMALL) {
+                Err(BlobError::Io(error)) => Err(error.into()),
+                read => Ok(read.is_ok()),
+            },
+            _ => Ok(true),
+        }
+    }
+
     /// Opens the blob for reading, without a check of its bytes.
     ///
     /// # Errors
@@ -208,7 +230,7 @@ impl Blobs {
         durability: Durability,
     ) -> Result<Digest, BlobError> {
         let digest = Digest::of(bytes);
-        if self.size(&digest)? != Some(bytes.len() as u64) {
+        if !self.holds(&digest, bytes.len() as u64)? {
             let mut writer = self.writer(workspace, Algorithm::Sha256)?;
             std::io::Write::write_all(&mut writer, bytes).at_path("write", || writer.path())?;
             self.publish(writer.finish()?, durability)?;

@@ -1,4 +1,4 @@
-//! [`Image`]: something that a name points at, read; and finding one by what a person types.
+//! [`Image`]: something that a name points at, read; and everything that it leads to.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::layer::LayerKey;
 #[derive(Clone, Debug)]
 pub struct Image {
     pub(super) target: Descriptor,
-    names: Vec<Reference>,
+    pub(super) names: Vec<Reference>,
     descriptor: Descriptor,
     manifest: Manifest,
     config: Option<Config>,
@@ -258,81 +258,6 @@ impl Inner {
 }
 
 impl Store {
-    /// All images, in the order of their names; those without a name last.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] if the names, a manifest or a config cannot be read.
-    pub fn images(&self) -> Result<Vec<Image>, StoreError> {
-        let named = self.inner.names()?.images().into_iter();
-        let mut images = named.map(|named| self.inner.image(named)).collect::<Result<Vec<_>, _>>()?;
-        images.sort_by(|one, other| {
-            let key = |image: &Image| (image.names.is_empty(), image.names.first().cloned(), image.digest());
-            key(one).cmp(&key(other))
-        });
-        Ok(images)
-    }
-
-    /// Finds an image by a name (`debian`, `debian:12`, `localhost:5000/x@sha256:…`), by its id or digest, or by the
-    /// beginning of its id.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::NotFound`], or [`StoreError::Ambiguous`] with everything that the beginning of an id may mean.
-    pub fn image(&self, name: &str) -> Result<Image, StoreError> {
-        Ok(self.find_image(name)?.0)
-    }
-
-    /// Finds an image, and the name it was found by, if it was a name.
-    pub(super) fn find_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
-        let names = self.inner.names()?;
-        if let Ok(reference) = Reference::parse_familiar(name) {
-            for named in names.images() {
-                let Some(digest) = reference.digest() else {
-                    match named.names.contains(&reference) {
-                        true => return Ok((self.inner.image(named)?, Some(reference))),
-                        false => continue,
-                    }
-                };
-                // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
-                if named.names.iter().any(|known| known.repository() == reference.repository()) {
-                    let image = self.inner.image(named)?;
-                    if [image.digest(), image.manifest_digest()].contains(digest) {
-                        return Ok((image, None));
-                    }
-                }
-            }
-        }
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_prefix =
-            !hex.is_empty() && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-        let not_found = || StoreError::NotFound { what: "image", name: name.to_owned() };
-        if !is_prefix && name.parse::<Digest>().is_err() {
-            return Err(not_found());
-        }
-        let mut found: Vec<Image> = Vec::new();
-        for image in self.images()? {
-            let ids = [image.id(), image.digest(), image.manifest_digest()];
-            if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
-                return Ok((image, None));
-            }
-            // One image may be there in several forms, compressed and not; the one with a name comes first.
-            let is_new = || found.iter().all(|known| known.id() != image.id());
-            if is_prefix && ids.iter().any(|id| id.hex().starts_with(hex)) && is_new() {
-                found.push(image);
-            }
-        }
-        match found.len() {
-            0 => Err(not_found()),
-            1 => Ok((found.remove(0), None)),
-            _ => {
-                let candidates =
-                    found.iter().map(|image| format!("{} ({})", image.id(), image.label())).collect();
-                Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
-            }
-        }
-    }
-
     /// Gives `image` one more name. If another image had it, that one is kept without and returned.
     ///
     /// # Errors

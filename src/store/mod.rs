@@ -9,6 +9,7 @@ mod describe;
 mod error;
 mod gc;
 mod image;
+mod images;
 mod info;
 mod layout;
 mod load;
@@ -34,6 +35,7 @@ pub use container::{Container, ContainerState, CreateOptions, ExportOptions, Rem
 pub use error::StoreError;
 pub use gc::{GcOptions, GcReport};
 pub use image::{HistoryEntry, Image};
+pub use images::{DamagedImage, Images};
 pub use info::Info;
 pub use load::{LoadOptions, LoadedImage, Unpack};
 pub use mounted::{Mounted, UnmountError};

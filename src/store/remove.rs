@@ -16,7 +16,8 @@ pub enum RemoveImage {
     /// Refuse.
     #[default]
     Refuse,
-    /// Remove it with all its names. Containers keep what they need of it; its view is unmounted.
+    /// Remove it with all its names, even if it is damaged and cannot be read. Containers keep what they need of it; its
+    /// view is unmounted.
     Force,
 }
 
@@ -26,7 +27,7 @@ pub enum RemoveImage {
 pub struct Removed {
     /// Names that point at nothing now.
     pub untagged: Vec<Reference>,
-    /// The id of the image, if it is gone with that.
+    /// The id of the image, if it is gone with that and was not too damaged to have one.
     pub deleted: Option<Digest>,
 }
 
@@ -39,7 +40,10 @@ impl Store {
     /// [`StoreError::ImageInUse`] if a container uses it, [`StoreError::ImageMounted`] if its view is mounted, [`StoreError::SeveralNames`] if it was named by id and has
     /// several names, both unless forced; [`StoreError::NotFound`]. Nothing is removed then.
     pub fn remove_image(&self, name: &str, how: RemoveImage) -> Result<Removed, StoreError> {
-        let (image, known_as) = self.find_image(name)?;
+        let (image, known_as) = match self.find_image(name) {
+            Err(error) if how == RemoveImage::Force => return self.remove_damaged(name, error),
+            found => found?,
+        };
         if let Some(name) = known_as.filter(|_| image.names().len() > 1) {
             // One of several names: no container loses anything.
             self.untag(&name)?;
@@ -58,6 +62,17 @@ impl Store {
         let digest = image.digest();
         let untagged = self.inner.update_names(|names| Ok(names.forget(&digest)))?;
         Ok(Removed { untagged, deleted: Some(image.id()) })
+    }
+
+    /// Removes an image that cannot be read; if there is none, the search ends with `error`.
+    fn remove_damaged(&self, name: &str, error: StoreError) -> Result<Removed, StoreError> {
+        let Some((image, known_as)) = self.find_damaged(name)? else { return Err(error) };
+        if let Some(name) = known_as.filter(|_| image.names.len() > 1) {
+            self.untag(&name)?;
+            return Ok(Removed { untagged: vec![name], deleted: None });
+        }
+        let untagged = self.inner.update_names(|names| Ok(names.forget(&image.target.digest)))?;
+        Ok(Removed { untagged, deleted: None })
     }
 
     fn refuse_if_used(&self, image: &Image) -> Result<(), StoreError> {

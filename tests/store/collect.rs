@@ -6,9 +6,12 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use plywood::digest::Digest;
 use plywood::driver::DriverKind;
 use plywood::image::Reference;
-use plywood::store::{CreateOptions, GcOptions, LoadOptions, RemoveContainer, RemoveImage, Store, Unpack};
+use plywood::store::{
+    CreateOptions, GcOptions, Image, LoadOptions, RemoveContainer, RemoveImage, Store, Unpack,
+};
 use serde_json::{Value, json};
 
 use crate::common::image::{Compression, ImageSpec, Layout, image};
@@ -350,6 +353,48 @@ fn if_something_needed_cannot_be_read_nothing_goes() {
         assert!(chain(&error).contains(&image.digest().to_string()), "{}", chain(&error));
     }
     fs::write(&manifest, whole).unwrap();
+    collect(&world);
+}
+
+#[test]
+fn a_damaged_image_is_in_the_way_of_no_other_and_can_be_removed_or_loaded_again() {
+    let world = World::driver(DriverKind::Copy);
+    let archive = Layout::of(&one("damaged")).oci_archive();
+    let image = world.load(&archive);
+    let whole = world.load_image(&one("whole"));
+    let listed = || {
+        let images = world.store.images().unwrap();
+        let damaged: Vec<_> = images.damaged().iter().map(|damaged| damaged.digest).collect();
+        (images.iter().map(Image::digest).collect::<Vec<_>>(), damaged)
+    };
+    let blob = |digest: Digest| world.path().join("oci/blobs/sha256").join(digest.hex());
+    // As a disk leaves it that was cut off, one that lies, and one that forgets; of the manifest and of the config.
+    for document in [image.digest(), image.id()].map(blob) {
+        for damage in 0..3 {
+            match damage {
+                0 => fs::write(&document, "").unwrap(),
+                1 => fs::write(&document, " ".repeat(fs::read(&document).unwrap().len())).unwrap(),
+                _ => fs::remove_file(&document).unwrap(),
+            }
+            assert_eq!(listed(), (vec![whole.digest()], vec![image.digest()]), "{document:?}, {damage}");
+            assert!(world.store.image("damaged:1").is_err());
+            assert_eq!(world.store.image("whole:1").unwrap().digest(), whole.digest());
+            // Without force it is left alone; so is everything, since nobody knows what it needs.
+            world.refuse(|store| store.remove_image("damaged:1", RemoveImage::Refuse));
+            world.refuse(|store| store.gc(&GcOptions::default()));
+            assert_eq!(world.load(&archive).digest(), image.digest());
+            assert_eq!(listed(), (vec![image.digest(), whole.digest()], vec![]), "{document:?}, {damage}");
+        }
+    }
+    let container = world.store.create_container(&image, &CreateOptions::default()).unwrap();
+    exported(&container);
+    container.remove(RemoveContainer::Refuse).unwrap();
+
+    fs::remove_file(blob(image.digest())).unwrap();
+    let removed = world.store.remove_image("damaged:1", RemoveImage::Force).unwrap();
+    assert_eq!((removed.untagged.len(), removed.deleted), (1, None));
+    world.store.gc(&GcOptions::default()).unwrap();
+    assert_eq!(listed(), (vec![whole.digest()], vec![]));
     collect(&world);
 }
 

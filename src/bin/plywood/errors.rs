@@ -191,7 +191,7 @@ fn object(message: &str, kind: &str, facts: Vec<(&'static str, String)>, hint: O
 }
 
 /// An error and its causes. A message that already ends in that of its cause says it once.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use plywood::image::{Reference, time};
-use plywood::{Image, RemoveImage, Store, StoreError};
+use plywood::{Image, Images, RemoveImage, Store, StoreError};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{HistoryArgs, ImageMountArgs, ImageUmountArgs, ImagesArgs, RmiArgs, TagArgs, UntagArgs};
-use crate::errors::{Failure, each};
+use crate::errors::{Failure, chain, each};
 use crate::global::Context;
 use crate::human;
 use crate::output::Table;
@@ -19,8 +19,11 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
     store.image(name).map_err(|error| Failure::from(error).hinted(|error| hint(store, error)))
 }
 
+/// The next step where an image is damaged.
+const MEND: &str = "load the image again, or remove it with `plywood rmi --force`";
+
 /// The next step after an error about an image.
-fn hint(store: &Store, error: &StoreError) -> Option<String> {
+pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
     match error {
         StoreError::NotFound { name, .. } => {
             // What cannot be listed cannot be suggested; the error itself is what matters.
@@ -43,6 +46,7 @@ fn hint(store: &Store, error: &StoreError) -> Option<String> {
         }
         StoreError::ImageMounted { .. } => Some("use `plywood image umount` first, or -f".to_owned()),
         StoreError::SeveralNames { .. } => Some("say one of the names, or use -f for all".to_owned()),
+        StoreError::Blob(_) | StoreError::Image { .. } => Some(MEND.to_owned()),
         _ => None,
     }
 }
@@ -86,7 +90,12 @@ pub(crate) fn age(written: Option<&str>) -> String {
 /// `plywood images`
 pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> {
     let output = context.output;
-    let images = context.open_if_there()?.map_or_else(|| Ok(Vec::new()), |store| store.images())?;
+    let images = context.open_if_there()?.map_or_else(|| Ok(Images::default()), |store| store.images())?;
+    for damaged in images.damaged() {
+        let names: Vec<_> = damaged.names.iter().map(Reference::familiar).collect();
+        let (names, digest, error) = (names.join(", "), damaged.digest, chain(&damaged.error));
+        output.warn(&format!("image {digest} ({names}) is damaged: {error}; {MEND}"));
+    }
     let images: Vec<Listed> = images.iter().map(Listed::new).collect();
     if output.json {
         return output.json(&images);

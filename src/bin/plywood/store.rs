@@ -20,7 +20,9 @@ pub(crate) fn gc(context: &Context, args: &GcArgs) -> Result<(), Failure> {
         None => GcReport::default(),
         Some(store) => {
             let _meter = Meter::new("collecting", output);
-            store.gc(&options)?
+            let collected = store.gc(&options);
+            collected
+                .map_err(|error| Failure::from(error).hinted(|error| crate::images::hint(&store, error)))?
         }
     };
     if output.json {
