@@ -178,3 +178,18 @@ pub enum StoreError {
     #[error(transparent)]
     Io(#[from] fs::Error),
 }
+
+impl StoreError {
+    /// Whether this says that the content of an image is not what it should be, and not that this process cannot get at
+    /// it.
+    pub(super) fn is_damage(&self) -> bool {
+        use BlobError::{DigestMismatch, Missing, SizeMismatch, TooLarge};
+        match self {
+            Self::Image { .. } | Self::NotAnImage { .. } => true,
+            Self::Blob(blob) => {
+                matches!(blob, Missing { .. } | DigestMismatch { .. } | SizeMismatch { .. } | TooLarge { .. })
+            }
+            _ => false,
+        }
+    }
+}

@@ -5,11 +5,11 @@
 //! under the lock and unlinked after it: the lock is held for as long as it takes to read the names and the documents
 //! behind them, not for as long as it takes to remove a tree.
 
-use super::Store;
 use super::error::StoreError;
 use super::operation::{GC_LOCK, Operation, Pinned};
+use super::{Inner, Store};
 use crate::container::{ContainerRecord, mounted_at};
-use crate::fs::{Lock, LockMode, Optional};
+use crate::fs::{Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
 use crate::layer::Stacking;
 
@@ -50,16 +50,13 @@ impl Store {
     /// [`StoreError`] if something that is needed cannot be read: then nothing is known to be unneeded and nothing is
     /// removed. If something cannot be unlinked at the end, it is no longer visible and the next collection tries again.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
-        let inner = &self.inner;
-        let operation = inner.begin()?;
-        let mut report = GcReport::default();
-        {
-            let _alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
-            let needed = self.needed(&operation, &mut report, options)?;
-            self.collect_blobs(&needed, &operation, &mut report, options)?;
-            self.collect_layers(&needed, &operation, &mut report, options)?;
-            self.collect_names(&operation, &mut report, options)?;
-        }
+        let operation = self.inner.begin()?;
+        let mut collection = Collection::begin(&self.inner, &operation, options.dry_run)?;
+        let needed = collection.needed()?;
+        collection.blobs(&needed)?;
+        collection.layers(&needed)?;
+        collection.names()?;
+        let report = collection.end();
         operation.end()?;
         if !options.dry_run {
             self.settle()?;
@@ -89,8 +86,8 @@ impl Store {
         let inner = &self.inner;
         let workspace = operation.workspace();
         let brought = operation.pinned()?;
-        let _alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
-        let needed = self.needed(operation, &mut GcReport::default(), &GcOptions::dry_run())?;
+        let mut collection = Collection::begin(inner, operation, true)?;
+        let needed = collection.needed()?;
         for digest in brought.blobs.difference(&needed.blobs).filter_map(|digest| digest.parse().ok()) {
             if inner.layout.blobs.size(&digest)?.is_some() {
                 inner.layout.blobs.discard(&digest, workspace)?;
@@ -105,29 +102,62 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// One collection under way. What goes is moved into the workspace of its operation, and unlinked with that.
+struct Collection<'a> {
+    inner: &'a Inner,
+    workspace: &'a Workspace,
+    /// Only to tell what would go.
+    dry_run: bool,
+    report: GcReport,
+    _alone: Lock,
+}
+
+impl<'a> Collection<'a> {
+    /// Keeps everybody from relying on something new until it is over.
+    fn begin(inner: &'a Inner, operation: &'a Operation, dry_run: bool) -> Result<Self, StoreError> {
+        let alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
+        let workspace = operation.workspace();
+        Ok(Self { inner, workspace, dry_run, report: GcReport::default(), _alone: alone })
+    }
+
+    /// Lets others go on; what was collected is still to be unlinked.
+    fn end(self) -> GcReport {
+        self.report
+    }
 
     /// What is led to. Sweeps `staging/` on the way, which tells the operations in progress from the dead.
-    fn needed(
-        &self,
-        operation: &Operation,
-        report: &mut GcReport,
-        options: &GcOptions,
-    ) -> Result<Pinned, StoreError> {
-        let inner = &self.inner;
-        let (live, swept) = inner.staging.sweep(operation.workspace(), options.dry_run)?;
-        report.leftovers += swept;
+    fn needed(&mut self) -> Result<Pinned, StoreError> {
+        let (live, swept) = self.inner.staging.sweep(self.workspace, self.dry_run)?;
+        self.report.leftovers += swept;
         let mut needed = Pinned::of(&live)?;
-        for image in inner.names()?.images() {
+        for image in self.inner.names()?.images() {
             self.need(&image.target, &mut needed)?;
         }
-        let views = self.collect_views(&needed, operation, report, options)?;
-        for record in inner.container_records()?.into_iter().chain(views) {
-            self.need(&record.image.target, &mut needed)?;
-            let merged = Stacking::of(&record.stack);
-            let keys = record.stack.iter().copied().chain(merged.merged_keys());
-            needed.layers.extend(keys.map(|key| key.to_string()));
+        let views = self.views(&needed)?;
+        for record in self.inner.container_records()?.into_iter().chain(views) {
+            self.need_container(&record, &mut needed)?;
         }
         Ok(needed)
+    }
+
+    /// Adds everything that a container stands on. It can go on without the documents of its image.
+    fn need_container(&self, record: &ContainerRecord, needed: &mut Pinned) -> Result<(), StoreError> {
+        match self.need(&record.image.target, needed) {
+            Err(error) if error.is_damage() => {
+                tracing::warn!(container = record.id, %error, "the image of a container is damaged; its layers stay");
+                for &key in &record.stack {
+                    let layer = self.inner.layers.get(key)?;
+                    needed.blobs.extend(layer.map(|layer| layer.record.blob.to_string()));
+                }
+            }
+            known => known?,
+        }
+        let merged = Stacking::of(&record.stack);
+        let keys = record.stack.iter().copied().chain(merged.merged_keys());
+        needed.layers.extend(keys.map(|key| key.to_string()));
+        Ok(())
     }
 
     /// Adds everything that `target` leads to.
@@ -138,13 +168,7 @@ impl Store {
     }
 
     /// Removes views that are not mounted, of images that are no more; returns the others.
-    fn collect_views(
-        &self,
-        needed: &Pinned,
-        operation: &Operation,
-        report: &mut GcReport,
-        options: &GcOptions,
-    ) -> Result<Vec<ContainerRecord>, StoreError> {
+    fn views(&mut self, needed: &Pinned) -> Result<Vec<ContainerRecord>, StoreError> {
         let mut kept = Vec::new();
         for view in self.inner.view_records()? {
             // A view by copying is never mounted; it stays while its image does.
@@ -153,42 +177,30 @@ impl Store {
                 kept.push(view);
                 continue;
             }
-            report.leftovers += 1;
-            if !options.dry_run {
-                operation.workspace().discard(&self.inner.layout.views, &view.id)?;
+            self.report.leftovers += 1;
+            if !self.dry_run {
+                self.workspace.discard(&self.inner.layout.views, &view.id)?;
             }
         }
         Ok(kept)
     }
 
-    fn collect_blobs(
-        &self,
-        needed: &Pinned,
-        operation: &Operation,
-        report: &mut GcReport,
-        options: &GcOptions,
-    ) -> Result<(), StoreError> {
+    fn blobs(&mut self, needed: &Pinned) -> Result<(), StoreError> {
         let blobs = &self.inner.layout.blobs;
         for (digest, size) in blobs.list()? {
             if needed.blobs.contains(&digest.to_string()) {
                 continue;
             }
-            if !options.dry_run {
-                blobs.discard(&digest, operation.workspace())?;
+            if !self.dry_run {
+                blobs.discard(&digest, self.workspace)?;
             }
-            report.blobs.push(digest);
-            report.bytes += size;
+            self.report.blobs.push(digest);
+            self.report.bytes += size;
         }
         Ok(())
     }
 
-    fn collect_layers(
-        &self,
-        needed: &Pinned,
-        operation: &Operation,
-        report: &mut GcReport,
-        options: &GcOptions,
-    ) -> Result<(), StoreError> {
+    fn layers(&mut self, needed: &Pinned) -> Result<(), StoreError> {
         let layers = &self.inner.layers;
         for key in layers.list()? {
             if needed.layers.contains(&key.to_string()) {
@@ -196,30 +208,25 @@ impl Store {
             }
             let bytes = layers.get(key)?.map_or(0, |layer| layer.record.data_bytes);
             // One that is being made is pinned, or its maker is about to find its pins.
-            if !options.dry_run && !layers.remove(key, operation.workspace())? {
+            if !self.dry_run && !layers.remove(key, self.workspace)? {
                 continue;
             }
-            report.bytes += bytes;
-            report.layers.push(key.to_string());
+            self.report.bytes += bytes;
+            self.report.layers.push(key.to_string());
         }
         Ok(())
     }
 
     /// Removes names of containers that a dead process reserved and never used.
-    fn collect_names(
-        &self,
-        operation: &Operation,
-        report: &mut GcReport,
-        options: &GcOptions,
-    ) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        let _names = inner.lock_names()?;
-        for entry in inner.layout.names.names()? {
+    fn names(&mut self) -> Result<(), StoreError> {
+        let _names = self.inner.lock_names()?;
+        let names = &self.inner.layout.names;
+        for entry in names.names()? {
             let name = String::from_utf8_lossy(&entry.name).into_owned();
-            if inner.container_named(&name)?.is_none() {
-                report.leftovers += 1;
-                if !options.dry_run {
-                    operation.workspace().discard(&inner.layout.names, &name).optional()?;
+            if self.inner.container_named(&name)?.is_none() {
+                self.report.leftovers += 1;
+                if !self.dry_run {
+                    self.workspace.discard(names, &name).optional()?;
                 }
             }
         }

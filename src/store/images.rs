@@ -6,7 +6,6 @@ use super::Store;
 use super::error::StoreError;
 use super::image::Image;
 use super::names::Named;
-use crate::blob::BlobError;
 use crate::digest::Digest;
 use crate::image::Reference;
 
@@ -62,19 +61,6 @@ impl<'a> IntoIterator for &'a Images {
     }
 }
 
-/// Whether this says that the content of an image is not what it should be, and not that this process cannot get at it.
-fn is_damage(error: &StoreError) -> bool {
-    let wrong = |blob: &BlobError| {
-        use BlobError::{DigestMismatch, Missing, SizeMismatch, TooLarge};
-        matches!(blob, Missing { .. } | DigestMismatch { .. } | SizeMismatch { .. } | TooLarge { .. })
-    };
-    match error {
-        StoreError::Image { .. } | StoreError::NotAnImage { .. } => true,
-        StoreError::Blob(blob) => wrong(blob),
-        _ => false,
-    }
-}
-
 impl Store {
     /// All images.
     ///
@@ -86,7 +72,7 @@ impl Store {
         for named in self.inner.names()?.images() {
             match self.inner.image(named.clone()) {
                 Ok(image) => images.list.push(image),
-                Err(error) if is_damage(&error) => {
+                Err(error) if error.is_damage() => {
                     images.damaged.push(DamagedImage {
                         names: named.names,
                         digest: named.target.digest,
@@ -117,7 +103,7 @@ impl Store {
             let known_as = reference.clone().filter(|reference| named.names.contains(reference));
             let is_meant =
                 known_as.is_some() || (!hex.is_empty() && named.target.digest.hex().starts_with(hex));
-            if is_meant && self.inner.image(named.clone()).is_err_and(|error| is_damage(&error)) {
+            if is_meant && self.inner.image(named.clone()).is_err_and(|error| error.is_damage()) {
                 match known_as.is_some() || found.is_none() {
                     true => found = Some((named, known_as)),
                     false => return Ok(None),

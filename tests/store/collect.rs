@@ -390,10 +390,17 @@ fn a_damaged_image_is_in_the_way_of_no_other_and_can_be_removed_or_loaded_again(
     exported(&container);
     container.remove(RemoveContainer::Refuse).unwrap();
 
+    // A container goes on without the documents, and keeps its layers and what they were made of.
+    let container = world.store.create_container(&image, &CreateOptions::default()).unwrap();
+    let content = exported(&container);
     fs::remove_file(blob(image.digest())).unwrap();
     let removed = world.store.remove_image("damaged:1", RemoveImage::Force).unwrap();
     assert_eq!((removed.untagged.len(), removed.deleted), (1, None));
-    world.store.gc(&GcOptions::default()).unwrap();
+    let report = world.store.gc(&GcOptions::default()).unwrap();
+    assert_eq!((report.blobs, report.layers), (vec![image.id()], vec![]));
+    exported(&container).assert_same(&content, "of a container without its image");
+    container.remove(RemoveContainer::Refuse).unwrap();
+    assert_eq!(world.store.gc(&GcOptions::default()).unwrap().blobs.len(), 1);
     assert_eq!(listed(), (vec![whole.digest()], vec![]));
     collect(&world);
 }
