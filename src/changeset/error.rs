@@ -42,7 +42,7 @@ pub enum ChangesetError {
         reason: &'static str,
     },
     /// The map of a sparse file contradicts itself or the size of the file.
-    #[error("tar entry {index} ({name}) has an invalid sparse map: {reason}")]
+    #[error("tar entry {index}{} has an invalid sparse map: {reason}", known(name))]
     Sparse {
         /// The entry.
         index: u64,
@@ -102,7 +102,7 @@ pub enum ChangesetError {
         found: &'static str,
     },
     /// A type of entry that means nothing in a layer: unknown, or part of a multi-volume archive.
-    #[error("tar entry {index} ({name}) has the type {typeflag:?}, which no layer may hold")]
+    #[error("tar entry {index}{} has the type {typeflag:?}, which no layer may hold", known(name))]
     Type {
         /// The entry.
         index: u64,
@@ -112,7 +112,7 @@ pub enum ChangesetError {
         typeflag: char,
     },
     /// The tar asks for more than [`Limits`](crate::limits::Limits) allows.
-    #[error("tar entry {index} ({name}) exceeds the limit {limit} of {maximum}")]
+    #[error("tar entry {index}{} exceeds the limit {limit} of {maximum}", known(name))]
     Limit {
         /// The entry.
         index: u64,
@@ -124,7 +124,7 @@ pub enum ChangesetError {
         maximum: u64,
     },
     /// The tar ends inside an entry.
-    #[error("the tar is cut short: it ends inside entry {index} ({name}), {missing} bytes early")]
+    #[error("the tar is cut short: it ends inside entry {index}{}, {missing} bytes early", known(name))]
     Truncated {
         /// The entry.
         index: u64,
@@ -209,6 +209,11 @@ impl From<ChangesetError> for io::Error {
         };
         Self::new(kind, error)
     }
+}
+
+/// A name in brackets; nothing while it is not known.
+fn known(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!(" ({name})") }
 }
 
 /// Bytes from a tar as text for a message, cut where a stranger wrote too much.

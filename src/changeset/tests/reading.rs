@@ -341,3 +341,33 @@ fn skipped_headers_count_as_entries() {
     let limits = Limits { entries: 5, ..Limits::default() };
     assert!(matches!(read_with(&many.0, &limits), Err(ChangesetError::Limit { limit: "entries", .. })));
 }
+
+#[test]
+fn an_error_names_the_entry_as_far_as_it_is_known() {
+    let message = |tar: &Tar, limits: Limits| read_with(&tar.0, &limits).unwrap_err().to_string();
+    let default = Limits::default;
+    let named = Tar::default().file("a", b"").file("etc/\npasswd", b"1234").end();
+    assert_eq!(
+        message(&named, Limits { file_bytes: 3, ..default() }),
+        r"tar entry 1 (etc/\npasswd) exceeds the limit file_bytes of 3"
+    );
+    let unnamed = Tar::default().file("a", b"").pax(&[("comment", &[b'x'; 2000])]).file("b", b"").end();
+    let few = Limits { header_bytes: 1000, ..default() };
+    assert_eq!(message(&unnamed, few), "tar entry 1 exceeds the limit header_bytes of 1000");
+    let one = Limits { entries: 1, ..default() };
+    assert_eq!(message(&named, one), "tar entry 1 exceeds the limit entries of 1");
+    let cut = Tar(named.0[..1000].to_vec());
+    assert_eq!(message(&cut, default()), "the tar is cut short: it ends inside entry 1, 24 bytes early");
+}
+
+#[test]
+fn names_of_owners_and_times_of_access_mean_nothing() {
+    let entry = one(Tar::default()
+        .pax(&[("uname", b"root"), ("gname", b"wheel"), ("atime", b"1.5"), ("ctime", b"2.5"), ("uid", b"7")])
+        .header(b'0', "file", 0, |block| {
+            block.text(265..297, b"root").text(297..329, b"daemon");
+        })
+        .end());
+    let expected = Metadata { mode: 0o644, uid: 7, ..Metadata::default() };
+    assert_eq!(entry.metadata, expected);
+}
