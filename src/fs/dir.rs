@@ -243,7 +243,8 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`Error`] if something of that name is there, the process may not, or `kind` is another kind.
+    /// [`Error`] if something of that name is there, the process may not, `kind` is another kind, or there is no such
+    /// device.
     pub fn create_node(
         &self,
         path: impl AsRef<Path>,
@@ -251,8 +252,12 @@ impl Dir {
         mode: u32,
         device: DeviceNumber,
     ) -> Result<()> {
-        let (kind, device) = (kind.to_raw(), sys::makedev(device.major, device.minor));
+        let kind = kind.to_raw();
         self.at_leaf("create node", path.as_ref(), |dir, name| {
+            if !device.is_possible() {
+                return Err(Errno::INVAL);
+            }
+            let device = sys::makedev(device.major, device.minor);
             sys::mknodat(dir, name, kind, Mode::from_raw_mode(mode), device)
         })
     }

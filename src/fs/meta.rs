@@ -82,4 +82,10 @@ pub struct DeviceNumber {
 impl DeviceNumber {
     /// The number that overlayfs uses as a deletion mark.
     pub const WHITEOUT: Self = Self { major: 0, minor: 0 };
+
+    /// Whether Linux has such a number. It keeps 12 and 20 bits of the two and forgets the others: 4096:0 would become
+    /// 0:0.
+    pub fn is_possible(self) -> bool {
+        self.major < 1 << 12 && self.minor < 1 << 20
+    }
 }

@@ -232,7 +232,9 @@ fn unpack(error: &UnpackError) -> Described {
         UnpackError::Blob(error) => system(error),
         UnpackError::Tar(error) => changeset(error),
         UnpackError::Link { path, target, reason, .. } => ("invalid-layer", facts![path, target, reason]),
-        UnpackError::WhiteoutDevice { path, .. } => ("invalid-layer", facts![path]),
+        UnpackError::WhiteoutDevice { path, .. } | UnpackError::Device { path, .. } => {
+            ("invalid-layer", facts![path])
+        }
         UnpackError::Place { path, reason, .. } => ("invalid-layer", facts![path, reason]),
         UnpackError::Io(error) => file(error),
         UnpackError::Cancelled => ("cancelled", facts![]),

@@ -109,6 +109,10 @@ impl<'a> Unpacker<'a> {
             EntryKind::CharDevice(DeviceNumber::WHITEOUT) => {
                 return Err(UnpackError::WhiteoutDevice { index, path });
             }
+            EntryKind::CharDevice(device) | EntryKind::BlockDevice(device) if !device.is_possible() => {
+                let DeviceNumber { major, minor } = device;
+                return Err(UnpackError::Device { index, path, major, minor });
+            }
             EntryKind::CharDevice(device) => FileType::CharDevice(device),
             EntryKind::BlockDevice(device) => FileType::BlockDevice(device),
             EntryKind::Fifo => FileType::Fifo,

@@ -46,6 +46,18 @@ pub enum UnpackError {
         /// The device.
         path: LayerPath,
     },
+    /// A device of numbers that Linux does not have.
+    #[error("tar entry {index} ({path}) is a device {major}:{minor}, expected at most 4095:1048575")]
+    Device {
+        /// The entry.
+        index: u64,
+        /// The device.
+        path: LayerPath,
+        /// Its driver.
+        major: u32,
+        /// The device of that driver.
+        minor: u32,
+    },
     /// The directory that an entry is in cannot be found: symbolic links lead in a circle, or too far.
     #[error("tar entry {index} ({path}) cannot be placed: {reason}")]
     Place {
