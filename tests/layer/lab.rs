@@ -1,6 +1,7 @@
 //! What the tests of this binary share: a place for layers, and what a reader of them sees.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,7 +90,7 @@ pub fn seen(layers: &[Layer]) -> Tree {
     let mut inodes: BTreeMap<(u64, u64), Vec<PathBuf>> = BTreeMap::new();
     let mut add = |path: &plywood::path::LayerPath, found: &plywood::stack::Found| {
         let object = stack.object(path, found)?;
-        let name = PathBuf::from(std::ffi::OsStr::new(std::str::from_utf8(path.as_bytes()).unwrap()));
+        let name = PathBuf::from(std::ffi::OsStr::from_bytes(path.as_bytes()));
         let kind = match object.file_type {
             FileType::File { .. } => {
                 let mut content = Vec::new();

@@ -5,8 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attributes;
 mod holes;
 mod lab;
+mod laws;
 mod merging;
 mod sharing;
 mod unpack;

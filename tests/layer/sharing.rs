@@ -419,7 +419,7 @@ fn check(lab: &Lab, layers: &[Vec<Entry>]) -> Result<(), TestCaseError> {
 
 /// Whether something else takes the place of a hard link to a file below. Here nothing was linked then; the model has
 /// copied the file up all the same.
-fn has_lost_link(layer: &[Entry]) -> bool {
+pub fn has_lost_link(layer: &[Entry]) -> bool {
     let path = |entry: &Entry| PathBuf::from(String::from_utf8(entry.name.clone()).unwrap());
     layer.iter().enumerate().any(|(at, entry)| {
         let EntryKind::Link(target) = &entry.kind else { return false };
