@@ -19,12 +19,16 @@ use super::crew::Crew;
 use super::key::LayerKey;
 use super::record::{Assumed, Record};
 use super::store::{Layer, LayerError, LayerLock, LayerStore, State};
-use super::unpack::{Below, Losses, UnpackError, UnpackOptions, Unpacked, unpack_blob, unpack_layer};
+use super::unpack::{self, Below, Losses, UnpackError, UnpackOptions, Unpacked, unpack_blob, unpack_layer};
 use super::xattrs::XattrPolicy;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::fs::{Dir, StagedDir, Workspace};
 use crate::limits::Limits;
 use crate::parallelism::Parallelism;
+
+/// Threads that unpack at most. File systems create files hardly faster for sixteen than for four, and each thread keeps
+/// some dozens of files open, of which a process may often have no more than 1024.
+const THREADS: usize = 16;
 
 /// Opens a layer's blob from its beginning, as often as it is asked to.
 pub type OpenBlob<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
@@ -259,9 +263,8 @@ impl<'c> Context<'c> {
         }
         let mut queue: Vec<_> = jobs.values().map(|job| job.source).collect();
         queue.sort_by_key(|source| (std::cmp::Reverse(source.size), source.diff_id));
-        // A layer has work for two threads at most.
-        let most = 2 * queue.len() + usize::from(self.options.meanwhile.is_some());
-        let threads = self.options.parallelism.threads().min(most);
+        let most = unpack::THREADS * queue.len() + usize::from(self.options.meanwhile.is_some());
+        let threads = self.options.parallelism.threads().min(most).min(THREADS);
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let jobs = Mutex::new(jobs);
         let error = Mutex::new(None);

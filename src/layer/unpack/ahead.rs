@@ -5,11 +5,15 @@
 //! bytes are the same either way, and memory stays bounded by the number of blocks.
 
 use std::io::{self, Read};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{
+    Receiver, RecvError, Sender, SyncSender, TryRecvError, TrySendError, channel, sync_channel,
+};
 
+use super::Help;
+use super::writers::Writers;
 use crate::codec::Decoder;
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::layer::crew::Crew;
 use crate::limits::Limits;
 
 /// Size of the blocks between the threads: small enough for a cache, large enough that handing over costs nothing.
@@ -26,7 +30,7 @@ pub(super) type Blob<'env> = Box<dyn Read + Send + 'env>;
 
 /// Reads the tar inside a blob.
 pub(super) struct Ahead<'c, 'env> {
-    crew: Option<&'c Crew<'env>>,
+    help: Option<&'c Help<'c, 'env>>,
     work: Work<'env>,
 }
 
@@ -43,11 +47,11 @@ impl<'c, 'env> Ahead<'c, 'env> {
         blob: Blob<'env>,
         algorithm: Algorithm,
         limits: &Limits,
-        crew: Option<&'c Crew<'env>>,
+        help: Option<&'c Help<'c, 'env>>,
     ) -> io::Result<Self> {
         let decoder = Decoder::new(blob, limits)?.with_holes();
         let decoding = Decoding { decoder, hasher: Hasher::new(algorithm), bytes: 0 };
-        Ok(Self { crew, work: Work::Here(Box::new(decoding)) })
+        Ok(Self { help, work: Work::Here(Box::new(decoding)) })
     }
 
     /// The digest and length of the whole tar; `None` if it was not read to its end.
@@ -60,27 +64,30 @@ impl<'c, 'env> Ahead<'c, 'env> {
 
     /// Moves the decoder to a thread that waits for work, if there is one.
     fn delegate(&mut self) {
-        let Some(crew) = self.crew.filter(|crew| crew.is_idle()) else { return };
+        let Some(Help { crew, writers }) = self.help.filter(|help| help.crew.is_idle()) else { return };
         let Work::Here(decoding) = &self.work else { return };
         if decoding.bytes < WORTH_IT {
             return;
         }
         let (blocks, received) = sync_channel(DEPTH);
         let (recycle, spent) = channel();
-        let pipe = Pipe { received, recycle, block: Vec::new(), position: 0 };
+        let pipe = Pipe { received, recycle, block: Vec::new(), position: 0, writers: Arc::clone(writers) };
         let Work::Here(decoding) = std::mem::replace(&mut self.work, Work::Elsewhere(pipe)) else { return };
         // A task that is not taken comes back whole, but as a closure; run here it would wait for its own reader. So
         // the decoder travels beside it.
         let (hand_over, decoding_there) = channel::<Box<Decoding<'env>>>();
+        let writers_there = Arc::clone(writers);
         let task = move || {
             if let Ok(decoding) = decoding_there.recv() {
-                decoding.run(&blocks, &spent);
+                decoding.run(&blocks, &spent, &writers_there);
             }
         };
         if crew.offer(Box::new(task)).is_err() {
             self.work = Work::Here(decoding);
         } else if let Err(back) = hand_over.send(decoding) {
             self.work = Work::Here(back.0);
+        } else {
+            writers.attend();
         }
     }
 }
@@ -129,8 +136,8 @@ impl Decoding<'_> {
         Ok(count)
     }
 
-    /// Decodes to the end, or until nobody wants more.
-    fn run(mut self: Box<Self>, blocks: &SyncSender<Message>, spent: &Receiver<Vec<u8>>) {
+    /// Decodes to the end, or until nobody wants more. Where it would wait for the reader it helps it instead.
+    fn run(mut self: Box<Self>, blocks: &SyncSender<Message>, spent: &Receiver<Vec<u8>>, writers: &Writers) {
         loop {
             let mut block = spent.try_recv().unwrap_or_default();
             block.resize(BLOCK, 0);
@@ -143,7 +150,14 @@ impl Decoding<'_> {
                 Err(error) => Message::Failed(error),
             };
             let last = !matches!(message, Message::Block(_));
-            if blocks.send(message).is_err() || last {
+            let mut sent = blocks.try_send(message);
+            while let Err(TrySendError::Full(message)) = sent {
+                sent = match writers.help() {
+                    true => blocks.try_send(message),
+                    false => blocks.send(message).map_err(TrySendError::from),
+                };
+            }
+            if sent.is_err() || last {
                 return;
             }
         }
@@ -176,14 +190,26 @@ struct Pipe {
     recycle: Sender<Vec<u8>>,
     block: Vec<u8>,
     position: usize,
+    writers: Arc<Writers>,
 }
 
 impl Pipe {
+    /// The next message. Until it comes there may be something to write.
+    fn receive(&self) -> Result<Message, RecvError> {
+        loop {
+            match self.received.try_recv() {
+                Err(TryRecvError::Empty) if self.writers.help() => {}
+                Err(TryRecvError::Empty) => return self.received.recv(),
+                Err(TryRecvError::Disconnected) => return Err(RecvError),
+                Ok(message) => return Ok(message),
+            }
+        }
+    }
+
     /// The next bytes, or the digest and length at the end.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<Result<usize, (Digest, u64)>> {
         if self.position == self.block.len() {
-            let message = self.received.recv();
-            match message.map_err(|_| io::Error::other("the thread that decodes the blob ended"))? {
+            match self.receive().map_err(|_| io::Error::other("the thread that decodes the blob ended"))? {
                 Message::Block(block) => {
                     let spent = std::mem::replace(&mut self.block, block);
                     self.position = 0;

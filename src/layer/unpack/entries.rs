@@ -12,6 +12,7 @@ use std::path::Path;
 
 use super::error::UnpackError;
 use super::place::{Of, Places, Waiting};
+use super::writers::Outbox;
 use super::{Below, Losses, UnpackOptions};
 use crate::changeset::{Entry, EntryKind, Reader};
 use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, unique_name};
@@ -33,6 +34,8 @@ pub(super) struct Unpacker<'a> {
     pub(super) data_bytes: u64,
     pub(super) entries: u64,
     aside: Option<Aside>,
+    /// Takes files that other threads are to write; `None` if there are no other threads.
+    pub(super) outbox: Option<Outbox<'a>>,
 }
 
 /// Files that are kept for the sake of hard links and are no part of the layer by themselves. They lie in a directory of
@@ -59,6 +62,7 @@ impl<'a> Unpacker<'a> {
         below: Option<&'a Below<'a>>,
         abilities: Abilities,
         options: &'a UnpackOptions<'a>,
+        outbox: Option<Outbox<'a>>,
     ) -> Result<Self, UnpackError> {
         // What is made in here must inherit nothing: no default ACL, no group.
         for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
@@ -75,15 +79,32 @@ impl<'a> Unpacker<'a> {
             data_bytes: 0,
             entries: 0,
             aside: None,
+            outbox,
         })
     }
 
+    /// Puts all entries of `tar` in their places.
+    pub(super) fn all<R: Read>(&mut self, tar: &mut Reader<R>) -> Result<(), UnpackError> {
+        let read = self.read(tar);
+        // Also after a failure: what was handed out came earlier in the tar, and if it fails it is the cause.
+        if let Some(outbox) = &mut self.outbox {
+            self.data_bytes += outbox.settle()?;
+        }
+        read
+    }
+
+    fn read<R: Read>(&mut self, tar: &mut Reader<R>) -> Result<(), UnpackError> {
+        while let Some(entry) = tar.next_entry()? {
+            if self.options.is_cancelled() {
+                return Err(UnpackError::Cancelled);
+            }
+            self.entry(entry, tar)?;
+        }
+        Ok(())
+    }
+
     /// Puts the entry that `tar` has just returned in its place, data included.
-    pub(super) fn entry<R: Read>(
-        &mut self,
-        mut entry: Entry,
-        tar: &mut Reader<R>,
-    ) -> Result<(), UnpackError> {
+    fn entry<R: Read>(&mut self, mut entry: Entry, tar: &mut Reader<R>) -> Result<(), UnpackError> {
         self.entries += 1;
         self.options.xattrs.apply(&mut entry.metadata.xattrs);
         let Entry { path, kind, metadata, index } = entry;

@@ -1,7 +1,8 @@
 //! Regular files: created in the order of the tar, then filled and finished through their handle.
 //!
 //! Whether the name is free, what it was before and whose the file is, is settled when it is created. What is left after
-//! that (data, mode, time) concerns the open file alone, wherever its name may lead by then.
+//! that (data, mode, time) concerns the open file alone, wherever its name may lead by then: so other threads may do it
+//! (`writers.rs`).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -51,7 +52,7 @@ impl Unpacker<'_> {
             file => file?,
         };
         self.places.supersede(&place.path, name);
-        self.fill(of, &New { file, place: &place, name: os_name }, metadata, size, tar)
+        self.fill(of, New { file, place: &place, name: os_name }, metadata, size, tar)
     }
 
     /// Puts a file where it is known for hard links only.
@@ -68,23 +69,28 @@ impl Unpacker<'_> {
         aside.files.insert(of.path.clone(), name.clone());
         let place = Place::new(of.path.clone(), aside.dir.try_clone()?);
         let file = place.dir.create_file(&name, metadata.mode & PERMISSIONS)?;
-        self.fill(of, &New { file, place: &place, name: OsStr::new(&name) }, metadata, size, tar)
+        self.fill(of, New { file, place: &place, name: OsStr::new(&name) }, metadata, size, tar)
     }
 
-    /// Gives a file its data and its metadata.
+    /// Gives a file its data and its metadata, or sees to it that another thread does.
     fn fill<R: Read>(
         &mut self,
         of: Of<'_>,
-        new: &New<'_>,
+        new: New<'_>,
         metadata: &Metadata,
         size: u64,
         tar: &mut Reader<R>,
     ) -> Result<(), UnpackError> {
-        let touch = self.own(new, metadata)?;
-        self.write(&new.file, size, tar)?;
-        match touch {
-            Some(touch) => Ok(touch.apply(&new.file)?),
-            None => {
+        match (self.own(&new, metadata)?, &mut self.outbox) {
+            (Some(touch), Some(outbox)) if outbox.takes(size) => {
+                outbox.put(of.index, new.file, touch, size, tar)
+            }
+            (Some(touch), _) => {
+                self.write(&new.file, size, tar)?;
+                Ok(touch.apply(&new.file)?)
+            }
+            (None, _) => {
+                self.write(&new.file, size, tar)?;
                 let file_type = FileType::File { size };
                 self.set_metadata(&new.place.dir, Path::new(new.name), &file_type, metadata, of.path)
             }
@@ -128,14 +134,14 @@ impl Unpacker<'_> {
 
 /// What is left to do to a file when its data is written. Changing the owner clears setuid, and so does writing: the mode
 /// comes after both. The time comes last.
-struct Touch {
+pub(super) struct Touch {
     /// The mode, where it is not that which the file was created with.
     mode: Option<u32>,
     mtime: Timestamp,
 }
 
 impl Touch {
-    fn apply(&self, file: &File) -> crate::fs::Result<()> {
+    pub(super) fn apply(&self, file: &File) -> crate::fs::Result<()> {
         if let Some(mode) = self.mode {
             sys::fchmod(file, Mode::from_raw_mode(mode)).at_path("chmod", || path_of(file))?;
         }

@@ -23,7 +23,7 @@ use crate::path::{LayerPath, is_file_name};
 const LINKS: usize = 40;
 
 /// Open directories kept. Tars hold a directory's entries together, so that few are in use at a time.
-const OPEN: usize = 32;
+const OPEN: usize = 16;
 
 /// What an item takes beside its path, in maps that are about half full.
 const ITEM: usize = 300;
