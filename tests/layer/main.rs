@@ -11,4 +11,5 @@ mod lab;
 mod laws;
 mod merging;
 mod sharing;
+mod threads;
 mod unpack;
