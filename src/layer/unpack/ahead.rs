@@ -20,7 +20,7 @@ use crate::limits::Limits;
 const BLOCK: usize = 256 << 10;
 
 /// Blocks that may wait.
-const DEPTH: usize = 3;
+const DEPTH: usize = 8;
 
 /// Layers smaller than this are not worth another thread.
 const WORTH_IT: u64 = 1 << 20;

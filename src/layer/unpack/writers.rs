@@ -26,8 +26,9 @@ const SMALL: u64 = 128 << 10;
 const FILES: usize = 8;
 const BYTES: usize = 128 << 10;
 
-/// Parcels of one layer that may wait.
-const WAITING: usize = 4;
+/// Parcels of one layer that may wait: as many as the decoder's thread has time for while the reader goes through the
+/// blocks that were decoded ahead.
+const WAITING: usize = 12;
 
 /// Where parcels wait, and what became of them.
 #[derive(Default)]
