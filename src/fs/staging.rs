@@ -78,10 +78,12 @@ impl Staging {
             match self.owned(name) {
                 Ok(Some(dir)) => live.push(dir),
                 Ok(None) => {
-                    if !only_count {
-                        rubbish.discard(&self.dir, name)?;
-                    }
-                    swept += 1;
+                    // Its owner may be done with removing it just now.
+                    let found = match only_count {
+                        true => self.dir.find(name)?.is_some(),
+                        false => rubbish.discard(&self.dir, name).optional()?.is_some(),
+                    };
+                    swept += u64::from(found);
                 }
                 Err(error) if error.is_not_found() => {} // it ended just now
                 Err(error) => return Err(error),
