@@ -72,10 +72,10 @@ impl Digest {
 
     /// The hash in lower-case hex, without the algorithm: a blob's file name.
     pub fn hex(&self) -> String {
-        use fmt::Write as _;
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hex = String::with_capacity(2 * self.algorithm.len());
         for byte in &self.bytes[..self.algorithm.len()] {
-            write!(hex, "{byte:02x}").expect("a String takes every write");
+            hex.extend([byte >> 4, byte & 0xf].map(|digit| char::from(DIGITS[usize::from(digit)])));
         }
         hex
     }

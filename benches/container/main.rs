@@ -20,7 +20,8 @@
 //! `find` is `Store::image` by name, which reads all names of the store. `commit` is `Container::commit` of one changed
 //! file, on an image of so many files; its bare side writes the four files of a commit and syncs them.
 //!
-//! Figures are medians in milliseconds. The end of an overlay mount waits for whatever else is written to the same file
+//! Figures are medians in milliseconds: of the time that passed, and of that on the processor, which says more where
+//! other programs are at work, and leaves out what is waited for. The end of an overlay mount waits for whatever else is written to the same file
 //! system, so give `--dir` one of its own. Nothing is asserted about times.
 
 // A benchmark prints its figures.
@@ -86,7 +87,10 @@ fn print_header(options: &Options, place: &Path) {
     if cfg!(debug_assertions) {
         println!("not optimised: run it with cargo bench");
     }
-    println!("\n{:<32} | {:>9}{:>9}{:>8}", "milliseconds", "product", "bare", "ratio");
+    println!(
+        "\n{:<32} | {:>9}{:>9}{:>8} | {:>9}{:>9}{:>8}",
+        "milliseconds", "product", "bare", "ratio", "CPU", "bare", "ratio"
+    );
 }
 
 /// How one store waits for the disk.
@@ -119,32 +123,40 @@ fn lives(images: usize, scratch: &Path, options: &Options) -> Result<()> {
     std::fs::remove_dir_all(&archive)?;
     store.settle()?;
 
-    let found = timed(options.repetitions.min(11), || {
+    let mut found = Vec::new();
+    for _ in 0..options.repetitions.min(11) {
+        let watch = Watch::start();
         store.image("bench/tall:1")?;
-        Ok(())
-    })?;
-    print(&format!("find {images}"), &[found], None);
+        found.push(watch.stop());
+    }
+    print(&format!("find {images}"), &found, None);
     for (name, layers, durability) in cases {
         let store = open(&at, durability)?;
         let image = store.image(if layers == 1 { "bench/image-0:1" } else { "bench/tall:1" })?;
         // Whatever is found out once per process.
-        let begin = Instant::now();
+        let watch = Watch::start();
         live(&store, &image)?;
-        let first = begin.elapsed();
+        let first = watch.stop();
         let bare = Bare::new(scratch, lowers(&store, &image)?, durability)?;
         bare.live()?;
         let (mut product, mut floor) = (Vec::new(), Vec::new());
+        let (mut product_steps, mut floor_steps) = (Vec::new(), Vec::new());
         for _ in 0..options.repetitions {
-            product.push(live(&store, &image)?);
-            floor.push(bare.live()?);
+            let watch = Watch::start();
+            product_steps.push(live(&store, &image)?);
+            product.push(watch.stop());
+            let watch = Watch::start();
+            floor_steps.push(bare.live()?);
+            floor.push(watch.stop());
         }
-        let sum = |steps: &[[Duration; 4]]| steps.iter().map(|steps| steps.iter().sum()).collect::<Vec<_>>();
-        print(&name, &sum(&product), Some(&sum(&floor)));
+        print(&name, &product, Some(&floor));
         if options.split {
             for (number, step) in ["create", "mount", "unmount", "remove"].iter().enumerate() {
-                let of =
-                    |steps: &[[Duration; 4]]| steps.iter().map(|steps| steps[number]).collect::<Vec<_>>();
-                print(&format!("  {step}"), &of(&product), Some(&of(&floor)));
+                let of = |steps: &[[Duration; 4]]| {
+                    median(steps.iter().map(|steps| steps[number])).as_secs_f64() * 1e3
+                };
+                let (product, floor) = (of(&product_steps), of(&floor_steps));
+                println!("  {step:<30} | {product:>9.3}{floor:>9.3}{:>8.2} |", product / floor);
             }
         }
         if layers == 1 {
@@ -196,12 +208,12 @@ fn commits(files: usize, scratch: &Path, options: &Options) -> Result<()> {
         let (mut product, mut floor) = (Vec::new(), Vec::new());
         for number in 0..options.repetitions.min(51) {
             std::fs::write(&changed, format!("changed {number}\n"))?;
-            let begin = Instant::now();
+            let watch = Watch::start();
             container.commit(&CommitOptions::default())?;
-            product.push(begin.elapsed());
-            let begin = Instant::now();
+            product.push(watch.stop());
+            let watch = Watch::start();
             bare.commit()?;
-            floor.push(begin.elapsed());
+            floor.push(watch.stop());
         }
         print(&name, &product, Some(&floor));
         mounted.unmount().map_err(|error| error.to_string())?.remove(RemoveContainer::Refuse)?;
@@ -210,30 +222,53 @@ fn commits(files: usize, scratch: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The median time of something done repeatedly.
-fn timed(repetitions: usize, mut what: impl FnMut() -> Result<()>) -> Result<Duration> {
-    let mut times = Vec::new();
-    for _ in 0..repetitions {
-        let begin = Instant::now();
-        what()?;
-        times.push(begin.elapsed());
-    }
-    Ok(median(&times))
+/// What something took.
+struct Time {
+    wall: Duration,
+    cpu: Duration,
 }
 
-fn median(times: &[Duration]) -> Duration {
-    let mut times = times.to_vec();
+/// Measures the calling thread.
+struct Watch {
+    begin: Instant,
+    cpu: Duration,
+}
+
+impl Watch {
+    fn start() -> Self {
+        Self { cpu: on_processor(), begin: Instant::now() }
+    }
+
+    fn stop(self) -> Time {
+        let wall = self.begin.elapsed();
+        Time { wall, cpu: on_processor().saturating_sub(self.cpu) }
+    }
+}
+
+/// How long this thread was on a processor, zero where the kernel does not tell.
+fn on_processor() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().unwrap_or_default().parse().unwrap_or(0))
+}
+
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<_> = times.collect();
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn print(name: &str, product: &[Duration], bare: Option<&[Duration]>) {
-    let milliseconds = |times: &[Duration]| median(times).as_secs_f64() * 1e3;
-    match bare {
-        Some(bare) => {
-            let (product, bare) = (milliseconds(product), milliseconds(bare));
-            println!("{name:<32} | {product:>9.3}{bare:>9.3}{:>8.2}", product / bare);
-        }
-        None => println!("{name:<32} | {:>9.3}", milliseconds(product)),
+fn print(name: &str, product: &[Time], bare: Option<&[Time]>) {
+    let milliseconds = |times: &[Time]| {
+        [median(times.iter().map(|time| time.wall)), median(times.iter().map(|time| time.cpu))]
+            .map(|time| time.as_secs_f64() * 1e3)
+    };
+    let [wall, cpu] = milliseconds(product);
+    match bare.map(milliseconds) {
+        Some([bare_wall, bare_cpu]) => println!(
+            "{name:<32} | {wall:>9.3}{bare_wall:>9.3}{:>8.2} | {cpu:>9.3}{bare_cpu:>9.3}{:>8.2}",
+            wall / bare_wall,
+            cpu / bare_cpu
+        ),
+        None => println!("{name:<32} | {wall:>9.3}{:17} | {cpu:>9.3}", ""),
     }
 }

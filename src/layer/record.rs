@@ -152,10 +152,13 @@ impl Record {
         struct Versioned {
             version: u32,
         }
-        // The version first: a newer record may lack what this one needs, and is not damaged for that.
-        match serde_json::from_slice::<Versioned>(json)?.version {
-            VERSION => Ok(serde_json::from_slice(json)?),
-            found => Err(RecordError::Version { found }),
+        match serde_json::from_slice::<Self>(json) {
+            Ok(record) if record.version == VERSION => Ok(record),
+            // A newer record may lack what this one needs, and is not damaged for that.
+            failed => match serde_json::from_slice::<Versioned>(json)?.version {
+                VERSION => Ok(failed?),
+                found => Err(RecordError::Version { found }),
+            },
         }
     }
 
