@@ -64,6 +64,18 @@ impl<'a> ContainerLayer<'a> {
         Ok(prepared.losses.iter().map(ToString::to_string).collect())
     }
 
+    /// Fills the private directory with what was changed in the container `id` with the private directory `from`, of the
+    /// same driver, on the same layers and not mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError`]; the directory then holds a part.
+    pub fn duplicate(&self, id: &str, from: &Dir, options: RootOptions) -> Result<(), DriverError> {
+        let stack = Stack::new(self.lowers());
+        let spec = RootSpec::new(&stack, &self.dir, &self.source).with(options);
+        self.driver.duplicate(&spec, from, &source_of(id))
+    }
+
     /// Makes the root usable.
     ///
     /// # Errors
@@ -167,7 +179,7 @@ pub fn unmount_all(id: &str, dir: &Dir, driver: &dyn Driver, how: Unmount) -> Re
         let table = mounts::MountTable::read()?;
         let mut found = table.named(&source).map(|mount| &mount.point);
         let Some(point) = found.next() else { return Ok(()) };
-        driver.end(dir, &source, &MountPoint::ambient(point)?, how)?;
+        driver.end(&table, dir, &source, &MountPoint::ambient(point)?, how)?;
         // The table may be long.
         if found.next().is_none() {
             return Ok(());

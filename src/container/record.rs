@@ -30,6 +30,9 @@ pub struct ContainerRecord {
     /// Notes by name.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What an engine keeps with it, by name. Nothing of it means anything here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// When it was made, RFC 3339, if whoever made it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
@@ -76,6 +79,7 @@ impl ContainerRecord {
         stack: Vec<LayerKey>,
         driver: DriverKind,
     ) -> Self {
-        Self { version: Version, id, name, image, stack, driver, labels: BTreeMap::new(), created: None }
+        let (labels, metadata) = (BTreeMap::new(), BTreeMap::new());
+        Self { version: Version, id, name, image, stack, driver, labels, metadata, created: None }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
     mount_api, usage,
 };
-use crate::fs::{Dir, Durability, Error, FileType, Metadata, Stat, Timestamp, copy_content};
+use crate::fs::{Dir, Durability, Error, FileType, Kind, Metadata, Stat, Timestamp, copy_content, duplicate};
 use crate::path::LayerPath;
 use crate::stack::marks::Marks;
 use crate::stack::object::{self, Object, Style};
@@ -74,6 +74,39 @@ impl Driver for CopyDriver {
             spec.dir.sync_file_system()?;
         }
         Ok(prepared)
+    }
+
+    fn duplicate(&self, spec: &RootSpec<'_>, from: &Dir, _: &str) -> Result<(), DriverError> {
+        Self::writable_only(spec)?;
+        let tree = Tree { dir: from.open_dir(ROOT)?, marks: Marks::None, declares_root: true };
+        let known = Record::read(from, DriverKind::Copy)?.copied(from, tree)?;
+        spec.dir.create_dir(ROOT, 0o700)?;
+        let root = spec.dir.open_dir(ROOT)?;
+        let (mut directories, mut touched) = (Vec::new(), Vec::new());
+        let (mut oldest, mut newest) = (None, Timestamp::default());
+        duplicate::<DriverError>(&known.root.dir, &root, &mut |copied| {
+            saw(&mut oldest, &mut newest, copied.to);
+            let path = layer_path(copied.path)?;
+            if copied.from.kind == Kind::Directory && known.is_original(&path, copied.from) {
+                directories.push((path.clone(), copied.to.inode));
+            }
+            if !known.is_untouched(copied.from) {
+                touched.push(path);
+            }
+            Ok(())
+        })?;
+        let watermark = watermark(spec.dir, newest)?;
+        directories.sort();
+        let record = Record::copy(oldest.unwrap_or(watermark)..watermark, &directories);
+        // What was changed in the original is changed here: this gives it a change time after the watermark.
+        for path in &touched {
+            root.set_mtime(path.as_path(), root.stat(path.as_path())?.mtime)?;
+        }
+        record.write(spec.dir, spec.options.durability)?;
+        if spec.options.durability == Durability::Full {
+            spec.dir.sync_file_system()?;
+        }
+        Ok(())
     }
 
     fn plan<'a>(&self, spec: &RootSpec<'a>) -> Result<MountPlan<'a>, DriverError> {
@@ -209,8 +242,7 @@ impl<'a> Copy<'a> {
     }
 
     fn saw(&mut self, stat: &Stat) {
-        self.oldest = Some(self.oldest.map_or(stat.ctime, |oldest| oldest.min(stat.ctime)));
-        self.newest = self.newest.max(stat.ctime);
+        saw(&mut self.oldest, &mut self.newest, stat);
     }
 
     /// Finishes the directories, the deepest first, and says what the copy looks like now.
@@ -227,6 +259,20 @@ impl<'a> Copy<'a> {
         let watermark = watermark(self.spec.dir, self.newest)?;
         Ok(Record::copy(self.oldest.unwrap_or(watermark)..watermark, &inodes))
     }
+}
+
+/// Widens a range of change times to that of `stat`.
+fn saw(oldest: &mut Option<Timestamp>, newest: &mut Timestamp, stat: &Stat) {
+    *oldest = Some(oldest.map_or(stat.ctime, |oldest| oldest.min(stat.ctime)));
+    *newest = (*newest).max(stat.ctime);
+}
+
+/// The name of something in a root. A container may have made paths that are longer than any layer can hold.
+fn layer_path(path: &Path) -> Result<LayerPath, DriverError> {
+    LayerPath::parse(path.as_os_str().as_bytes()).map_err(|error| DriverError::Refused {
+        kind: DriverKind::Copy,
+        reason: format!("{path:?} cannot be in a layer: {error}"),
+    })
 }
 
 /// A time that the file system's clock has reached and that is later than `newest`: no change from now on can have an

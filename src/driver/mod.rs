@@ -246,6 +246,17 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// [`DriverError`]; the directory then holds a part.
     fn prepare(&self, spec: &RootSpec<'_>) -> Result<Prepared, DriverError>;
 
+    /// The same as [`Driver::prepare`], but with everything that was changed in the root whose private directory `from`
+    /// is: one of this driver, on the same layers, mounted as `source` when it is, and not mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError`] if something cannot be kept as it is; the directory then holds a part.
+    fn duplicate(&self, _spec: &RootSpec<'_>, _from: &Dir, _source: &str) -> Result<(), DriverError> {
+        let reason = "what was changed in one root cannot be given to another".to_owned();
+        Err(DriverError::Refused { kind: self.kind(), reason })
+    }
+
     /// The root as data, for whoever mounts by itself.
     ///
     /// # Errors
@@ -277,13 +288,21 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// something else is mounted there, or nothing.
     fn unmount(&self, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError>;
 
-    /// As [`Driver::unmount`], for the root with the private directory `dir`. If the kernel has let go of it with that, it
-    /// is known to be free when it is mounted again, and nobody needs to find out.
+    /// As [`Driver::unmount`], for the root with the private directory `dir`, by who has just `seen` what is mounted: that is
+    /// a long list where many roots are. If the kernel has let go of it with that, it is known to be free when it is
+    /// mounted again, and nobody needs to find out.
     ///
     /// # Errors
     ///
     /// As [`Driver::unmount`].
-    fn end(&self, _dir: &Dir, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+    fn end(
+        &self,
+        _seen: &mounts::MountTable,
+        _dir: &Dir,
+        source: &str,
+        at: &MountPoint,
+        how: Unmount,
+    ) -> Result<(), DriverError> {
         self.unmount(source, at, how)
     }
 

@@ -15,7 +15,7 @@ use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
     ids, in_use, plan, usage,
 };
-use crate::fs::{Dir, Durability, FileType, Optional};
+use crate::fs::{Dir, Durability, FileType, Optional, duplicate};
 use crate::path::LayerPath;
 use crate::stack::Tree;
 use crate::stack::marks::{Families, Marks};
@@ -220,6 +220,19 @@ fn refuse_volatile(dir: &Dir) -> Result<(), DriverError> {
     }
 }
 
+/// Ends the mount named `source` at `at`, and nothing else that may be mounted there.
+fn end_seen(seen: &MountTable, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+    let path = at.path();
+    match seen.at(&path) {
+        Some(mount) if mount.source == source => at.detach(how),
+        other => Err(DriverError::NotMounted {
+            source_name: source.to_owned(),
+            path,
+            found: other.map(|mount| mount.source.to_string_lossy().into_owned()),
+        }),
+    }
+}
+
 impl Driver for OverlayDriver {
     fn kind(&self) -> DriverKind {
         DriverKind::Overlay
@@ -250,6 +263,26 @@ impl Driver for OverlayDriver {
         Ok(prepared)
     }
 
+    fn duplicate(&self, spec: &RootSpec<'_>, from: &Dir, source: &str) -> Result<(), DriverError> {
+        let record = Record::read(from, DriverKind::Overlay)?;
+        in_use::refuse(from, UPPER, source)?;
+        refuse_volatile(from)?;
+        spec.dir.create_dir(UPPER, 0o700)?;
+        let upper = spec.dir.open_dir(UPPER)?;
+        duplicate::<DriverError>(&from.open_dir(UPPER)?, &upper, &mut |_| Ok(()))?;
+        for (name, mode) in [(WORK, 0o700), (MERGED, 0o700), (BOTTOM, 0o755)] {
+            if name != BOTTOM || spec.layers.is_empty() {
+                spec.dir.create_dir(name, mode)?;
+            }
+        }
+        record.write(spec.dir, spec.options.durability)?;
+        if spec.options.durability == Durability::Full {
+            // One sync of everything is far cheaper than one for each file.
+            spec.dir.sync_file_system()?;
+        }
+        Ok(())
+    }
+
     fn plan<'a>(&self, spec: &RootSpec<'a>) -> Result<MountPlan<'a>, DriverError> {
         self.overlay_plan(spec).map(MountPlan::Overlay)
     }
@@ -275,20 +308,19 @@ impl Driver for OverlayDriver {
     }
 
     fn unmount(&self, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
-        let (table, path) = (MountTable::read()?, at.path());
-        match table.at(&path) {
-            Some(mount) if mount.source == source => at.detach(how),
-            other => Err(DriverError::NotMounted {
-                source_name: source.to_owned(),
-                path,
-                found: other.map(|mount| mount.source.to_string_lossy().into_owned()),
-            }),
-        }
+        end_seen(&MountTable::read()?, source, at, how)
     }
 
-    fn end(&self, dir: &Dir, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+    fn end(
+        &self,
+        seen: &MountTable,
+        dir: &Dir,
+        source: &str,
+        at: &MountPoint,
+        how: Unmount,
+    ) -> Result<(), DriverError> {
         let watch = in_use::Watch::on(at);
-        self.unmount(source, at, how)?;
+        end_seen(seen, source, at, how)?;
         if watch.has_ended() {
             in_use::forget(dir);
         }

@@ -6,6 +6,7 @@
 mod boot;
 mod copy;
 mod dir;
+mod duplicate;
 mod error;
 mod lock;
 mod meta;
@@ -18,6 +19,7 @@ mod xattr;
 pub use boot::boot_id;
 pub use copy::{Extent, copy_content, next_extent};
 pub use dir::{Dir, Name, both_times, path_of};
+pub use duplicate::{Duplicated, duplicate};
 pub use error::{Context, Error, Optional, Result};
 pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};

@@ -4,7 +4,6 @@
 //! kernel every time. So a process may come and go while its containers stay mounted, and any other finds them.
 //!
 //! ```text
-//! create   pin image and layers → stage the directory → reserve the name → rename into containers/
 //! rename   reserve the new name → replace the record → give up the old name
 //! remove   unmount → rename out of containers/ → give up the name → unlink
 //! ```
@@ -14,59 +13,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::image::Image;
 use super::layout::Access;
 use super::mounted::Mounted;
 use super::records::check_name;
 use super::{DriverChoice, Inner, Store};
 use crate::container::{ContainerLayer, ContainerRecord, mounted_at, source_of, unmount_all};
 use crate::digest::Digest;
-use crate::driver::{self, Driver, DriverError, DriverKind, MountPoint, RootOptions, Unmount};
-use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Timestamp, unique_name};
-use crate::image::time;
-use crate::layer::{Change, Ensured, Layer, PackOptions, Selection};
-
-/// How to make a container.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct CreateOptions {
-    /// What people call it. Default: the beginning of its id.
-    pub name: Option<String>,
-    /// Notes by name, kept with it.
-    pub labels: BTreeMap<String, String>,
-    /// The time to record.
-    pub created: Option<Timestamp>,
-    /// What tunes its root, kept with it for every mount. `access`, `durability` and `route` have no effect.
-    pub root: RootOptions,
-}
-
-impl CreateOptions {
-    /// With this name.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), ..Self::default() }
-    }
-
-    /// With a label more.
-    #[must_use]
-    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.labels.insert(key.into(), value.into());
-        self
-    }
-
-    /// With the time to record.
-    #[must_use]
-    pub fn created(mut self, created: Timestamp) -> Self {
-        self.created = Some(created);
-        self
-    }
-
-    /// With a root so tuned.
-    #[must_use]
-    pub fn root(mut self, root: RootOptions) -> Self {
-        self.root = root;
-        self
-    }
-}
+use crate::driver::{self, Driver, DriverError, DriverKind, MountPoint, RootOptions, Unmount, Usage};
+use crate::fs::{Dir, Durability, Lock, LockMode, Optional};
+use crate::layer::{Change, Layer, PackOptions, Selection};
 
 /// How to export a container.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +43,16 @@ pub enum ContainerState {
     Mounted(PathBuf),
 }
 
+/// What people and engines keep with a container.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Notes {
+    /// See [`Container::labels`].
+    pub labels: BTreeMap<String, String>,
+    /// See [`Container::metadata`].
+    pub metadata: BTreeMap<String, String>,
+}
+
 /// What to do about a container that is mounted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum RemoveContainer {
@@ -106,41 +71,6 @@ pub struct Container {
 }
 
 impl Store {
-    /// Makes a container on `image`, unpacking what is not unpacked. It is at rest; see [`Container::mount`].
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotAnImage`] for an artifact,
-    /// [`StoreError::Driver`] if the driver that was asked for does not work here, [`StoreError::Layer`] if a layer is
-    /// damaged. No container is visible then.
-    pub fn create_container(&self, image: &Image, options: &CreateOptions) -> Result<Container, StoreError> {
-        let inner = &self.inner;
-        let id = unique_name()? + &unique_name()?;
-        let name = options.name.clone().unwrap_or_else(|| id[..12].to_owned());
-        check_name(&name)?;
-        let driver = inner.new_driver()?;
-        let operation = inner.begin()?;
-        inner.pin_manifest(&operation, image)?;
-        let Ensured { keys, layers, .. } = self.stack_pinned(image, &operation)?;
-        let mut record = ContainerRecord::new(id, name, image.record(), keys, driver.kind());
-        record.labels.clone_from(&options.labels);
-        record.created = options.created.map(time::format).transpose().map_err(StoreError::Time)?;
-
-        let staged = operation.workspace().directory_with(0o700)?;
-        let layer = ContainerLayer::new(&record.id, staged.dir().try_clone()?, layers, &*driver);
-        let RootOptions { access, durability, route, .. } = inner.root_options();
-        layer.prepare(RootOptions { access, durability, route, ..options.root.clone() })?;
-        inner.write_new_record(&record, staged.dir())?;
-        {
-            let _names = inner.lock_names()?;
-            inner.reserve_name(&record.name, &record.id, &operation)?;
-            staged.publish(&inner.layout.containers, &record.id)?;
-            inner.sync(&inner.layout.containers)?;
-        }
-        operation.end()?;
-        Ok(Container { store: self.clone(), record })
-    }
-
     /// All containers, by name.
     ///
     /// # Errors
@@ -205,6 +135,12 @@ impl Container {
         &self.record.labels
     }
 
+    /// What an engine keeps with it, by name: text of its own, a JSON document for example, that means nothing here. It is
+    /// read with the container each time, so large things are better kept elsewhere.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.record.metadata
+    }
+
     /// Who makes its root.
     pub fn driver(&self) -> DriverKind {
         self.record.driver
@@ -223,10 +159,45 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if they cannot be counted.
+    /// As [`Container::usage`].
     pub fn size(&self) -> Result<u64, StoreError> {
+        Ok(self.usage()?.allocated)
+    }
+
+    /// What it takes on disk beside its layers, counted now by walking through what was changed in it; where the root is a
+    /// copy, through all of it. May be asked while it is mounted. Content that the file system shares between files counts
+    /// for each of them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if it cannot be counted.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
         let inner = &self.store.inner;
-        Ok(inner.driver(self.record.driver)?.usage(&self.dir()?)?.allocated)
+        Ok(inner.driver(self.record.driver)?.usage(&self.dir()?)?)
+    }
+
+    /// Changes its labels and metadata in one step: `change` gets those of now, whoever wrote them last, and what it makes
+    /// of them replaces them. Others who do the same wait.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if it was removed meanwhile; otherwise if the record cannot be replaced, and then it is
+    /// what it was.
+    pub fn update(&mut self, change: impl FnOnce(&mut Notes)) -> Result<(), StoreError> {
+        let inner = &self.store.inner;
+        let operation = inner.begin()?;
+        let _lock = self.current()?.lock()?;
+        let mut record = self.current()?.record;
+        let mut notes = Notes {
+            labels: std::mem::take(&mut record.labels),
+            metadata: std::mem::take(&mut record.metadata),
+        };
+        change(&mut notes);
+        Notes { labels: record.labels, metadata: record.metadata } = notes;
+        inner.write_record(&record, &self.dir()?, &operation)?;
+        operation.end()?;
+        self.record = record;
+        Ok(())
     }
 
     /// Mounts its root at its own place in the store. The guard unmounts when it is dropped; [`Mounted::keep`] leaves the
@@ -321,8 +292,9 @@ impl Container {
     /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotFound`] if it was removed meanwhile.
     pub fn rename(&mut self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
+        let _lock = self.current()?.lock()?;
+        // Labels may have changed until the lock was there.
         let container = self.current()?;
-        let _lock = container.lock()?;
         let inner = &container.store.inner;
         if container.name() == name {
             return Ok(());
@@ -369,7 +341,7 @@ impl Container {
     }
 
     /// Excludes every other operation that changes this container.
-    fn lock(&self) -> Result<Lock, StoreError> {
+    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
         self.store.inner.require_writable()?;
         Ok(Lock::acquire(&self.store.inner.layout.locks, &self.lock_name(), LockMode::Exclusive)?)
     }
@@ -412,7 +384,7 @@ impl Container {
         }
     }
 
-    fn dir(&self) -> Result<Dir, StoreError> {
+    pub(super) fn dir(&self) -> Result<Dir, StoreError> {
         Ok(self.store.inner.layout.containers.open_dir(self.id())?)
     }
 
@@ -452,7 +424,7 @@ impl Inner {
         options
     }
 
-    fn sync(&self, dir: &Dir) -> Result<(), StoreError> {
+    pub(super) fn sync(&self, dir: &Dir) -> Result<(), StoreError> {
         match self.options.durability {
             Durability::Full => Ok(dir.sync()?),
             Durability::Relaxed => Ok(()),

@@ -5,6 +5,7 @@
 
 mod commit;
 mod container;
+mod create;
 mod describe;
 mod error;
 mod gc;
@@ -31,7 +32,8 @@ use crate::fs::{Dir, Staging};
 use crate::layer::LayerStore;
 
 pub use commit::CommitOptions;
-pub use container::{Container, ContainerState, CreateOptions, ExportOptions, RemoveContainer};
+pub use container::{Container, ContainerState, ExportOptions, Notes, RemoveContainer};
+pub use create::CreateOptions;
 pub use error::StoreError;
 pub use gc::{GcOptions, GcReport};
 pub use image::{HistoryEntry, Image};

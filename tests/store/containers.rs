@@ -159,7 +159,7 @@ fn elsewhere(store: Store) {
 }
 
 /// Tells a copy of this binary where the store is.
-const ELSEWHERE: &str = "PLYWOOD_TEST_STORE";
+pub const ELSEWHERE: &str = "PLYWOOD_TEST_STORE";
 
 fn in_another_process(test: &str, world: &World) {
     let arguments = ["--exact", test, "--nocapture"];

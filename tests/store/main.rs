@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
+mod clones;
 mod collect;
 mod commit;
 mod conformance;

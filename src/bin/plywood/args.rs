@@ -296,12 +296,14 @@ pub(crate) enum Format {
 
 /// Make a container from an image
 ///
-/// Prints the container's id. The container shares the image's layers and has a writable layer of its own.
+/// Prints the container's id. The container shares the image's layers and has a writable layer of its own. With
+/// --from-container that begins as the one of another container, whose image, driver and labels it gets too.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   plywood create --name web debian:12
-  id=$(plywood create debian:12)")]
+  id=$(plywood create debian:12)
+  plywood create --name web2 --from-container web")]
 pub(crate) struct CreateArgs {
     /// Name of the container; one is made up if it is left out
     #[arg(long, value_name = "NAME")]
@@ -309,8 +311,12 @@ pub(crate) struct CreateArgs {
     /// Label for the container; may be given more than once
     #[arg(short, long = "label", value_name = "KEY[=VALUE]", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// Make it as this container is now, which must not be mounted, instead of from an image
+    #[arg(long, value_name = "CONTAINER", conflicts_with = "image")]
+    pub(crate) from_container: Option<String>,
     /// The image
-    pub(crate) image: String,
+    #[arg(required_unless_present = "from_container")]
+    pub(crate) image: Option<String>,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

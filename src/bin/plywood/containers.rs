@@ -52,13 +52,16 @@ fn now() -> Timestamp {
 /// `plywood create`
 pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure> {
     let store = context.open()?;
-    let image = images::find(&store, &args.image)?;
     let mut options = CreateOptions::default();
     options.name.clone_from(&args.name);
     options.labels.extend(args.labels.iter().cloned());
     options.created = Some(now());
     let meter = Meter::new("creating", context.output);
-    let container = store.create_container(&image, &options)?;
+    let container = match (&args.from_container, &args.image) {
+        (Some(name), _) => find(&store, name)?.clone_as(&options).map_err(|error| hinted(&store, error))?,
+        (None, Some(name)) => store.create_container(&images::find(&store, name)?, &options)?,
+        (None, None) => unreachable!("the command line asks for one of them"),
+    };
     drop(meter);
     match context.output.json {
         true => context.output.json(&json!({
@@ -78,6 +81,8 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
         state: &'static str,
         /// Bytes of its own; counted only where they are shown.
         size: Option<u64>,
+        /// Files and directories of its own.
+        inodes: Option<u64>,
         #[serde(flatten)]
         path: Option<Value>,
         created: Option<&'c str>,
@@ -94,12 +99,14 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
             Ok(state) => describe(state),
             Err(error) => return Err(error.into()),
         };
+        let usage = if args.size || output.json { Some(container.usage()?) } else { None };
         listed.push(Listed {
             id: container.id(),
             name: container.name(),
             image: image_of(container),
             state,
-            size: if args.size || output.json { Some(container.size()?) } else { None },
+            size: usage.map(|usage| usage.allocated),
+            inodes: usage.map(|usage| usage.inodes),
             path,
             created: container.created(),
             driver: container.driver().to_string(),

@@ -105,6 +105,7 @@ fn container(container: &Container) -> Result<Value, Failure> {
     if let Some(path) = path {
         state["Path"] = path["path"].clone();
     }
+    let usage = container.usage()?;
     Ok(json!({
         "Id": container.id(),
         "Name": container.name(),
@@ -113,8 +114,10 @@ fn container(container: &Container) -> Result<Value, Failure> {
         "ManifestDigest": container.manifest_digest().to_string(),
         "Driver": container.driver().to_string(),
         "State": state,
-        "SizeRw": container.size()?,
+        "SizeRw": usage.allocated,
+        "InodesRw": usage.inodes,
         "Config": {"Image": container.image_name(), "Labels": container.labels()},
+        "Metadata": container.metadata(),
     }))
 }
 
