@@ -5,6 +5,8 @@
 //! $ cargo bench --bench unpack                                     # generated images
 //! $ cargo bench --bench unpack -- --filter small/gzip --repetitions 9
 //! $ cargo bench --bench unpack -- --dir /mnt/scratch debian.tar    # an archive or OCI directory, unpacked there
+//! $ cargo bench --bench unpack -- --save-baseline before           # keeps the figures, in target/baselines
+//! $ cargo bench --bench unpack -- --baseline before                # prints how each case has changed since
 //! $ cargo bench --bench unpack -- --quick                          # only to see whether it works
 //! ```
 //!
@@ -24,6 +26,7 @@
 // A benchmark prints its figures.
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
+mod baseline;
 mod floor;
 mod images;
 mod options;
@@ -38,6 +41,7 @@ use std::time::{Duration, Instant};
 use plywood::fs::Dir;
 use plywood::{Durability, LoadOptions, Parallelism, Store, Unpack};
 
+use baseline::{Baseline, Figures};
 use floor::{Floor, Time};
 use options::Options;
 
@@ -65,6 +69,10 @@ fn run(options: &Options) -> Result<()> {
     let all = Parallelism::default().threads();
     let mut threads = vec![1, all];
     threads.dedup();
+    let mut against = Against { figures: Baseline::default(), before: None };
+    if let Some(name) = &options.baseline {
+        against.before = Some(Baseline::load(name)?);
+    }
     print_header(options, &place, all);
 
     let mut given = options.sources.iter().map(|source| Case::given(source)).collect::<Result<Vec<_>>>()?;
@@ -72,13 +80,17 @@ fn run(options: &Options) -> Result<()> {
     for plan in generated.filter(|plan| options.selects(&plan.name())) {
         let directory = scratch.path().join("images").join(plan.name().replace('/', "-"));
         plan.write(&directory)?;
-        measure(&Case { name: plan.name(), source: directory.clone() }, &place, &threads, options)?;
+        let case = Case { name: plan.name(), source: directory.clone() };
+        measure(&case, &place, &threads, options, &mut against)?;
         std::fs::remove_dir_all(directory)?;
     }
     given.retain(|case| options.selects(&case.name));
     for case in &given {
-        let measured = measure(case, &place, &threads, options);
+        let measured = measure(case, &place, &threads, options, &mut against);
         measured.map_err(|error| format!("{}: {error}", case.source.display()))?;
+    }
+    if let Some(name) = &options.save_baseline {
+        println!("\nsaved as {}", against.figures.save(name)?.display());
     }
     Ok(())
 }
@@ -97,6 +109,12 @@ fn print_header(options: &Options, place: &Path, threads: usize) {
         "\n{:<18}{:>3} | {:>8}{:>8} | {:>8}{:>7}{:>8}{:>7} | {:>9}{:>8}",
         "seconds", "thr", "sum", "floor", "relaxed", "ratio", "full", "ratio", "files/s", "MB/s"
     );
+}
+
+/// The figures of this run, and those to compare them with.
+struct Against {
+    figures: Baseline,
+    before: Option<Baseline>,
 }
 
 /// One image.
@@ -132,7 +150,13 @@ enum Kind {
 }
 
 /// Measures one image and prints a line for each number of threads.
-fn measure(case: &Case, place: &Path, threads: &[usize], options: &Options) -> Result<()> {
+fn measure(
+    case: &Case,
+    place: &Path,
+    threads: &[usize],
+    options: &Options,
+    against: &mut Against,
+) -> Result<()> {
     // The blobs as a store has them, whatever they came in; they are read once, so they are in the page cache.
     let blobs = tempfile::Builder::new().prefix("plywood-bench-").tempdir()?;
     let store = Store::options().durability(Durability::Relaxed).create(blobs.path())?;
@@ -186,6 +210,11 @@ fn measure(case: &Case, place: &Path, threads: &[usize], options: &Options) -> R
             floor.files() as f64 / relaxed,
             floor.tar_bytes() as f64 / 1e6 / relaxed,
         );
+        let figures = Figures { floor: floor_time, relaxed, full };
+        against.figures.add(&case.name, threads, figures);
+        if let Some(before) = &against.before {
+            println!("{:22}  {}", "", before.compare(&case.name, threads, figures));
+        }
     }
     println!("{:22}  {stages}", "");
     println!(

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::Result;
 
-const USAGE: &str =
-    "[--quick] [--filter TEXT] [--repetitions N] [--dir DIR] [--before COMMAND] [ARCHIVE|OCI-DIRECTORY...]";
+const USAGE: &str = "[--quick] [--filter TEXT] [--repetitions N] [--dir DIR] [--before COMMAND] [--save-baseline NAME] \
+    [--baseline NAME] [ARCHIVE|OCI-DIRECTORY...]";
 
 pub(crate) struct Options {
     /// Images instead of the generated ones.
@@ -18,6 +18,10 @@ pub(crate) struct Options {
     /// Run before each run, to make the file system anew.
     pub(crate) before: Option<String>,
     pub(crate) repetitions: usize,
+    /// Keep the figures under this name.
+    pub(crate) save_baseline: Option<String>,
+    /// Compare with the figures of this name.
+    pub(crate) baseline: Option<String>,
     /// Tiny images, once.
     pub(crate) quick: bool,
 }
@@ -33,6 +37,8 @@ impl Options {
             place: None,
             before: None,
             repetitions: if quick { 1 } else { 5 },
+            save_baseline: None,
+            baseline: None,
             quick,
         };
         let mut words = words.into_iter();
@@ -43,6 +49,10 @@ impl Options {
                 Some("--filter") => options.filter = value()?.to_string_lossy().into_owned(),
                 Some("--dir") => options.place = Some(value()?.into()),
                 Some("--before") => options.before = Some(value()?.to_string_lossy().into_owned()),
+                Some("--save-baseline") => {
+                    options.save_baseline = Some(value()?.to_string_lossy().into_owned());
+                }
+                Some("--baseline") => options.baseline = Some(value()?.to_string_lossy().into_owned()),
                 Some("--repetitions") => options.repetitions = value()?.to_string_lossy().parse()?,
                 Some(option) if option.starts_with('-') => {
                     return Err(format!("unknown option {option}; usage: {USAGE}").into());
