@@ -7,6 +7,7 @@ mod collect;
 mod commit;
 mod conformance;
 mod containers;
+mod filesystems;
 mod holes;
 mod images;
 mod life;

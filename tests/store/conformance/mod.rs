@@ -125,3 +125,11 @@ fn an_edit_has_the_effect_that_it_has_in_an_ordinary_directory() {
         }
     });
 }
+
+/// Runs every edit on copies in a store in a directory, and what else a copy promises there.
+pub fn copies_hold_in(directory: &Path) {
+    tempfile::env::override_temp_dir(directory)
+        .expect("this process runs one test, which asks for one directory");
+    let bench = Bench::new(DriverKind::Copy, Privilege::Root);
+    EDITS.iter().filter(|edit| (edit.allowed)(Privilege::Root)).for_each(|edit| bench.holds(edit));
+}
