@@ -825,3 +825,24 @@ fn a_damaged_image_is_named_with_what_to_do_and_can_be_removed() {
     tool.text(&["gc"]);
     assert!(fs::read_dir(tool.root().join("oci/blobs/sha256")).unwrap().next().is_none());
 }
+
+#[test]
+fn a_check_says_what_is_wrong_and_fails_if_something_is() {
+    let tool = Tool::new();
+    tool.load_base();
+    assert!(tool.text(&["check", "--deep"]).ends_with("all is well\n"));
+    let layers = tool.root().join("layers");
+    let layer = fs::read_dir(&layers).unwrap().next().unwrap().unwrap().path();
+    fs::write(layer.join("tree/stranger"), "").unwrap();
+    assert!(tool.text(&["check"]).ends_with("all is well\n"));
+    let output = tool.run(&["check", "--deep"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("\"stranger\" does not belong there; needed by image base:1"), "{said}");
+    assert!(said.ends_with("1 thing wrong\n"), "{said}");
+    let output = tool.run(&["check", "--deep", "--json"]);
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(1), &b""[..]));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["damages"][0]["kind"], "layer");
+    assert_eq!(report["damages"][0]["needed_by"][0], "image base:1");
+}

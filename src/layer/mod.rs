@@ -13,6 +13,7 @@ mod pack;
 mod record;
 mod store;
 mod unpack;
+mod verify;
 mod xattrs;
 
 pub use abilities::Abilities;
@@ -27,4 +28,5 @@ pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory
 pub use record::{Assumed, Form, Record, RecordError};
 pub use store::{Layer, LayerError, LayerStore};
 pub use unpack::{Below, BelowLink, Losses, UnpackError, UnpackOptions, Unpacked, unpack, unpack_layer};
+pub use verify::{Difference, differences};
 pub use xattrs::XattrPolicy;

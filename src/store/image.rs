@@ -143,13 +143,13 @@ impl Image {
 
 /// What a document in the store is. Its descriptor says which, so it is read once; [`crate::image::ManifestDocument`] is for
 /// bytes of which nobody knows, and has to look first.
-enum Document {
+pub(super) enum Document {
     Manifest(Box<Manifest>),
     Index(Box<Index>),
 }
 
 impl Inner {
-    fn document(&self, descriptor: &Descriptor) -> Result<Document, StoreError> {
+    pub(super) fn document(&self, descriptor: &Descriptor) -> Result<Document, StoreError> {
         let limits = &self.options.limits;
         let bytes = self.layout.blobs.read(&descriptor.digest, limits.json_bytes)?;
         let read = match descriptor.media_type.kind() {
@@ -190,7 +190,7 @@ impl Inner {
         Err(refuse("none of its platforms is present"))
     }
 
-    fn config(&self, manifest: &Manifest) -> Result<Config, StoreError> {
+    pub(super) fn config(&self, manifest: &Manifest) -> Result<Config, StoreError> {
         let limits = &self.options.limits;
         let fault = |source: ImageError| StoreError::Image { image: manifest.config.digest, source };
         let bytes = self.layout.blobs.read(&manifest.config.digest, limits.json_bytes)?;

@@ -17,6 +17,10 @@
 //! Only `oci/` is for others to read. The rest is closed to other users: layers hold set-user-id programs of whatever
 //! age, which must not be in reach of every user of the host.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
@@ -27,6 +31,9 @@ use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Staging};
 pub(super) const VERSION: u32 = 1;
 
 const FORMAT_FILE: &str = "store.json";
+
+/// What a store holds, beside what it works with.
+const DIRECTORIES: [&str; 6] = ["layers", "containers", "views", "names", "cache", "oci"];
 
 /// Feature flags that this crate knows, of each kind. None exist in version 1.
 const KNOWN: &[&str] = &[];
@@ -108,6 +115,18 @@ impl Layout {
         })
     }
 
+    /// What lies where only a store's own things should, and is none.
+    pub(super) fn strangers(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut strangers = Vec::new();
+        for entry in self.root.names()? {
+            let is_ours = [&DIRECTORIES[..], &["locks", "staging", FORMAT_FILE]].concat();
+            if !is_ours.iter().any(|name| name.as_bytes() == entry.name) {
+                strangers.push(self.root.path_of(OsStr::from_bytes(&entry.name)));
+            }
+        }
+        Ok(strangers)
+    }
+
     /// Makes the empty directory `root` a store; a store that another process is making or has just made is waited for
     /// and opened.
     pub(super) fn create(root: Dir, durability: Durability) -> Result<Self, StoreError> {
@@ -116,7 +135,7 @@ impl Layout {
         if root.stat(FORMAT_FILE).optional()?.is_some() {
             return Self::open(root);
         }
-        for name in ["layers", "containers", "views", "names", "cache", "oci"] {
+        for name in DIRECTORIES {
             let mode = if name == "oci" { 0o755 } else { 0o700 };
             let dir = root.ensure_dir(name, mode)?;
             // A store below a directory with default ACLs or a set-group-id bit must not pass them on to its layers.

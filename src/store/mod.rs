@@ -3,9 +3,11 @@
 //! This is where the parts meet: archives bring blobs, blobs become layers, layers are stacked for containers, and names
 //! say what is kept. What each step leaves on disk, and in which order, is decided here.
 
+mod check;
 mod commit;
 mod container;
 mod create;
+mod damage;
 mod describe;
 mod error;
 mod gc;
@@ -31,9 +33,11 @@ use crate::driver::Probe;
 use crate::fs::{Dir, Staging};
 use crate::layer::LayerStore;
 
+pub use check::{CheckOptions, CheckReport};
 pub use commit::CommitOptions;
 pub use container::{Container, ContainerState, ExportOptions, Notes, RemoveContainer};
 pub use create::CreateOptions;
+pub use damage::Damage;
 pub use error::StoreError;
 pub use gc::{GcOptions, GcReport};
 pub use image::{HistoryEntry, Image};

@@ -14,7 +14,9 @@ use crate::blob::BlobError;
 use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
 use crate::image::Descriptor;
-use crate::layer::{EnsureOptions, Ensured, Layer, LayerKey, LayerSource, MOST_STACKED, Stacking};
+use crate::layer::{
+    EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Stacking,
+};
 
 /// The layers of an image, bottom first.
 #[derive(Clone, Copy)]
@@ -75,6 +77,18 @@ impl Store {
         self.unpack_layers(layers, &open, None, operation, cancel)
     }
 
+    /// Unpacks every layer of `image`, pinned by `operation`, into a directory of layers of its own.
+    pub(super) fn make_layers(
+        &self,
+        image: &Image,
+        into: &LayerStore,
+        operation: &Operation,
+    ) -> Result<Ensured, StoreError> {
+        let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
+        let open = |digest: &Digest| self.inner.layout.blobs.open_blob(digest);
+        self.ensure_layers(layers, into, &open, None, operation, None)
+    }
+
     /// Unpacks every layer of `image`, pinned by `operation`, that is not unpacked, and merges the lowest where they are more
     /// than can be stacked. The layers that are returned are those to be stacked; the keys are all.
     pub(super) fn stack_pinned(&self, image: &Image, operation: &Operation) -> Result<Ensured, StoreError> {
@@ -103,6 +117,18 @@ impl Store {
         operation: &Operation,
         cancel: Option<&AtomicBool>,
     ) -> Result<Ensured, StoreError> {
+        self.ensure_layers(layers, &self.inner.layers, open, meanwhile, operation, cancel)
+    }
+
+    fn ensure_layers(
+        &self,
+        layers: Layers<'_>,
+        into: &LayerStore,
+        open: &(dyn Fn(&Digest) -> Result<File, BlobError> + Sync),
+        meanwhile: Option<&(dyn Fn() + Sync)>,
+        operation: &Operation,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Ensured, StoreError> {
         let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
             let digest = blob.digest;
             let open = move || -> std::io::Result<Box<dyn Read + Send>> {
@@ -117,7 +143,7 @@ impl Store {
         options.limits.clone_from(&self.inner.options.limits);
         options.meanwhile = meanwhile;
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
-        Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
+        Ok(into.ensure(&sources, operation.workspace(), &options)?)
     }
 
     /// Unpacks the layers of a container again, of which some were lost; they may be called otherwise now.

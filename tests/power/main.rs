@@ -183,7 +183,8 @@ impl Life {
                 }
                 if cut {
                     self.disk.cut();
-                    self.recover(&[self.ledger.clone()], &format!("{operation:?}, when it had returned"));
+                    let promised = [self.ledger.clone()];
+                    self.recover(&promised, &format!("{operation:?}, when it had returned"));
                 }
             }
             Outcome::Failed(errors) => {

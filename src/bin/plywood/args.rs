@@ -115,6 +115,7 @@ pub(crate) enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
     Gc(GcArgs),
+    Check(CheckArgs),
     Info(InfoArgs),
     Completions(CompletionsArgs),
     Version(VersionArgs),
@@ -464,6 +465,16 @@ pub(crate) struct GcArgs {
     /// Only tell what would be removed
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+}
+
+/// Tell whether everything in the store is there and as it should be
+///
+/// Changes nothing. Exits with 1 if something is wrong.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Look at every byte: hash all blobs, and compare unpacked layers with what they were unpacked from
+    #[arg(long)]
+    pub(crate) deep: bool,
 }
 
 /// Tell what this store and this machine can do, and why this driver

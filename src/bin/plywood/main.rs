@@ -12,6 +12,7 @@
 //! | `files` `signals` | the world outside the store |
 
 mod args;
+mod check;
 mod containers;
 mod errors;
 mod files;
@@ -78,6 +79,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Changes(args) => containers::changes(context, args),
         Command::Commit(args) => containers::commit(context, args),
         Command::Gc(args) => store::gc(context, args),
+        Command::Check(args) => check::check(context, args),
         Command::Info(_) => store::info(context),
         Command::Completions(args) => store::completions(context, args),
         Command::Version(_) => store::version(context),

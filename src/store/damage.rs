@@ -1,0 +1,157 @@
+//! [`Damage`]: one thing that is wrong in a store.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::error::StoreError;
+use crate::digest::Digest;
+use crate::layer::LayerKey;
+
+/// Something that is not as it should be, and who needs it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Damage {
+    /// A manifest, an index or a config that is missing or cannot be read.
+    Document {
+        /// Its digest.
+        digest: Digest,
+        /// What is wrong with it.
+        error: Box<StoreError>,
+        /// The images and containers that need it.
+        needed_by: Vec<String>,
+    },
+    /// A blob that is needed and is not there.
+    BlobMissing {
+        /// Its digest.
+        digest: Digest,
+        /// The images and containers that need it.
+        needed_by: Vec<String>,
+    },
+    /// A blob that is longer or shorter than whoever needs it says.
+    BlobSize {
+        /// Its digest.
+        digest: Digest,
+        /// Bytes that it should have.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+        /// The images and containers that need it.
+        needed_by: Vec<String>,
+    },
+    /// A blob whose bytes are not those that its name says.
+    BlobContent {
+        /// Its digest.
+        digest: Digest,
+        /// What its bytes hash to.
+        found: Digest,
+        /// The images and containers that need it; none, if nothing leads to it.
+        needed_by: Vec<String>,
+    },
+    /// A layer that is not as it was unpacked.
+    Layer {
+        /// Its key.
+        key: LayerKey,
+        /// What is wrong with it, the first things.
+        differences: Vec<String>,
+        /// The images and containers that need it.
+        needed_by: Vec<String>,
+    },
+    /// A container that cannot be used as it is.
+    Container {
+        /// Its id.
+        id: String,
+        /// Its name, if that can be read.
+        name: Option<String>,
+        /// What is wrong with it.
+        error: Box<StoreError>,
+    },
+    /// Something in the store that is none of its own.
+    Stranger {
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+impl Damage {
+    /// A short stable word for what is wrong, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Document { .. } => "document",
+            Self::BlobMissing { .. } => "blob-missing",
+            Self::BlobSize { .. } => "blob-size",
+            Self::BlobContent { .. } => "blob-content",
+            Self::Layer { .. } => "layer",
+            Self::Container { .. } => "container",
+            Self::Stranger { .. } => "stranger",
+        }
+    }
+
+    /// What is damaged: a digest, a key, an id or a path.
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Document { digest, .. }
+            | Self::BlobMissing { digest, .. }
+            | Self::BlobSize { digest, .. }
+            | Self::BlobContent { digest, .. } => digest.to_string(),
+            Self::Layer { key, .. } => key.to_string(),
+            Self::Container { id, .. } => id.clone(),
+            Self::Stranger { path } => path.display().to_string(),
+        }
+    }
+
+    /// The images and containers that cannot do without it.
+    pub fn needed_by(&self) -> &[String] {
+        match self {
+            Self::Document { needed_by, .. }
+            | Self::BlobMissing { needed_by, .. }
+            | Self::BlobSize { needed_by, .. }
+            | Self::BlobContent { needed_by, .. }
+            | Self::Layer { needed_by, .. } => needed_by,
+            Self::Container { .. } | Self::Stranger { .. } => &[],
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Document { digest, error, .. } => {
+                write!(f, "document {digest} cannot be read: {}", Chain(error))
+            }
+            Self::BlobMissing { digest, .. } => write!(f, "blob {digest} is missing"),
+            Self::BlobSize { digest, expected, found, .. } => {
+                write!(f, "blob {digest} has {found} bytes, expected {expected}")
+            }
+            Self::BlobContent { digest, found, .. } => write!(f, "blob {digest} holds {found}"),
+            Self::Layer { key, differences, .. } => {
+                write!(f, "layer {key} is not as it was: {}", differences.join("; "))
+            }
+            Self::Container { id, name: Some(name), error } => {
+                write!(f, "container {name} ({id}) cannot be used: {}", Chain(error))
+            }
+            Self::Container { id, name: None, error } => {
+                write!(f, "container {id} cannot be used: {}", Chain(error))
+            }
+            Self::Stranger { path } => write!(f, "{path:?} does not belong into a store"),
+        }?;
+        match self.needed_by() {
+            [] => Ok(()),
+            needed_by => write!(f, "; needed by {}", needed_by.join(", ")),
+        }
+    }
+}
+
+/// An error with its causes.
+struct Chain<'e>(&'e StoreError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
