@@ -838,7 +838,7 @@ fn a_check_says_what_is_wrong_and_fails_if_something_is() {
     let output = tool.run(&["check", "--deep"]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("\"stranger\" does not belong there; needed by image base:1"), "{said}");
+    assert!(said.contains("/stranger\" does not belong there; needed by image base:1"), "{said}");
     assert!(said.ends_with("1 thing wrong\n"), "{said}");
     let output = tool.run(&["check", "--deep", "--json"]);
     assert_eq!((output.status.code(), &output.stderr[..]), (Some(1), &b""[..]));
