@@ -145,7 +145,7 @@ pub struct RootOptions {
     /// commit and export are the same. Root in the initial user namespace only.
     pub redirect_dir: bool,
     /// Lets a change of owner, mode or time of a layer's file leave its content where it is (`metacopy=on`), instead of
-    /// copying it. As for [`RootOptions::redirect_dir`].
+    /// copying it. Takes `redirect_dir` along, as the kernel wants it.
     pub metacopy: bool,
     /// Shows the owners of the image as other ids of the host, and what is written with those as the image's. Root in
     /// the initial user namespace only, on Linux 5.19 or later and file systems that can translate.

@@ -168,7 +168,9 @@ impl OverlayDriver {
         // was moved or restored.
         let value = |value: &'static str| Some(value.into());
         let writable = changes.is_some();
-        let redirect = if settings.redirect_dir && writable { "on" } else { "nofollow" };
+        // Without it the kernel refuses the other.
+        let redirect =
+            if (settings.redirect_dir || settings.metacopy) && writable { "on" } else { "nofollow" };
         options.push(("redirect_dir", value(redirect)));
         options.push(("metacopy", value(if settings.metacopy && writable { "on" } else { "off" })));
         if writable {

@@ -17,6 +17,8 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use crate::fs::{self, Dir, Kind, Optional, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::object::{self, Object};
@@ -189,13 +191,40 @@ impl<'a> Diff<'a> {
         self.view.tree(0)
     }
 
-    /// Reads what the walked tree has at `place`; `None` if it vanished.
-    fn object(&self, place: Place<'_>) -> Result<Option<Object>, DiffError> {
-        let mut object = object::read(place.dir, place.name, self.tree().marks).optional()?;
+    /// Reads what the root has at `path`, which is at `place` in the walked tree; `None` if it vanished.
+    fn object(&self, path: &LayerPath, place: Place<'_>) -> Result<Option<Object>, DiffError> {
+        let mut object = if self.follows() {
+            let Some(found) = self.view.lookup(path)? else { return Ok(None) };
+            self.view.object(path, &found).optional()?
+        } else {
+            object::read(place.dir, place.name, self.tree().marks).optional()?
+        };
         if let Some(object) = &mut object {
             self.selection.xattrs.apply(&mut object.metadata.xattrs);
         }
         Ok(object)
+    }
+
+    /// Opens the regular file that the root has at `path`, which is at `place` in the walked tree; `None` if it vanished.
+    fn content(&self, path: &LayerPath, place: Place<'_>) -> Result<Option<File>, DiffError> {
+        if self.follows() {
+            let Some(found) = self.view.lookup(path)? else { return Ok(None) };
+            return Ok(self.view.open(path, &found).optional()?);
+        }
+        Ok(place.dir.open_file(place.name).optional()?)
+    }
+
+    /// Whether the walked tree may show what lies in the layers below under other names.
+    fn follows(&self) -> bool {
+        matches!(self.shape, Shape::Upper) && self.tree().marks.follows()
+    }
+
+    /// What the root has at `path`, if that is a directory that has another name in the layers below.
+    fn moved(&self, path: &LayerPath) -> Result<Option<Found>, DiffError> {
+        if !self.follows() {
+            return Ok(None);
+        }
+        Ok(self.view.lookup(path)?.filter(|found| found.is_directory() && found.is_moved()))
     }
 
     /// Reads what the layers below have at `path`.
@@ -227,6 +256,10 @@ impl<'a> Diff<'a> {
     ) -> Result<(), DiffError> {
         let Some(family) = self.tree().marks.family() else { return Ok(()) };
         let keys: &[&'static str] = match kind {
+            // They are understood; an index is not.
+            Kind::Directory if self.follows() => &[],
+            Kind::File if self.follows() && links_below > 1 => &["nlink"],
+            Kind::File if self.follows() => &[],
             Kind::Directory => &["redirect"],
             // Only an inode that has several names below carries the count of an index.
             Kind::File if links_below > 1 => &["metacopy", "nlink"],
@@ -271,7 +304,7 @@ pub struct DiffEntry<'a> {
     pub object: Object,
     /// An earlier event's path, if this is one more name of the same inode.
     pub link_to: Option<LayerPath>,
-    tree: &'a Tree,
+    diff: &'a Diff<'a>,
     /// The directory that it is in.
     parent: Option<&'a Dir>,
 }
@@ -283,9 +316,17 @@ impl DiffEntry<'_> {
     ///
     /// [`fs::Error`] if it vanished or cannot be opened.
     pub fn open(&self) -> fs::Result<File> {
+        let tree = self.diff.tree();
+        if self.diff.follows() {
+            let view = &self.diff.view;
+            return match view.lookup(&self.path)? {
+                Some(found) => view.open(&self.path, &found),
+                None => Err(fs::Error::new("open", tree.dir.path_of(self.path.as_path()), Errno::NOENT)),
+            };
+        }
         match (self.parent, self.path.file_name()) {
             (Some(parent), Some(name)) => parent.open_file(OsStr::from_bytes(name)),
-            _ => self.tree.dir.open_file(self.path.as_path()),
+            _ => tree.dir.open_file(self.path.as_path()),
         }
     }
 }

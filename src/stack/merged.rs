@@ -37,8 +37,11 @@ pub struct Stack<'a> {
 pub struct Found {
     /// What the topmost layer has there.
     pub stat: Stat,
-    /// The trees it comes from, topmost first: one, or for a directory all that are merged.
-    parts: Vec<usize>,
+    /// The trees it comes from, topmost first: one, for a directory all that are merged, and for a file whose content
+    /// is in another tree also that.
+    pub(super) parts: Vec<usize>,
+    /// Its name in the trees below the topmost, if it has another there: it, or a directory above it, was renamed.
+    pub(super) lower: Option<LayerPath>,
 }
 
 impl Found {
@@ -55,6 +58,16 @@ impl Found {
     /// Whether the tree at this position contributes to it.
     pub fn includes(&self, tree: usize) -> bool {
         self.parts.contains(&tree)
+    }
+
+    /// Whether it has another name in the trees below the topmost.
+    pub fn is_moved(&self) -> bool {
+        self.lower.is_some()
+    }
+
+    /// What it is called in the tree at this position, if it is called `path` in the stack.
+    pub(super) fn name_in<'p>(&'p self, position: usize, path: &'p LayerPath) -> &'p LayerPath {
+        self.lower.as_ref().filter(|_| position > 0).unwrap_or(path)
     }
 }
 
@@ -101,7 +114,7 @@ impl<'a> Stack<'a> {
     /// [`crate::fs::Error`] if a tree cannot be read.
     pub fn root(&self) -> Result<Option<Found>> {
         let Some(top) = self.trees.first() else { return Ok(None) };
-        let mut found = Found { stat: top.dir.stat(".")?, parts: Vec::new() };
+        let mut found = Found { stat: top.dir.stat(".")?, parts: Vec::new(), lower: None };
         for (position, tree) in self.trees.iter().enumerate() {
             found.parts.push(position);
             if opacity(tree, &LayerPath::ROOT)? == Opacity::Opaque {
@@ -150,13 +163,26 @@ impl<'a> Stack<'a> {
     ///
     /// [`crate::fs::Error`] if that cannot be told.
     pub fn child(&self, path: &LayerPath, directory: &Found, name: &[u8]) -> Result<Option<Found>> {
-        let mut merge = Merge::default();
+        self.child_in(&directory.parts, path, directory, name)
+    }
+
+    /// The same as if the directory were merged from `parts` of its trees only.
+    pub(super) fn child_in(
+        &self,
+        parts: &[usize],
+        path: &LayerPath,
+        directory: &Found,
+        name: &[u8],
+    ) -> Result<Option<Found>> {
+        let mut merge = Merge::of(directory, name);
         let child = path.join(name);
-        for &position in &directory.parts {
+        for &position in parts {
             let tree = self.trees[position];
+            let child = merge.lower.as_ref().filter(|_| position > 0).unwrap_or(&child).clone();
             if let Some(stat) = tree.dir.find(child.as_path())? {
-                let opacity = opacity(tree, path)?;
-                if !merge.take(position, tree.marks, &tree.dir, child.as_path(), stat, opacity)? {
+                let opacity = opacity(tree, directory.name_in(position, path))?;
+                let more = merge.take(position, tree.marks, &tree.dir, child.as_path(), stat, opacity)?;
+                if !self.follow(position, path, directory, name, &mut merge)? || !more {
                     break;
                 }
             }
@@ -172,11 +198,12 @@ impl<'a> Stack<'a> {
     pub fn directory<'s>(&'s self, path: &'s LayerPath, directory: &Found) -> Result<OpenDirectory<'s>> {
         let open = |(number, &position): (usize, &usize)| {
             let tree = self.trees[position];
+            let path = directory.name_in(position, path);
             let dir = if number < HANDLES { Some(tree.dir.open_dir(path.as_path())?) } else { None };
             Ok(Part { position, tree, dir, opacity: opacity(tree, path)? })
         };
         let parts = directory.parts.iter().enumerate().map(open).collect::<Result<_>>()?;
-        Ok(OpenDirectory { path, parts })
+        Ok(OpenDirectory { stack: self, path, directory: directory.clone(), parts })
     }
 
     /// Everything in the directory `path`, found before as `directory`, by name.
@@ -197,7 +224,7 @@ impl<'a> Stack<'a> {
     pub fn entries(&self, path: &LayerPath, directory: &Found) -> Result<BTreeMap<Vec<u8>, Entry>> {
         let merges = self.merges(path, directory)?.into_iter();
         Ok(merges
-            .map(|(name, Merge { found, closed })| (name, Entry { found, hides_below: closed }))
+            .map(|(name, Merge { found, closed, .. })| (name, Entry { found, hides_below: closed }))
             .collect())
     }
 
@@ -220,15 +247,18 @@ impl<'a> Stack<'a> {
         // One after the other: there may be more of them than a process may have open.
         for &position in &directory.parts {
             let tree = self.trees[position];
-            let dir = tree.dir.open_dir(path.as_path())?;
-            let opacity = opacity(tree, path)?;
+            let here = directory.name_in(position, path);
+            let dir = tree.dir.open_dir(here.as_path())?;
+            let opacity = opacity(tree, here)?;
             for entry in dir.names()? {
                 let name = OsStr::from_bytes(&entry.name).to_owned();
                 // A name that vanished between the listing and now is no name.
                 let Some(stat) = dir.find(&name)? else { continue };
-                let merge = merges.entry(entry.name).or_default();
+                let key = entry.name.clone();
+                let merge = merges.entry(key).or_insert_with(|| Merge::of(directory, &entry.name));
                 if !merge.closed {
                     merge.take(position, tree.marks, &dir, name.as_ref(), stat, opacity)?;
+                    self.follow(position, path, directory, &entry.name, merge)?;
                 }
             }
         }
@@ -242,7 +272,8 @@ impl<'a> Stack<'a> {
     /// [`crate::fs::Error`] if it cannot be read.
     pub fn object(&self, path: &LayerPath, found: &Found) -> Result<Object> {
         let tree = self.trees[found.tree()];
-        let mut object = object::read(&tree.dir, path.as_path(), tree.marks)?;
+        let name = found.name_in(found.tree(), path);
+        let mut object = object::read(&tree.dir, name.as_path(), tree.marks)?;
         if path.is_root() {
             object.metadata = self.root_metadata()?;
         }
@@ -255,7 +286,9 @@ impl<'a> Stack<'a> {
     ///
     /// [`crate::fs::Error`] if it cannot be opened.
     pub fn open(&self, path: &LayerPath, found: &Found) -> Result<File> {
-        self.trees[found.tree()].dir.open_file(path.as_path())
+        // Of a file with its content elsewhere, that is the last.
+        let position = found.parts.last().copied().unwrap_or_default();
+        self.trees[position].dir.open_file(found.name_in(position, path).as_path())
     }
 
     /// Calls `visit` for everything in the stack but its root: a directory before what it holds, names in byte order.
@@ -305,7 +338,9 @@ impl<'a> Stack<'a> {
 /// One directory of a stack, opened for many lookups in it.
 #[derive(Debug)]
 pub struct OpenDirectory<'a> {
+    stack: &'a Stack<'a>,
     path: &'a LayerPath,
+    directory: Found,
     parts: Vec<Part<'a>>,
 }
 
@@ -329,13 +364,17 @@ impl OpenDirectory<'_> {
     ///
     /// [`crate::fs::Error`] if that cannot be told.
     pub fn child(&self, name: &[u8]) -> Result<Option<Found>> {
-        let mut merge = Merge::default();
-        for Part { position, tree, dir, opacity } in &self.parts {
+        let Self { stack, path, directory, parts } = self;
+        if parts.first().is_some_and(|part| part.tree.marks.follows()) {
+            return stack.child(path, directory, name);
+        }
+        let mut merge = Merge::of(directory, name);
+        for Part { position, tree, dir, opacity } in parts {
             let path;
             let (dir, name): (_, &Path) = match dir {
                 Some(dir) => (dir, OsStr::from_bytes(name).as_ref()),
                 None => {
-                    path = self.path.join(name);
+                    path = directory.name_in(*position, self.path).join(name);
                     (&tree.dir, path.as_path())
                 }
             };
@@ -354,13 +393,19 @@ fn opacity(tree: &Tree, path: &LayerPath) -> Result<Opacity> {
 }
 
 /// One name on its way down through the layers.
-#[derive(Default)]
-struct Merge {
-    found: Option<Found>,
-    closed: bool,
+pub(super) struct Merge {
+    pub(super) found: Option<Found>,
+    pub(super) closed: bool,
+    /// See [`Found::lower`].
+    pub(super) lower: Option<LayerPath>,
 }
 
 impl Merge {
+    /// Of `name` in `directory`.
+    fn of(directory: &Found, name: &[u8]) -> Self {
+        Self { found: None, closed: false, lower: directory.lower.as_ref().map(|lower| lower.join(name)) }
+    }
+
     /// Takes what the next lower tree has; false once nothing below can count any more.
     fn take(
         &mut self,
@@ -375,7 +420,10 @@ impl Merge {
         let directory = stat.kind == Kind::Directory;
         match &mut self.found {
             None if whiteout => {}
-            None => self.found = Some(Found { stat, parts: vec![position] }),
+            None => {
+                let lower = self.lower.clone();
+                self.found = Some(Found { stat, parts: vec![position], lower });
+            }
             Some(found) if directory && !whiteout => found.parts.push(position),
             Some(_) => {}
         }

@@ -8,6 +8,7 @@ pub mod marks;
 pub mod object;
 pub mod owner;
 
+mod follow;
 mod merged;
 
 pub use merged::{Entry, Found, OpenDirectory, Stack, Tree};

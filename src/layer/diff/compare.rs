@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use super::links::Groups;
 use super::{Diff, DiffError, Place, Shape};
-use crate::fs::{Error, FileType, Metadata, Optional, Stat, next_extent};
+use crate::fs::{Error, FileType, Metadata, Stat, next_extent};
 use crate::path::LayerPath;
 use crate::stack::Found;
 use crate::stack::object::Object;
@@ -37,7 +37,7 @@ impl Diff<'_> {
         groups: &mut Groups,
     ) -> Result<Option<(Object, Verdict)>, DiffError> {
         self.check_marks(path, place, stat.kind, below.map_or(0, |below| below.stat.links))?;
-        let Some(object) = self.object(place)? else { return Ok(None) };
+        let Some(object) = self.object(path, place)? else { return Ok(None) };
         let verdict = match (below, self.shape) {
             // A root is there even if no layer is.
             (None, Shape::Upper | Shape::Copied(_)) if path.is_root() => {
@@ -74,7 +74,7 @@ impl Diff<'_> {
         }
         // A type that is only recorded has no content.
         let FileType::File { size } = object.file_type else { return Ok(true) };
-        let Some(new) = place.dir.open_file(place.name).optional()? else { return Ok(false) };
+        let Some(new) = self.content(path, place)? else { return Ok(false) };
         let old = self.below.open(path, below)?;
         has_same_content(&new, &old, size)
             .map_err(|error| Error::new("compare", place.dir.path_of(place.name), error).into())

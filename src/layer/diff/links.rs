@@ -105,8 +105,14 @@ impl Here {
         let mut directories = vec![(LayerPath::ROOT, diff.root()?.stat)];
         while let Some((path, stat)) = directories.pop() {
             let moved = matches!(diff.shape, Shape::Copied(record) if !record.has(&path, &stat));
-            let Some(dir) = diff.tree().dir.open_dir(path.as_path()).optional()? else { continue };
-            for (_, path, stat) in super::listing::names(&path, &dir)? {
+            let names = match diff.moved(&path)? {
+                Some(found) => diff.names_moved(&path, &found)?,
+                None => match diff.tree().dir.open_dir(path.as_path()).optional()? {
+                    Some(dir) => super::listing::names(&path, &dir)?,
+                    None => continue,
+                },
+            };
+            for (_, path, stat) in names {
                 if diff.excludes(&path) {
                     continue;
                 }
@@ -130,11 +136,11 @@ impl Diff<'_> {
         let (Some(now), Some(below)) = (self.view.lookup(path)?, self.below.lookup(path)?) else {
             return Ok(false);
         };
-        if matches!(self.shape, Shape::Upper) && !now.includes(0) {
+        if matches!(self.shape, Shape::Upper) && !now.includes(0) && !now.is_moved() {
             return Ok(true);
         }
         let place = self.place(path);
-        match self.object(place)? {
+        match self.object(path, place)? {
             Some(object) => self.is_same(path, place, &object, &below),
             None => Ok(false),
         }

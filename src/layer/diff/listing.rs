@@ -62,8 +62,11 @@ impl Below {
     }
 }
 
-/// The names in `dir`, which is at `path`, by bytes. One that vanished since it was listed is no name.
-pub(super) fn names(path: &LayerPath, dir: &Dir) -> fs::Result<Vec<(Vec<u8>, LayerPath, Stat)>> {
+/// Names in a directory, by bytes, with what they lead to.
+pub(super) type Names = Vec<(Vec<u8>, LayerPath, Stat)>;
+
+/// The names in `dir`, which is at `path`. One that vanished since it was listed is no name.
+pub(super) fn names(path: &LayerPath, dir: &Dir) -> fs::Result<Names> {
     let mut names = Vec::new();
     for entry in dir.names()? {
         if let Some(stat) = dir.find(OsStr::from_bytes(&entry.name))? {
@@ -100,14 +103,18 @@ impl Diff<'_> {
     /// Lists a directory.
     pub(super) fn list(&self, directory: Child, groups: &mut Groups) -> Result<Listing, DiffError> {
         let path = &directory.path;
-        // One that was removed meanwhile has nothing in it.
-        let Some(dir) = self.tree().dir.open_dir(path.as_path()).optional()? else {
-            return Ok(Listing::default());
-        };
-        let mut listing = match self.shape {
-            Shape::Upper => self.list_upper(directory, &dir)?,
-            Shape::Copied(record) => self.list_copied(directory, &dir, record, groups)?,
-            Shape::Whole => Self::list_whole(path, &dir)?,
+        let mut listing = if let Some(found) = self.moved(path)? {
+            self.list_moved(directory, &found)?
+        } else {
+            // One that was removed meanwhile has nothing in it.
+            let Some(dir) = self.tree().dir.open_dir(path.as_path()).optional()? else {
+                return Ok(Listing::default());
+            };
+            match self.shape {
+                Shape::Upper => self.list_upper(directory, &dir)?,
+                Shape::Copied(record) => self.list_copied(directory, &dir, record, groups)?,
+                Shape::Whole => Self::list_whole(path, &dir)?,
+            }
         };
         listing.deleted.retain(|path| !self.excludes(path));
         listing.children.retain(|child| !self.excludes(&child.path));
@@ -156,6 +163,26 @@ impl Diff<'_> {
         }
         listing.deleted.extend(hidden.keys().map(|name| path.join(name)));
         Ok(listing)
+    }
+
+    /// Lists a directory that has another name in the layers below: all that it shows came with it.
+    fn list_moved(&self, directory: Child, found: &Found) -> Result<Listing, DiffError> {
+        let Child { path, mut below, .. } = directory;
+        let mut expected = match below.look(self, &path)?.filter(|below| below.is_directory()) {
+            Some(below) => self.below.children(&path, below)?,
+            None => BTreeMap::new(),
+        };
+        let names = self.names_moved(&path, found)?.into_iter();
+        let children =
+            names.map(|(name, path, stat)| Child::new(path, stat, Below::Known(expected.remove(&name))));
+        let children = children.collect();
+        Ok(Listing { children, deleted: expected.keys().map(|name| path.join(name)).collect() })
+    }
+
+    /// The names in such a directory.
+    pub(super) fn names_moved(&self, path: &LayerPath, found: &Found) -> Result<Names, DiffError> {
+        let children = self.view.children(path, found)?.into_iter();
+        Ok(children.map(|(name, found)| (name.clone(), path.join(&name), found.stat)).collect())
     }
 
     fn list_copied(

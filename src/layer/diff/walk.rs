@@ -122,8 +122,8 @@ impl<'d, 'a> Walk<'d, 'a> {
                 None => drop(self.written.insert(inode, path.clone())),
             }
         }
-        let tree = self.diff.tree();
-        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, tree, parent }))
+        let diff = self.diff;
+        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, diff, parent }))
     }
 
     /// Makes events of the directories that lead to one.
@@ -137,14 +137,14 @@ impl<'d, 'a> Walk<'d, 'a> {
             if path.is_root() {
                 continue;
             }
-            if let Some(object) = self.diff.object(self.diff.place(&path))? {
-                let (kind, tree) = (EntryChange::Touched, self.diff.tree());
+            if let Some(object) = self.diff.object(&path, self.diff.place(&path))? {
+                let (kind, diff) = (EntryChange::Touched, self.diff);
                 visit(DiffEvent::Present(&DiffEntry {
                     kind,
                     path,
                     object,
                     link_to: None,
-                    tree,
+                    diff,
                     parent: None,
                 }))?;
             }

@@ -243,3 +243,78 @@ pub const EDITS: &[Edit] = &[
         }
     }),
 ];
+
+/// What leaves marks in an upper directory where those are allowed.
+pub const MARKING: &[Edit] = &[
+    edit("a directory is renamed where it is", |root| mv(root, "usr/lib", "usr/lib64")),
+    edit("a directory is moved into another and edited there", |root| {
+        mv(root, "home/user", "var/mover");
+        fs::write(root.join("var/mover/added"), "added").unwrap();
+        fs::remove_file(root.join("var/mover/note")).unwrap();
+        fs::set_permissions(root.join("var/mover/more"), Permissions::from_mode(0o640)).unwrap();
+    }),
+    edit("a directory is moved and another takes its name", |root| {
+        mv(root, "usr/lib", "lib-of-old");
+        fs::create_dir(root.join("usr/lib")).unwrap();
+        fs::write(root.join("usr/lib/libc.so"), "another").unwrap();
+    }),
+    edit("directories change names", |root| {
+        mv(root, "etc", "between");
+        mv(root, "bin", "etc");
+        mv(root, "between", "bin");
+        fs::write(root.join("bin/passwd"), "moved twice").unwrap();
+    }),
+    edit("a directory is moved and moved back", |root| {
+        mv(root, "usr/lib", "away");
+        fs::write(root.join("away/more"), "more").unwrap();
+        mv(root, "away", "usr/lib");
+    }),
+    edit("a moved directory is moved inside a moved one, and taken out of it", |root| {
+        mv(root, "usr/share", "home/user/share");
+        mv(root, "home", "homes");
+        mv(root, "homes/user", "user-of-old");
+        mv(root, "user-of-old/share", "share");
+        fs::write(root.join("share/new"), "edited").unwrap();
+    }),
+    edit("a directory is moved over an empty one", |root| {
+        mv(root, "usr/lib", "empty-to-be");
+        fs::remove_dir(root.join("empty")).unwrap();
+        mv(root, "empty-to-be", "empty");
+    }),
+    edit("a moved directory is removed", |root| {
+        mv(root, "usr/lib", "away");
+        fs::remove_dir_all(root.join("away")).unwrap();
+    }),
+    edit("a file's metadata changes, and then its name", |root| {
+        fs::set_permissions(root.join("usr/lib/libc.so"), Permissions::from_mode(0o711)).unwrap();
+        fs::rename(root.join("usr/lib/libc.so"), root.join("usr/lib/libc.so.1")).unwrap();
+        fs::rename(root.join("usr/lib/libc.so.1"), root.join("libc")).unwrap();
+        std::os::unix::fs::chown(root.join("etc/passwd"), Some(5), Some(6)).unwrap();
+    }),
+    edit("a file's metadata changes in a directory that is moved before and after", |root| {
+        mv(root, "usr/lib", "lib-one");
+        fs::set_permissions(root.join("lib-one/libc.so"), Permissions::from_mode(0o700)).unwrap();
+        mv(root, "lib-one", "home/lib-two");
+        fs::rename(root.join("home/lib-two/libc.so"), root.join("home/lib-two/same")).unwrap();
+    }),
+    edit("a file's metadata changes and gets a second name", |root| {
+        fs::set_permissions(root.join("usr/lib/libc.so"), Permissions::from_mode(0o500)).unwrap();
+        fs::hard_link(root.join("usr/lib/libc.so"), root.join("etc/linked")).unwrap();
+        fs::rename(root.join("usr/lib/libc.so"), root.join("usr/one")).unwrap();
+    }),
+    edit("a file's metadata changes, and its content after a move", |root| {
+        fs::set_permissions(root.join("usr/lib/libc.so"), Permissions::from_mode(0o500)).unwrap();
+        fs::rename(root.join("usr/lib/libc.so"), root.join("etc/libc.so")).unwrap();
+        File::options().append(true).open(root.join("etc/libc.so")).unwrap().write_all(b"more").unwrap();
+    }),
+    edit("an attribute is given to a file, and taken", |root| {
+        let (path, flags) = (root.join("data-too"), XattrFlags::empty());
+        rustix::fs::lsetxattr(&path, "user.given", b"value", flags).unwrap();
+        rustix::fs::lremovexattr(&path, "user.empty").unwrap();
+    }),
+];
+
+/// As a person would: where the kernel does not rename a directory, it is copied.
+pub fn mv(root: &Path, from: &str, to: &str) {
+    run_command(Command::new("mv").arg("-T").arg(root.join(from)).arg(root.join(to)));
+}

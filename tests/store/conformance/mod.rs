@@ -11,14 +11,14 @@ mod random;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use plywood::driver::DriverKind;
+use plywood::driver::{DriverKind, RootOptions};
 use plywood::store::{Container, CreateOptions, Image};
 
 use crate::common::privilege::{self, ALL, Privilege};
 use crate::common::run_command;
-use crate::common::tree::{Kind, Tree};
+use crate::common::tree::{Kind, Tree, snapshot};
 use crate::world::*;
-use edits::{EDITS, Edit};
+use edits::{EDITS, Edit, MARKING, mv};
 
 /// Any time after this one is of the test itself.
 const IMAGES_ARE_OLDER: i64 = 1_760_000_000;
@@ -45,6 +45,8 @@ struct Bench {
     plain: PathBuf,
     before: Tree,
     privilege: Privilege,
+    /// Of the containers that are edited.
+    root: RootOptions,
 }
 
 impl Bench {
@@ -57,13 +59,13 @@ impl Bench {
         copy(mounted.path(), &plain);
         let before = seen(mounted.path());
         seen(&plain).assert_same(&before, "cp -a");
-        Self { world, image, plain, before, privilege }
+        Self { world, image, plain, before, privilege, root: RootOptions::default() }
     }
 
     fn container(&self, image: &Image) -> Container {
         self.world
             .store
-            .create_container(image, &CreateOptions::default())
+            .create_container(image, &CreateOptions::default().root(self.root.clone()))
             .unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
@@ -132,4 +134,53 @@ pub fn copies_hold_in(directory: &Path) {
         .expect("this process runs one test, which asks for one directory");
     let bench = Bench::new(DriverKind::Copy, Privilege::Root);
     EDITS.iter().filter(|edit| (edit.allowed)(Privilege::Root)).for_each(|edit| bench.holds(edit));
+}
+
+#[test]
+fn an_edit_is_told_alike_where_renames_and_changes_of_metadata_leave_marks() {
+    privilege::under(&[Privilege::Root], |privilege| {
+        let mut bench = Bench::new(DriverKind::Overlay, privilege);
+        for (redirect_dir, metacopy) in [(true, false), (false, true)] {
+            (bench.root.redirect_dir, bench.root.metacopy) = (redirect_dir, metacopy);
+            EDITS.iter().chain(MARKING).for_each(|edit| bench.holds(edit));
+        }
+    });
+}
+
+#[test]
+fn a_commit_of_an_upper_directory_with_marks_is_that_of_one_without() {
+    privilege::under(&[Privilege::Root], |privilege| {
+        let mut bench = Bench::new(DriverKind::Overlay, privilege);
+        let store = bench.world.path();
+        let marks = |container: &Container| {
+            let upper = store.join("containers").join(container.id()).join("upper");
+            let marked =
+                |name: &&[u8]| [&b"trusted.overlay.redirect"[..], b"trusted.overlay.metacopy"].contains(name);
+            let nodes = snapshot(upper).0.into_values();
+            nodes.flat_map(|node| node.xattrs.into_keys()).filter(|name| marked(&name.as_slice())).count()
+        };
+        let edited = |bench: &Bench| {
+            let container = bench.container(&bench.image);
+            let mounted = container.mount().unwrap();
+            let at = |name: &str| mounted.path().join(name);
+            mv(mounted.path(), "usr/lib", "home/lib");
+            std::fs::set_permissions(at("bin/su"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .unwrap();
+            for (seconds, name) in ["home/lib", "home", "usr", "bin", ""].iter().enumerate() {
+                touch(&at(name), 1_700_000_000 + seconds as i64, 0);
+            }
+            mounted.unmount().unwrap();
+            container
+        };
+        let without = edited(&bench);
+        assert_eq!(marks(&without), 0);
+        bench.root.metacopy = true;
+        let with = edited(&bench);
+        assert_eq!(marks(&with), 2);
+        let layers = [without, with].map(|container| {
+            let image = container.commit(&Default::default()).unwrap();
+            image.manifest().layers.last().unwrap().digest
+        });
+        assert_eq!(layers[0], layers[1]);
+    });
 }
