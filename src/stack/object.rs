@@ -134,7 +134,12 @@ impl std::fmt::Display for Loss {
                 write!(f, "{}: attribute {} cannot be kept", self.path, name.escape_ascii())?
             }
         }
-        write!(f, ": {}", self.source.source)
+        match (&self.what, self.source.errno()) {
+            (Lost::Owner { .. }, Some(Errno::INVAL)) => f.write_str(
+                ": this user namespace has no such id; give it more (/etc/subuid and /etc/subgid)",
+            ),
+            _ => write!(f, ": {}", self.source.source),
+        }
     }
 }
 

@@ -285,6 +285,54 @@ fn a_root_is_never_mounted_with_marks_that_the_kernel_would_not_see() {
     });
 }
 
+/// Tells a copy of this binary the number of the handle that it has.
+const HANDED_OVER: &str = "PLYWOOD_TEST_HANDLE";
+
+#[test]
+fn a_detached_root_is_put_where_a_process_in_namespaces_of_its_own_wants_it() {
+    use rustix::fs::CWD;
+    use rustix::mount::{MoveMountFlags, move_mount};
+    if let Ok(number) = std::env::var(HANDED_OVER) {
+        // No file descriptor can be made of a number without `unsafe`; its link in /proc leads to the mount.
+        let at = crate::common::scratch();
+        let from = format!("/proc/self/fd/{number}");
+        move_mount(CWD, from, CWD, at.path(), MoveMountFlags::MOVE_MOUNT_F_SYMLINKS).unwrap();
+        let root = Dir::open_ambient(at.path()).unwrap();
+        assert!(root.stat("etc/two").is_ok() && root.stat("removed").is_err());
+        root.create_file("by-the-container", 0o644).unwrap();
+        root.remove_file("setuid").unwrap();
+        drop(root);
+        return rustix::mount::unmount(at.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    under(MOUNTING, |privilege| {
+        let world = World::new();
+        let (driver, layers, dir) = (world.driver(DriverKind::Overlay), world.layers(), world.root("root"));
+        let spec = world.prepared(&*driver, &layers, &dir, "plywood:handed-over");
+        // The namespace has no other id.
+        dir.set_owner("upper", 0, 0).unwrap();
+        let mount = driver.mount_detached(&spec).unwrap();
+        rustix::io::fcntl_setfd(&mount, rustix::io::FdFlags::empty()).unwrap();
+        let binary = std::env::current_exe().unwrap();
+        let test = "overlay::a_detached_root_is_put_where_a_process_in_namespaces_of_its_own_wants_it";
+        let handle = std::os::fd::AsRawFd::as_raw_fd(&mount).to_string();
+        let done = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount"])
+            .arg(binary)
+            .args(["--exact", test, "--nocapture"])
+            .env_remove("PLYWOOD_TEST_PRIVILEGE")
+            .env(HANDED_OVER, handle)
+            .output()
+            .unwrap();
+        let said =
+            String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.contains("1 passed"), "{privilege:?}: {said}");
+        drop(mount);
+        let Writable::Upper(upper) = driver.writable(&dir).unwrap() else { panic!("it is an overlay") };
+        assert!(upper.dir.stat("by-the-container").is_ok());
+        assert!(MountTable::read().unwrap().named("plywood:handed-over").next().is_none());
+    });
+}
+
 #[test]
 fn a_label_is_for_the_kernel_to_take_or_refuse_in_its_own_words() {
     under(&[Privilege::Root], |_| {

@@ -14,6 +14,7 @@ mod images;
 mod life;
 mod many_layers;
 mod refusals;
+mod rootless;
 mod trees;
 mod trouble;
 mod world;
