@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -11,6 +12,9 @@ use rustix::mount::UnmountFlags;
 use super::error::DriverError;
 use super::{Unmount, holders, mount_api};
 use crate::fs::{self, Context, Dir};
+
+/// A mount that is busy is tried again after pauses that double, up to this: an eighth of a second in all.
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 
 /// A directory to mount on: an open parent and a name in it. The parent stays outside the mount, so holding this does
 /// not keep the mount busy.
@@ -91,12 +95,21 @@ impl MountPoint {
             Unmount::Clean => UnmountFlags::NOFOLLOW,
             Unmount::Lazy => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
         };
-        match rustix::mount::unmount(path, flags) {
-            Err(Errno::BUSY) => Err(DriverError::Busy {
-                path: self.path(),
-                holders: holders::of(&self.target()?, &self.path()),
-            }),
-            done => done.map_err(|error| self.error("unmount", error)),
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match rustix::mount::unmount(&path, flags) {
+                // A process that another thread is just starting has every handle of this one until it executes its
+                // program, and so holds a root for a moment of which nobody here knows.
+                Err(Errno::BUSY) if pause < LONGEST_PAUSE => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                Err(Errno::BUSY) => {
+                    let holders = holders::of(&self.target()?, &self.path());
+                    return Err(DriverError::Busy { path: self.path(), holders });
+                }
+                done => return done.map_err(|error| self.error("unmount", error)),
+            }
         }
     }
 
