@@ -1,9 +1,11 @@
 //! System calls that rustix has no safe form of. The only place with `unsafe`: one file for each, a safe signature, and
 //! a reason for every block.
 
+mod detached;
 mod idmap;
 mod user_namespace;
 
+pub(crate) use detached::spawn_detached;
 pub(crate) use idmap::translate_ids;
 pub(crate) use user_namespace::user_namespace;
 
