@@ -9,15 +9,18 @@
 //! ```
 //!
 //! `overlay.` stands for `trusted.overlay.` or `user.overlay.`; which family a mount obeys depends on who made it, so
-//! trees that root writes carry both. Attributes of either family that came *with* an image are stored escaped (see
+//! trees that root writes carry both. fuse-overlayfs has more forms of its own, which are only read ([`Marks::Fuse`]). Attributes of either family that came *with* an image are stored escaped (see
 //! [`crate::whiteout::escape`]) and are not marks.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::fs::{DeviceNumber, Dir, Kind, Result, Stat};
-use crate::whiteout::Namespace;
+use crate::whiteout::{self, Namespace};
 
 /// Which marks a tree carries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -39,13 +42,20 @@ pub enum Marks {
         /// Whether the mounts translate ids, so that [`super::owner::HOST_ROOT`] may own something.
         translates: bool,
     },
+    /// What fuse-overlayfs leaves in its upper directory, by its version and its rights: overlayfs's of either family,
+    /// `user.fuseoverlayfs.*` attributes, `.wh.` files beside or in place of what they delete, and
+    /// `.wh..wh..opq`: empty, with the mode 0700. Not every version refuses to make other things of such a name.
+    Fuse,
 }
+
+/// fuse-overlayfs's own mark where it may not write `trusted.overlay.opaque`.
+const FUSE_OPAQUE: &str = "user.fuseoverlayfs.opaque";
 
 impl Marks {
     /// The family to read, if there are marks. Of a tree with both it is the one that every process can read.
     pub fn family(self) -> Option<Namespace> {
         match self {
-            Self::None => None,
+            Self::None | Self::Fuse => None,
             Self::Overlay(family) | Self::Upper { family, .. } => Some(family),
             Self::Both => Some(Namespace::User),
         }
@@ -57,6 +67,9 @@ impl Marks {
     ///
     /// [`crate::fs::Error`] if the mark cannot be read: deleted files must not come back because of that.
     pub fn opacity(self, dir: &Dir, path: &Path) -> Result<Opacity> {
+        if self == Self::Fuse {
+            return fuse_opacity(dir, path);
+        }
         let Some(family) = self.family() else { return Ok(Opacity::Merged) };
         Ok(match dir.xattr(path, family.key("opaque"))?.as_deref() {
             Some(b"y") => Opacity::Opaque,
@@ -65,12 +78,48 @@ impl Marks {
         })
     }
 
+    /// The name that `name` in `dir` deletes, if it is a file whose name is the mark. The name's own file may be there
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if that cannot be told.
+    pub fn deletes(self, dir: &Dir, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Some(deleted) = name.strip_prefix(whiteout::PREFIX).filter(|_| self == Self::Fuse) else {
+            return Ok(None);
+        };
+        Ok(dir.find(OsStr::from_bytes(name))?.is_some_and(|stat| is_mark(&stat)).then(|| deleted.to_owned()))
+    }
+
+    /// Whether a mark beside `path`, which need not exist, deletes it.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if that cannot be told.
+    pub fn is_deleted(self, dir: &Dir, path: &Path) -> Result<bool> {
+        match (self, path.file_name()) {
+            (Self::Fuse, Some(name)) => {
+                let mark = [whiteout::PREFIX, name.as_bytes()].concat();
+                match dir.find(path.with_file_name(OsStr::from_bytes(&mark))) {
+                    // No file has a name as long as that mark's would be.
+                    Err(error) if error.errno() == Some(Errno::NAMETOOLONG) => Ok(false),
+                    found => Ok(found?.is_some_and(|stat| is_mark(&stat))),
+                }
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Whether `path` is a whiteout, in a directory of `opacity`.
     ///
     /// # Errors
     ///
     /// [`crate::fs::Error`] if that cannot be told.
     pub fn is_whiteout(self, dir: &Dir, path: &Path, stat: &Stat, opacity: Opacity) -> Result<bool> {
+        if self == Self::Fuse {
+            let device = stat.kind == Kind::CharDevice && stat.node == DeviceNumber::WHITEOUT;
+            return Ok(device || self.is_deleted(dir, path)?);
+        }
         let Some(family) = self.family() else { return Ok(false) };
         match stat.kind {
             Kind::CharDevice => Ok(stat.node == DeviceNumber::WHITEOUT),
@@ -80,6 +129,25 @@ impl Marks {
             _ => Ok(false),
         }
     }
+}
+
+fn fuse_opacity(dir: &Dir, path: &Path) -> Result<Opacity> {
+    let keys = Namespace::ALL.map(|family| family.key("opaque"));
+    for key in keys.iter().map(String::as_str).chain([FUSE_OPAQUE]) {
+        if dir.xattr(path, key)?.as_deref() == Some(b"y") {
+            return Ok(Opacity::Opaque);
+        }
+    }
+    match dir.find(path.join(OsStr::from_bytes(whiteout::OPAQUE)))? {
+        Some(stat) if is_mark(&stat) => Ok(Opacity::Opaque),
+        _ => Ok(Opacity::Merged),
+    }
+}
+
+/// Whether something whose name is a mark is one, as fuse-overlayfs makes them. Anything else has got that name from a
+/// container.
+fn is_mark(stat: &Stat) -> bool {
+    stat.kind == Kind::File && stat.size == 0 && stat.mode == 0o700
 }
 
 /// How a directory treats what is below it.
@@ -94,7 +162,8 @@ pub enum Opacity {
 }
 
 /// The families of marks that are written into one tree.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Families {
     /// `trusted.overlay.*` and `user.overlay.*`: root's trees, which a rootless reader can share.

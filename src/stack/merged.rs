@@ -179,12 +179,16 @@ impl<'a> Stack<'a> {
         for &position in parts {
             let tree = self.trees[position];
             let child = merge.lower.as_ref().filter(|_| position > 0).unwrap_or(&child).clone();
-            if let Some(stat) = tree.dir.find(child.as_path())? {
-                let opacity = opacity(tree, directory.name_in(position, path))?;
-                let more = merge.take(position, tree.marks, &tree.dir, child.as_path(), stat, opacity)?;
-                if !self.follow(position, path, directory, name, &mut merge)? || !more {
-                    break;
+            let more = match tree.dir.find(child.as_path())? {
+                Some(stat) => {
+                    let opacity = opacity(tree, directory.name_in(position, path))?;
+                    let more = merge.take(position, tree.marks, &tree.dir, child.as_path(), stat, opacity)?;
+                    self.follow(position, path, directory, name, &mut merge)? && more
                 }
+                None => !tree.marks.is_deleted(&tree.dir, child.as_path())?,
+            };
+            if !more {
+                break;
             }
         }
         Ok(merge.found)
@@ -251,6 +255,11 @@ impl<'a> Stack<'a> {
             let dir = tree.dir.open_dir(here.as_path())?;
             let opacity = opacity(tree, here)?;
             for entry in dir.names()? {
+                if let Some(deleted) = tree.marks.deletes(&dir, &entry.name)? {
+                    let merge = Merge::of(directory, &deleted);
+                    merges.entry(deleted).or_insert(merge).closed = true;
+                    continue;
+                }
                 let name = OsStr::from_bytes(&entry.name).to_owned();
                 // A name that vanished between the listing and now is no name.
                 let Some(stat) = dir.find(&name)? else { continue };
@@ -378,9 +387,11 @@ impl OpenDirectory<'_> {
                     (&tree.dir, path.as_path())
                 }
             };
-            if let Some(stat) = dir.find(name)?
-                && !merge.take(*position, tree.marks, dir, name, stat, *opacity)?
-            {
+            let more = match dir.find(name)? {
+                Some(stat) => merge.take(*position, tree.marks, dir, name, stat, *opacity)?,
+                None => !tree.marks.is_deleted(dir, name)?,
+            };
+            if !more {
                 break;
             }
         }

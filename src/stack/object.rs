@@ -55,6 +55,9 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
             }
             continue;
         }
+        if marks == Marks::Fuse && name.starts_with(owner::FUSE_PREFIX) {
+            continue;
+        }
         match (marks, whiteout::unescape(&name)) {
             (Marks::None, _) | (_, Stored::Plain) => drop(metadata.xattrs.insert(name, value)),
             (_, Stored::Escaped(real)) => drop(metadata.xattrs.insert(real, value)),

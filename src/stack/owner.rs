@@ -53,6 +53,9 @@ impl Ids {
 /// The attribute that is written.
 pub const KEY: &[u8] = b"user.containers.override_stat";
 
+/// What begins the names of fuse-overlayfs's own attributes.
+pub const FUSE_PREFIX: &[u8] = b"user.fuseoverlayfs.";
+
 /// The attribute of fuse-overlayfs 1.x.
 pub const FUSE_KEY: &[u8] = b"user.fuseoverlayfs.override_stat";
 

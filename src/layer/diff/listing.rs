@@ -1,8 +1,7 @@
 //! Which names of one directory may differ from the layers below: those to look at, and those that are gone.
 //!
 //! An upper directory has what was changed and says what was deleted. A copy has everything, and tells by inode and
-//! change time what needs no look. Other marks than overlayfs's own (`.wh.` files of fuse-overlayfs 1.x) would be read
-//! in [`Diff::list_upper`].
+//! change time what needs no look.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -146,6 +145,16 @@ impl Diff<'_> {
             _ => None,
         };
         for (name, path_of_name, stat) in names(&path, dir)? {
+            if let Some(deleted) = marks.deletes(dir, &name)? {
+                // What is there all the same comes along by its own name. In an opaque directory all is deleted anyway.
+                if let Some(merged) = &merged
+                    && dir.find(OsStr::from_bytes(&deleted))?.is_none()
+                    && merged.child(&deleted)?.is_some()
+                {
+                    listing.deleted.push(path.join(&deleted));
+                }
+                continue;
+            }
             let below = match &merged {
                 Some(merged) => merged.child(&name)?,
                 None => hidden.remove(&name),
