@@ -12,10 +12,10 @@
 mod record;
 
 use std::io::Write;
-use std::path::PathBuf;
 
+use crate::driver::mounts::MountTable;
 use crate::driver::{
-    Driver, DriverError, MountPoint, Root, RootOptions, RootSpec, Unmount, Writable, mounts,
+    self, Driver, DriverError, MountPoint, Root, RootOptions, RootSpec, RootState, Unmount, Writable,
 };
 use crate::fs::Dir;
 use crate::layer::{
@@ -156,18 +156,16 @@ pub fn source_of(id: &str) -> String {
     format!("plywood:{id}")
 }
 
-/// Where the container `id` is mounted, if it is, as this process sees it.
+/// What the root of the container `id` in `dir` is doing, as this process sees it.
 ///
 /// # Errors
 ///
 /// [`DriverError`] if the kernel's table cannot be read.
-pub fn mounted_at(id: &str) -> Result<Option<PathBuf>, DriverError> {
-    let table = mounts::MountTable::read()?;
-    let found = table.named(source_of(id)).next().map(|mount| mount.point.clone());
-    Ok(found)
+pub fn root_state(id: &str, dir: &Dir) -> Result<RootState, DriverError> {
+    driver::state(&source_of(id), dir)
 }
 
-/// Ends every mount of the container `id`, as this process sees them: it may be mounted more than once, here and
+/// Ends every mount of the container `id` in `dir`, as this process sees them: it may be mounted more than once, here and
 /// elsewhere. Its layers need not be there.
 ///
 /// # Errors
@@ -176,12 +174,15 @@ pub fn mounted_at(id: &str) -> Result<Option<PathBuf>, DriverError> {
 pub fn unmount_all(id: &str, dir: &Dir, driver: &dyn Driver, how: Unmount) -> Result<(), DriverError> {
     let source = source_of(id);
     loop {
-        let table = mounts::MountTable::read()?;
-        let mut found = table.named(&source).map(|mount| &mount.point);
-        let Some(point) = found.next() else { return Ok(()) };
+        let table = MountTable::read()?;
+        let (point, more) = match driver::state_in(&table, &source, dir)? {
+            RootState::Unmounted => return Ok(()),
+            RootState::Mounted(point) => (point, table.named(&source).nth(1).is_some()),
+            RootState::Dead(point) => (point, false),
+        };
         driver.end(&table, dir, &source, &MountPoint::ambient(point)?, how)?;
         // The table may be long.
-        if found.next().is_none() {
+        if !more {
             return Ok(());
         }
     }

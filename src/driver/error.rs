@@ -65,6 +65,16 @@ pub enum DriverError {
         /// Those who could be found out.
         holders: Vec<Holder>,
     },
+    /// The program that serves a root in userspace does not, or not any more.
+    #[error("the server of {path:?} {what}{}", list(", it says: ", .said))]
+    Server {
+        /// The root.
+        path: PathBuf,
+        /// What became of the program.
+        what: String,
+        /// Its last words, where it had any.
+        said: Vec<String>,
+    },
     /// The root was mounted `volatile`, and the kernel does not take it a second time: nobody knows what of it reached
     /// the disk.
     #[error(

@@ -78,7 +78,12 @@ fn how(process: &Path, mount: u64, own: bool) -> Option<&'static str> {
     }
     let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     let held = files.filter(|file| mount_id(&file.path()) == Some(mount)).take(2).count();
-    (held > usize::from(own)).then_some("an open file")
+    if held > usize::from(own) {
+        return Some("an open file");
+    }
+    // Only root may look at these.
+    let mut mapped = fs::read_dir(process.join("map_files")).into_iter().flatten().flatten();
+    mapped.any(|file| mount_id(&file.path()) == Some(mount)).then_some("a mapped file")
 }
 
 /// The number of the mount that `path` leads to; none before Linux 5.8.

@@ -7,6 +7,7 @@
 //!     merged/             overlay: where it is mounted unless another place is named
 //!     top/ bottom/        overlay, read-only: an empty directory with the root's metadata; one more if there are no layers
 //!     root/               copy: the root itself
+//!     server              fuse: what the server says, locked by it while it lives; else as overlay
 //! ```
 //!
 //! A [`Driver`] is prepared once for a root and may then be mounted and unmounted any number of times, by any process.
@@ -47,7 +48,7 @@ pub use ids::{IdMap, IdRange, InvalidIdMap};
 pub use overlay::OverlayDriver;
 pub use plan::{MountPlan, OverlayPlan};
 pub use point::MountPoint;
-pub use probe::{Probe, Refusal, reader};
+pub use probe::{Circumstances, Probe, ProbeOptions, Refusal, reader};
 pub use record::Copied;
 pub use usage::Usage;
 
@@ -221,6 +222,61 @@ pub enum Writable {
     Upper(stack::Tree),
     /// Everything, changed or not.
     Copied(Copied),
+}
+
+/// What a root is doing, as the kernel tells now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RootState {
+    /// Nothing is mounted.
+    Unmounted,
+    /// It is mounted here.
+    Mounted(PathBuf),
+    /// It is mounted here, but nobody serves it any more: the program that did was killed or crashed. Nothing that was
+    /// written is lost. Mounting it again takes the dead mount away first, and so does unmounting it.
+    Dead(PathBuf),
+}
+
+/// What the root named `source` with the private directory `dir` is doing. Whoever made it, and by which driver, does not
+/// matter. A root whose server hangs is not asked.
+///
+/// # Errors
+///
+/// [`DriverError`] if the kernel's table cannot be read.
+pub fn state(source: &str, dir: &Dir) -> Result<RootState, DriverError> {
+    state_in(&mounts::MountTable::read()?, source, dir)
+}
+
+/// The same by a table that was just read.
+///
+/// # Errors
+///
+/// [`DriverError`] if it cannot be told whether a root is served.
+pub fn state_in(table: &mounts::MountTable, source: &str, dir: &Dir) -> Result<RootState, DriverError> {
+    match table.named(source).next() {
+        Some(mount) => Ok(RootState::Mounted(mount.point.clone())),
+        None => fuse::state(table, dir),
+    }
+}
+
+/// The error that says what became of a root that is [`RootState::Dead`], with the last words of whoever served it.
+pub fn dead(dir: &Dir) -> DriverError {
+    fuse::is_gone(dir)
+}
+
+/// Takes everything out of sight that is mounted in `dir` or below: for directories that belong to nobody any more, which
+/// could not be removed otherwise.
+///
+/// # Errors
+///
+/// [`DriverError`] if the kernel refuses.
+pub fn abandon(dir: &Dir) -> Result<(), DriverError> {
+    let path = dir.path_of("");
+    // What is mounted last is on top.
+    while let Some(mount) = mounts::MountTable::read()?.within(&path).last() {
+        fuse::detach(&MountPoint::ambient(&mount.point)?, Unmount::Lazy)?;
+    }
+    Ok(())
 }
 
 /// What to do about a root that is in use.

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::error::DriverError;
-use crate::fs::Context;
+use crate::fs::{Context, DeviceNumber};
 
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub struct Mount {
     pub id: u64,
     /// The number of the mount that it is mounted on.
     pub parent: u64,
+    /// The number of its file system, which every mount of the same has.
+    pub device: DeviceNumber,
     /// The directory of its file system that is seen.
     pub root: PathBuf,
     /// Where it is seen.
@@ -150,7 +152,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let mut next = || fields.next();
     let (id, parent) = (number(next()?)?, number(next()?)?);
-    let _device = next()?;
+    let (major, minor) = std::str::from_utf8(next()?).ok()?.split_once(':')?;
+    let device = DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? };
     let (root, point) = (PathBuf::from(unescape(next()?)), PathBuf::from(unescape(next()?)));
     let options = String::from_utf8_lossy(next()?).into_owned();
     // Any number of optional fields, ended by a dash.
@@ -158,7 +161,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let fs_type = String::from_utf8_lossy(next()?).into_owned();
     // An empty source is an empty field; the kernel then still writes the space after it.
     let (source, super_options) = (unescape(next()?), unescape(next()?));
-    Some(Mount { id, parent, root, point, options, fs_type, source, super_options })
+    Some(Mount { id, parent, device, root, point, options, fs_type, source, super_options })
 }
 
 fn number(field: &[u8]) -> Option<u64> {

@@ -40,14 +40,17 @@ impl MountPoint {
         Ok(Self { parent: parent.try_clone()?, name })
     }
 
-    /// The directory at a path of the caller's, resolved as any program would.
+    /// The directory at a path of the caller's, resolved as any program would. What is mounted there need not answer.
     ///
     /// # Errors
     ///
     /// [`fs::Error`] if it is missing, or is the root directory.
     pub fn ambient(path: impl AsRef<Path>) -> Result<Self, fs::Error> {
         let path = path.as_ref();
-        let whole = std::fs::canonicalize(path).at("resolve", path)?;
+        let whole = match std::fs::canonicalize(path) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => path.to_owned(),
+            whole => whole.at("resolve", path)?,
+        };
         match (whole.parent(), whole.file_name()) {
             (Some(parent), Some(name)) => Self::inside(&Dir::open_ambient(parent)?, name),
             _ => {

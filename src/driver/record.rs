@@ -35,6 +35,9 @@ pub(super) struct Record {
     /// Overlay: what all its mounts have in common.
     #[serde(default, skip_serializing_if = "Settings::is_default")]
     settings: Settings,
+    /// Fuse: the name of the root, which its mount cannot bear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     /// Copy: what it looked like when it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     copied: Option<Snapshot>,
@@ -125,7 +128,24 @@ impl Record {
             Namespace::Trusted => MarkFamily::Trusted,
             Namespace::User => MarkFamily::User,
         };
-        Self { version: VERSION, driver: DriverKind::Overlay, marks: Some(marks), settings, copied: None }
+        let driver = DriverKind::Overlay;
+        Self { version: VERSION, driver, marks: Some(marks), settings, source: None, copied: None }
+    }
+
+    pub(super) fn fuse(source: &str, settings: Settings) -> Self {
+        let source = Some(source.to_owned());
+        Self { version: VERSION, driver: DriverKind::Fuse, marks: None, settings, source, copied: None }
+    }
+
+    /// The same for a root of another name.
+    pub(super) fn renamed(mut self, source: &str) -> Self {
+        self.source = Some(source.to_owned());
+        self
+    }
+
+    /// Whether it was written for the root of this name.
+    pub(super) fn is_of(&self, source: &str) -> bool {
+        self.source.as_deref() == Some(source)
     }
 
     pub(super) fn copy(untouched: Range<Timestamp>, directories: &[(LayerPath, u64)]) -> Self {
@@ -134,8 +154,8 @@ impl Record {
             watermark: (untouched.end.seconds, untouched.end.nanos),
             directories: directories.iter().map(|(path, inode)| (escape(path.as_bytes()), *inode)).collect(),
         };
-        let settings = Settings::default();
-        Self { version: VERSION, driver: DriverKind::Copy, marks: None, settings, copied: Some(snapshot) }
+        let (driver, settings, copied) = (DriverKind::Copy, Settings::default(), Some(snapshot));
+        Self { version: VERSION, driver, marks: None, settings, source: None, copied }
     }
 
     /// Writes the record into `dir`, which has none yet.
@@ -147,6 +167,16 @@ impl Record {
             file.sync_all().at_path("sync", || dir.path_of(NAME))?;
         }
         Ok(())
+    }
+
+    /// Reads the record in `dir`, if there is one of `driver`.
+    pub(super) fn read_optional(dir: &Dir, driver: DriverKind) -> Result<Option<Self>, DriverError> {
+        match Self::read(dir, driver) {
+            Ok(record) => Ok(Some(record)),
+            Err(DriverError::Record { .. }) => Ok(None),
+            Err(DriverError::Io(error)) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the record in `dir`, which must be `driver`'s.

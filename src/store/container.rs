@@ -17,9 +17,11 @@ use super::layout::Access;
 use super::mounted::Mounted;
 use super::records::check_name;
 use super::{DriverChoice, Inner, Store};
-use crate::container::{ContainerLayer, ContainerRecord, mounted_at, source_of, unmount_all};
+use crate::container::{ContainerLayer, ContainerRecord, root_state, source_of, unmount_all};
 use crate::digest::Digest;
-use crate::driver::{self, Driver, DriverError, DriverKind, MountPoint, RootOptions, Unmount, Usage};
+use crate::driver::{
+    self, Driver, DriverError, DriverKind, MountPoint, RootOptions, RootState, Unmount, Usage,
+};
 use crate::fs::{Dir, Durability, Lock, LockMode, Optional};
 use crate::layer::{Change, Layer, PackOptions, Selection};
 
@@ -41,6 +43,9 @@ pub enum ContainerState {
     Created,
     /// Its root is mounted here.
     Mounted(PathBuf),
+    /// Its root is mounted here, but the program that serves it was killed or crashed. Nothing that was written is lost;
+    /// [`Container::mount`] takes the dead mount away and makes another, [`Container::unmount`] takes it away.
+    Dead(PathBuf),
 }
 
 /// What people and engines keep with a container.
@@ -152,7 +157,15 @@ impl Container {
     ///
     /// [`StoreError::Driver`] if the kernel's table cannot be read.
     pub fn state(&self) -> Result<ContainerState, StoreError> {
-        Ok(mounted_at(self.id())?.map_or(ContainerState::Created, ContainerState::Mounted))
+        // One that was removed is mounted nowhere.
+        let Some(dir) = self.store.inner.layout.containers.open_dir(self.id()).optional()? else {
+            return Ok(ContainerState::Created);
+        };
+        Ok(match root_state(self.id(), &dir)? {
+            RootState::Unmounted => ContainerState::Created,
+            RootState::Mounted(path) => ContainerState::Mounted(path),
+            RootState::Dead(path) => ContainerState::Dead(path),
+        })
     }
 
     /// Bytes on disk that are its own.
@@ -240,9 +253,14 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Driver`] if the kernel's table cannot be read or the root cannot be opened.
+    /// [`StoreError::Driver`] if the kernel's table cannot be read, the root cannot be opened, or the program that serves
+    /// it is gone.
     pub fn mounted(&self) -> Result<Option<Mounted>, StoreError> {
-        let ContainerState::Mounted(path) = self.state()? else { return Ok(None) };
+        let path = match self.state()? {
+            ContainerState::Created => return Ok(None),
+            ContainerState::Mounted(path) => path,
+            ContainerState::Dead(_) => return Err(driver::dead(&self.dir()?).into()),
+        };
         let dir = Dir::open_ambient(&path)?;
         Ok(Some(Mounted::new(self.clone(), path, dir, false)))
     }
@@ -323,8 +341,9 @@ impl Container {
         let inner = &container.store.inner;
         match how {
             RemoveContainer::Refuse => container.refuse_if_mounted()?,
-            RemoveContainer::Force => container.unmount_locked(Unmount::Lazy)?,
+            RemoveContainer::Force => {}
         }
+        container.unmount_locked(Unmount::Lazy)?;
         let operation = inner.begin()?;
         {
             let _names = inner.lock_names()?;
@@ -377,7 +396,8 @@ impl Container {
 
     fn refuse_if_mounted(&self) -> Result<(), StoreError> {
         match self.state()? {
-            ContainerState::Created => Ok(()),
+            // What is dead is in nobody's way.
+            ContainerState::Created | ContainerState::Dead(_) => Ok(()),
             ContainerState::Mounted(path) => {
                 Err(StoreError::Mounted { container: self.name().to_owned(), path })
             }

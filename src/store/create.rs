@@ -13,8 +13,8 @@ use super::image::Image;
 use super::names::Named;
 use super::operation::Operation;
 use super::records::check_name;
-use crate::container::{ContainerLayer, ContainerRecord, mounted_at};
-use crate::driver::RootOptions;
+use crate::container::{ContainerLayer, ContainerRecord, root_state};
+use crate::driver::{RootOptions, RootState};
 use crate::fs::{StagedDir, Timestamp, unique_name};
 use crate::image::time;
 use crate::layer::Ensured;
@@ -136,7 +136,7 @@ impl Container {
         inner.pin_manifest(&operation, &inner.image(image)?)?;
         // Nobody mounts it meanwhile.
         let _lock = container.lock()?;
-        if let Some(path) = mounted_at(container.id())? {
+        if let RootState::Mounted(path) = root_state(container.id(), &container.dir()?)? {
             return Err(StoreError::Mounted { container: container.name().to_owned(), path });
         }
         let mut record = container.record.clone();

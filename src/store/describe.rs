@@ -272,6 +272,7 @@ fn driver(error: &DriverError) -> Described {
             ("not-mounted", with_path(path, facts![source_name]))
         }
         DriverError::Busy { path, .. } => ("busy", with_path(path, facts![])),
+        DriverError::Server { path, what, .. } => ("server", with_path(path, facts![what])),
         DriverError::Volatile { path } => ("volatile", with_path(path, facts![])),
         DriverError::ForeignMarks { path, .. } => ("foreign-marks", with_path(path, facts![])),
         DriverError::Record { path, reason } => ("damaged", with_path(path, facts![reason])),

@@ -8,7 +8,8 @@
 use super::error::StoreError;
 use super::operation::{GC_LOCK, Operation, Pinned};
 use super::{Inner, Store};
-use crate::container::{ContainerRecord, mounted_at};
+use crate::container::ContainerRecord;
+use crate::driver::{self, RootState};
 use crate::fs::{Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
 use crate::layer::Stacking;
@@ -136,6 +137,8 @@ impl<'a> Collection<'a> {
             self.need(&image.target, &mut needed)?;
         }
         let views = self.views(&needed)?;
+        // A trial mount of a process that was killed, or the dead mount of a view.
+        driver::abandon(self.workspace.dir())?;
         for record in self.inner.container_records()?.into_iter().chain(views) {
             self.need_container(&record, &mut needed)?;
         }
@@ -172,8 +175,8 @@ impl<'a> Collection<'a> {
         let mut kept = Vec::new();
         for view in self.inner.view_records()? {
             // A view by copying is never mounted; it stays while its image does.
-            if needed.blobs.contains(&view.image.target.digest.to_string()) || mounted_at(&view.id)?.is_some()
-            {
+            let mounted = matches!(self.inner.view_state(&view.id)?, RootState::Mounted(_));
+            if mounted || needed.blobs.contains(&view.image.target.digest.to_string()) {
                 kept.push(view);
                 continue;
             }

@@ -20,6 +20,7 @@ mod mounted;
 mod names;
 mod operation;
 mod options;
+mod probing;
 mod records;
 mod remove;
 mod save;
@@ -137,19 +138,6 @@ impl Inner {
             Access::ReadWrite => Ok(()),
             Access::ReadOnly => Err(StoreError::ReadOnly { path: self.layout.root.path_of("") }),
         }
-    }
-
-    /// What this machine can do with this store; tried once.
-    fn probe(&self) -> Result<&Probe, StoreError> {
-        if let Some(probe) = self.probe.get() {
-            return Ok(probe);
-        }
-        let operation = self.begin()?;
-        let scratch = operation.workspace().directory()?;
-        let probe = Probe::run(scratch.dir())?;
-        scratch.discard()?;
-        operation.end()?;
-        Ok(self.probe.get_or_init(|| probe))
     }
 }
 

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use super::error::StoreError;
 use super::image::Image;
 use super::{Inner, Store};
-use crate::container::{ContainerLayer, ContainerRecord, mounted_at, unmount_all};
-use crate::driver::{RootOptions, Unmount};
+use crate::container::{ContainerLayer, ContainerRecord, root_state, unmount_all};
+use crate::driver::{RootOptions, RootState, Unmount};
 use crate::fs::{Lock, LockMode, Optional};
 use crate::layer::Ensured;
 
@@ -32,7 +32,7 @@ impl Store {
         let operation = inner.begin()?;
         inner.pin_manifest(&operation, image)?;
         let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
-        if let Some(path) = mounted_at(&id)? {
+        if let RootState::Mounted(path) = inner.view_state(&id)? {
             return Ok(path);
         }
         if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
@@ -67,7 +67,10 @@ impl Store {
     ///
     /// [`StoreError::Driver`] if the kernel's table cannot be read.
     pub fn image_mounted(&self, image: &Image) -> Result<Option<PathBuf>, StoreError> {
-        Ok(mounted_at(&view_id(image))?)
+        match self.inner.view_state(&view_id(image))? {
+            RootState::Mounted(path) => Ok(Some(path)),
+            _ => Ok(None),
+        }
     }
 
     /// Ends the view of `image`. An image that is not mounted is no error.
@@ -91,6 +94,14 @@ impl Store {
 }
 
 impl Inner {
+    /// What the view of this id is doing.
+    pub(super) fn view_state(&self, id: &str) -> Result<RootState, StoreError> {
+        match self.layout.views.open_dir(id).optional()? {
+            Some(dir) => Ok(root_state(id, &dir)?),
+            None => Ok(RootState::Unmounted),
+        }
+    }
+
     /// The records of all views.
     pub(super) fn view_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
         self.records_in(&self.layout.views)

@@ -31,7 +31,7 @@ pub mod untar;
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Set where everything a test may need is installed: then a test that would skip fails instead.
@@ -47,6 +47,31 @@ pub fn skip(reason: impl AsRef<str>) {
     assert!(std::env::var_os(REQUIRE_ALL).is_none(), "cannot run here, and {REQUIRE_ALL} is set: {reason}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     shout(&format!("SKIPPED: {test}: {reason}"));
+}
+
+/// Set where `/dev/fuse` cannot be used and nothing can be done about it: tests then do without, whatever else is set.
+pub const NO_FUSE: &str = "PLYWOOD_TEST_NO_FUSE";
+
+/// The fuse-overlayfs programs to test with: those in `PLYWOOD_TEST_FUSE_OVERLAYFS`, separated by colons, for example one
+/// of each version, else the installed one. None where FUSE cannot be used, which is said loudly.
+pub fn fuse_overlayfs() -> Vec<PathBuf> {
+    if std::env::var_os(NO_FUSE).is_some() {
+        shout(&format!("SKIPPED: everything with FUSE: {NO_FUSE} is set"));
+        return Vec::new();
+    }
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+        skip(format!("/dev/fuse cannot be used: {error}"));
+        return Vec::new();
+    }
+    let programs: Vec<_> = match std::env::var_os("PLYWOOD_TEST_FUSE_OVERLAYFS") {
+        Some(named) => std::env::split_paths(&named).collect(),
+        None => vec![PathBuf::from("/usr/bin/fuse-overlayfs")],
+    };
+    let (there, missing): (Vec<_>, Vec<_>) = programs.into_iter().partition(|program| program.is_file());
+    if !missing.is_empty() {
+        skip(format!("not installed: {missing:?}"));
+    }
+    there
 }
 
 /// Prints a line that is also seen where tests pass: the harness keeps what `eprintln!` prints to itself.

@@ -43,6 +43,9 @@ pub const MOUNTING: &[Privilege] = &[Privilege::Root, Privilege::IdRange, Privil
 /// Tells a copy of the test binary what it was started as.
 const VARIABLE: &str = "PLYWOOD_TEST_PRIVILEGE";
 
+/// Tells it whether it may rely on what [`under_with_fuse`] says.
+const FUSE: &str = "PLYWOOD_TEST_WITH_FUSE";
+
 /// Tells it where the command line tool is.
 const TOOL: &str = "PLYWOOD_TEST_TOOL";
 
@@ -57,13 +60,34 @@ const RANGE: (u32, u32) = (200_000, 65_535);
 /// If it fails under one of them, with everything that it printed.
 #[track_caller]
 pub fn under<F: Fn(Privilege)>(privileges: &[Privilege], body: F) {
+    run(privileges, false, body);
+}
+
+/// The same where anybody may use FUSE, as on most machines: with a `/dev/fuse` for all, and a name for the user, without
+/// which fusermount3 does nothing. The machine's own are hidden for the test alone.
+///
+/// # Panics
+///
+/// As [`under`].
+#[track_caller]
+pub fn under_with_fuse<F: Fn(Privilege)>(privileges: &[Privilege], body: F) {
+    run(privileges, true, body);
+}
+
+/// Whether this is the body of [`under_with_fuse`].
+pub fn with_fuse() -> bool {
+    std::env::var_os(FUSE).is_some_and(|value| value == "yes")
+}
+
+#[track_caller]
+fn run<F: Fn(Privilege)>(privileges: &[Privilege], fuse: bool, body: F) {
     if let Ok(name) = std::env::var(VARIABLE) {
         let privilege = ALL.iter().find(|privilege| format!("{privilege:?}") == name);
         return body(*privilege.expect("the variable was set by this function"));
     }
     let test = test_name::<F>();
     for &privilege in privileges {
-        start(privilege, &test);
+        start(privilege, fuse, &test);
     }
 }
 
@@ -75,7 +99,7 @@ fn test_name<F>() -> String {
 }
 
 /// Runs one test in a new process.
-fn start(privilege: Privilege, test: &str) {
+fn start(privilege: Privilege, fuse: bool, test: &str) {
     let mut words = Vec::new();
     if is_real_root() {
         if privilege != Privilege::Root {
@@ -121,6 +145,12 @@ fn start(privilege: Privilege, test: &str) {
     if is_real_root() && privilege != Privilege::Root {
         std::os::unix::fs::chown(home.path(), Some(UID), Some(UID)).unwrap();
     }
+    if let Some(files) = fuse_for_all(privilege, home.path()).filter(|_| fuse) {
+        let bind = "mount --bind \"$0\" /dev/fuse && mount --bind \"$1\" /etc/passwd && shift && exec \"$@\"";
+        let outer = ["unshare", "--mount", "sh", "-c", bind].map(String::from).into_iter();
+        let files = files.iter().map(|file| file.to_str().unwrap().to_owned());
+        words = outer.chain(files).chain(words).collect();
+    }
     let mut command = Command::new(&words[0]);
     if let Some(tool) = built_tool() {
         command.env(TOOL, reachable(tool, home.path()));
@@ -128,6 +158,7 @@ fn start(privilege: Privilege, test: &str) {
     let mut child = command
         .args(&words[1..])
         .env(VARIABLE, format!("{privilege:?}"))
+        .env(FUSE, if fuse { "yes" } else { "no" })
         .env("HOME", home.path())
         .env("TMPDIR", home.path())
         .env_remove("XDG_DATA_HOME")
@@ -170,6 +201,21 @@ fn start(privilege: Privilege, test: &str) {
         status.success() && output.contains("test result: ok. 1 passed"),
         "{test} as {privilege:?}: {status}\n{words:?}\n{output}{errors}"
     );
+}
+
+/// What lets anybody use FUSE, to be put over `/dev/fuse` and `/etc/passwd`.
+fn fuse_for_all(privilege: Privilege, home: &Path) -> Option<[PathBuf; 2]> {
+    if !is_real_root() || privilege == Privilege::Root || !Path::new("/dev/fuse").exists() {
+        return None;
+    }
+    let (node, users) = (home.join("fuse"), home.join("passwd"));
+    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::from_raw_mode(0o666));
+    rustix::fs::mknodat(rustix::fs::CWD, &node, kind, mode, rustix::fs::makedev(10, 229)).unwrap();
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666)).unwrap();
+    let known = fs::read_to_string("/etc/passwd").unwrap();
+    fs::write(&users, format!("{known}plywood-test:x:{UID}:{UID}::/:/bin/sh\n")).unwrap();
+    fs::set_permissions(&users, fs::Permissions::from_mode(0o644)).unwrap();
+    Some([node, users])
 }
 
 /// The command line tool, ready to get arguments; `None` where it was not built (feature `cli`).

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod copy;
+mod fuse;
 mod ids;
 mod once;
 mod overlay;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use plywood::driver::{DriverError, DriverKind, Probe, mounts::MountTable};
+use plywood::driver::{DriverError, DriverKind, Probe, ProbeOptions, mounts::MountTable};
 use plywood::fs::Dir;
 use plywood::stack::marks::Families;
 
@@ -90,10 +90,13 @@ fn a_store_in_memory_or_on_an_overlay_is_tried_like_any_other() {
 #[test]
 fn a_driver_that_is_not_there_is_refused_with_the_reason() {
     let temp = scratch();
-    let probe = probe(temp.path());
+    let mut options = ProbeOptions::default();
+    options.fuse_overlayfs = Some("/no/such/program".into());
+    options.fuse_in_any_case = true;
+    let probe = Probe::run_with(&Dir::open_ambient(temp.path()).unwrap(), &options).unwrap();
     match probe.driver(Some(DriverKind::Fuse)) {
         Err(DriverError::Refused { kind: DriverKind::Fuse, reason }) => {
-            assert!(reason.contains("use overlay or copy"), "{reason}");
+            assert!(reason.starts_with("\"/no/such/program\" cannot be executed"), "{reason}");
         }
         other => panic!("{other:?}"),
     }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use plywood::driver::{Driver, DriverKind, Probe, RootSpec};
+use plywood::driver::{Driver, DriverKind, Probe, ProbeOptions, RootSpec};
 use plywood::fs::{DeviceNumber, Dir, Error, FileType, Kind, Metadata, Timestamp};
 use plywood::path::LayerPath;
 use plywood::stack::marks::{Families, Marks};
@@ -23,9 +23,21 @@ pub struct World {
 impl World {
     /// Three layers with everything that a layer can hold and that this process can make.
     pub fn new() -> Self {
+        Self::probed(&ProbeOptions::default())
+    }
+
+    /// The same, with this fuse-overlayfs tried too.
+    pub fn with_fuse(program: &Path) -> Self {
+        let mut options = ProbeOptions::default();
+        options.fuse_overlayfs = Some(program.to_owned());
+        options.fuse_in_any_case = true;
+        Self::probed(&options)
+    }
+
+    fn probed(options: &ProbeOptions) -> Self {
         let temp = crate::common::scratch();
         let dir = Dir::open_ambient(temp.path()).unwrap();
-        let probe = Probe::run(&dir).unwrap();
+        let probe = Probe::run_with(&dir, options).unwrap();
         let mut world = Self { dir, probe, trees: Vec::new(), _temp: temp };
         world.trees = vec![world.top(), world.middle(), world.bottom()];
         world

@@ -9,6 +9,7 @@ mod commit;
 mod conformance;
 mod containers;
 mod filesystems;
+mod fuse;
 mod holes;
 mod images;
 mod life;
@@ -17,6 +18,7 @@ mod refusals;
 mod rootless;
 mod trees;
 mod trouble;
+mod truth;
 mod world;
 
 #[path = "../common/mod.rs"]

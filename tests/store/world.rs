@@ -26,9 +26,13 @@ pub struct World {
 impl World {
     /// With this driver, and without waiting for the disk: the machine does not stop in a test.
     pub fn driver(kind: DriverKind) -> Self {
+        Self::with(&options().driver(DriverChoice::Only(kind)))
+    }
+
+    /// With these options.
+    pub fn with(options: &StoreOptions) -> Self {
         let temp = common::scratch();
-        let driver = DriverChoice::Only(kind);
-        let store = options().driver(driver).create(temp.path().join("store")).unwrap();
+        let store = options.create(temp.path().join("store")).unwrap();
         Self { temp, store }
     }
 
@@ -61,7 +65,7 @@ impl World {
 
     /// Everything that can be seen in the store: what is left out is work in progress and locks.
     pub fn state(&self) -> Tree {
-        let state = snapshot(self.path()).without("staging").without("locks");
+        let state = snapshot(self.path()).without("staging").without("locks").without("cache");
         // That something was tried in staging is no trace.
         state.without_mtimes(|path, _| path.as_os_str().is_empty())
     }
@@ -83,12 +87,20 @@ impl World {
     }
 }
 
-/// The drivers that work with this privilege.
+/// The drivers that work with this privilege. Fuse is one of them in tests that ask for it.
 pub fn drivers(privilege: Privilege) -> &'static [DriverKind] {
-    match privilege {
-        Privilege::Plain => &[DriverKind::Copy],
-        _ => &[DriverKind::Overlay, DriverKind::Copy],
+    use DriverKind::{Copy, Fuse, Overlay};
+    match (privilege, has_fuse()) {
+        (Privilege::Plain, false) => &[Copy],
+        (Privilege::Plain, true) => &[Fuse, Copy],
+        (_, false) => &[Overlay, Copy],
+        (_, true) => &[Overlay, Fuse, Copy],
     }
+}
+
+/// Whether the test asked for FUSE and it can be used; says so loudly where it cannot.
+pub fn has_fuse() -> bool {
+    common::privilege::with_fuse() && !common::fuse_overlayfs().is_empty()
 }
 
 /// Options that do not wait for the disk.

@@ -52,6 +52,12 @@ pub(crate) struct Global {
     #[arg(hide_env_values = true)]
     pub(crate) driver: Driver,
 
+    /// Program for the fuse driver [default: the fuse-overlayfs that is installed in /usr/bin or the like]
+    #[arg(long, global = true, env = "PLYWOOD_FUSE_OVERLAYFS", value_name = "PROGRAM")]
+    #[arg(hide_env_values = true, value_hint = ValueHint::ExecutablePath)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub(crate) fuse_overlayfs: Option<PathBuf>,
+
     /// What to wait for before success is reported
     #[arg(long, global = true, value_name = "HOW", default_value = "full")]
     pub(crate) durability: Durability,
@@ -78,7 +84,7 @@ pub(crate) enum Driver {
     Overlay,
     /// A full copy, by reflink where the file system can: needs nothing
     Copy,
-    /// A union in userspace: needs /dev/fuse
+    /// A union in userspace by the program fuse-overlayfs: needs /dev/fuse
     Fuse,
 }
 
@@ -478,8 +484,15 @@ pub(crate) struct CheckArgs {
 }
 
 /// Tell what this store and this machine can do, and why this driver
+///
+/// Drivers are tried once, with a mount of their own; what came of it is kept in the store and believed as long as the
+/// kernel, the user, the namespaces and the programs are the same.
 #[derive(Args, Debug)]
-pub(crate) struct InfoArgs {}
+pub(crate) struct InfoArgs {
+    /// Try again, whatever was found out before
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
 
 /// Print completions for a shell
 #[derive(Args, Debug)]

@@ -140,6 +140,7 @@ pub(crate) fn describe(state: ContainerState) -> (&'static str, Option<Value>) {
     match state {
         ContainerState::Created => ("created", None),
         ContainerState::Mounted(path) => ("mounted", Some(crate::output::path_json(&path))),
+        ContainerState::Dead(path) => ("dead", Some(crate::output::path_json(&path))),
         _ => ("unknown", None),
     }
 }
@@ -193,7 +194,7 @@ pub(crate) fn umount(context: &Context, args: &UmountArgs) -> Result<(), Failure
     let state = container.state()?;
     container.unmount()?;
     let path = match &state {
-        ContainerState::Mounted(path) => Some(path.as_path()),
+        ContainerState::Mounted(path) | ContainerState::Dead(path) => Some(path.as_path()),
         _ => None,
     };
     match context.output.json {

@@ -16,11 +16,13 @@ use crate::output::Output;
 pub(crate) struct Context {
     pub(crate) output: Output,
     global: Global,
+    /// Whether what this machine can do is tried again.
+    fresh: bool,
 }
 
 impl Context {
     pub(crate) fn new(global: Global) -> Self {
-        Self { output: Output { json: global.json, quiet: global.quiet }, global }
+        Self { output: Output { json: global.json, quiet: global.quiet }, global, fresh: false }
     }
 
     /// What to wait for before something is reported as done.
@@ -42,6 +44,11 @@ impl Context {
         store.map_err(|failure| {
             failure.hinted(|error| is_absent(error).then(|| "`plywood load` makes a store".to_owned()))
         })
+    }
+
+    /// The same without what earlier commands found out about this machine.
+    pub(crate) fn without_memory(&self) -> Self {
+        Self { output: self.output, global: self.global.clone(), fresh: true }
     }
 
     /// Opens the store; makes it first if nothing is there.
@@ -81,7 +88,11 @@ impl Context {
         if self.global.no_expansion_limit {
             limits.expansion = u64::MAX;
         }
-        Store::options().driver(driver).durability(self.durability()).limits(limits)
+        let mut options = Store::options().driver(driver).durability(self.durability()).limits(limits);
+        options.fresh_probe = self.fresh;
+        options.fuse_overlayfs =
+            self.global.fuse_overlayfs.clone().filter(|path| !path.as_os_str().is_empty());
+        options
     }
 
     /// The directory of the store.

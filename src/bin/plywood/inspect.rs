@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use plywood::{Container, ContainerState, Image, Store, StoreError};
+use plywood::{Container, Image, Store, StoreError};
 use serde_json::{Map, Value, json};
 
 use crate::args::{ImageInspectArgs, InspectArgs, Kind};
@@ -97,10 +97,7 @@ fn repository(familiar: &str) -> &str {
 }
 
 fn container(container: &Container) -> Result<Value, Failure> {
-    let (status, path) = match container.state()? {
-        ContainerState::Mounted(path) => ("mounted", Some(path_json(&path))),
-        _ => ("created", None),
-    };
+    let (status, path) = crate::containers::describe(container.state()?);
     let mut state = json!({"Status": status});
     if let Some(path) = path {
         state["Path"] = path["path"].clone();

@@ -80,7 +80,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Commit(args) => containers::commit(context, args),
         Command::Gc(args) => store::gc(context, args),
         Command::Check(args) => check::check(context, args),
-        Command::Info(_) => store::info(context),
+        Command::Info(args) => store::info(context, args),
         Command::Completions(args) => store::completions(context, args),
         Command::Version(_) => store::version(context),
     }

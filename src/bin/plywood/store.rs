@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 use plywood::{GcOptions, GcReport, Info};
 use serde_json::json;
 
-use crate::args::{Cli, CompletionsArgs, GcArgs};
+use crate::args::{Cli, CompletionsArgs, GcArgs, InfoArgs};
 use crate::errors::Failure;
 use crate::global::Context;
 use crate::human;
@@ -49,8 +49,11 @@ pub(crate) fn gc(context: &Context, args: &GcArgs) -> Result<(), Failure> {
 }
 
 /// `plywood info`
-pub(crate) fn info(context: &Context) -> Result<(), Failure> {
-    let info = context.open_or_make()?.info()?;
+pub(crate) fn info(context: &Context, args: &InfoArgs) -> Result<(), Failure> {
+    let info = match args.fresh {
+        true => context.without_memory().open_or_make()?.info()?,
+        false => context.open_or_make()?.info()?,
+    };
     if context.output.json {
         let mut object = json!({
             "version": env!("CARGO_PKG_VERSION"),
