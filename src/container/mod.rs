@@ -15,11 +15,11 @@ use std::io::Write;
 
 use crate::driver::mounts::MountTable;
 use crate::driver::{
-    self, Driver, DriverError, MountPoint, Root, RootOptions, RootSpec, RootState, Unmount, Writable,
+    self, Driver, DriverError, IdMap, MountPoint, Root, RootOptions, RootSpec, RootState, Unmount, Writable,
 };
 use crate::fs::Dir;
 use crate::layer::{
-    self, Change, CopyRecord, Diff, DiffError, Layer, PackError, PackOptions, Packed, Selection,
+    self, Change, CopyRecord, Diff, DiffError, HighestIds, Layer, PackError, PackOptions, Packed, Selection,
 };
 use crate::stack::{Stack, Tree};
 
@@ -59,9 +59,29 @@ impl<'a> ContainerLayer<'a> {
     ///
     /// [`DriverError`]; the directory then holds a part.
     pub fn prepare(&self, options: RootOptions) -> Result<Vec<String>, DriverError> {
+        if let Some(ids) = &options.ids {
+            self.require_ids(ids)?;
+        }
         let stack = Stack::new(self.lowers());
         let prepared = self.driver.prepare(&RootSpec::new(&stack, &self.dir, &self.source).with(options))?;
         Ok(prepared.losses.iter().map(ToString::to_string).collect())
+    }
+
+    /// Refuses a map of ids that leaves owners of the layers out: their files would belong to nobody.
+    fn require_ids(&self, ids: &IdMap) -> Result<(), DriverError> {
+        for Layer { key, record, .. } in &self.layers {
+            let HighestIds { uid, gid, .. } = record.highest_ids;
+            let lacking = match (ids.has_user(uid), ids.has_group(gid)) {
+                (true, true) => continue,
+                (false, _) => format!("user {uid}"),
+                (true, false) => format!("group {gid}"),
+            };
+            let reason = format!(
+                "layer {key} has files of {lacking}, which the map of ids leaves out; map more ids, or none"
+            );
+            return Err(DriverError::Refused { kind: self.driver.kind(), reason });
+        }
+        Ok(())
     }
 
     /// Fills the private directory with what was changed in the container `id` with the private directory `from`, of the

@@ -31,6 +31,10 @@ pub struct IdRange {
 }
 
 impl IdRange {
+    fn contains(self, id: u32) -> bool {
+        id.checked_sub(self.image).is_some_and(|offset| offset < self.count)
+    }
+
     fn overlaps(self, other: Self) -> bool {
         let meet = |one: u32, two: u32| {
             let end = |first: u32, count: u32| u64::from(first) + u64::from(count);
@@ -107,6 +111,16 @@ impl IdMap {
     /// The ranges of groups.
     pub fn gids(&self) -> &[IdRange] {
         &self.gids
+    }
+
+    /// Whether `uid` of the image stands for somebody on the host.
+    pub fn has_user(&self, uid: u32) -> bool {
+        self.uids.iter().any(|range| range.contains(uid))
+    }
+
+    /// Whether `gid` of the image stands for some group on the host.
+    pub fn has_group(&self, gid: u32) -> bool {
+        self.gids.iter().any(|range| range.contains(gid))
     }
 
     /// A user namespace with these maps, for mounts to translate by.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::bind;
 use super::key::{LayerKey, merged_digest};
-use super::record::Record;
+use super::record::{HighestIds, Record};
 use super::store::{Layer, LayerError, LayerStore, State};
 use crate::fs::{Dir, Result, Workspace};
 use crate::path::LayerPath;
@@ -91,8 +91,12 @@ impl LayerStore {
         let tree = Self::stage_tree(&staged)?;
         let entries = merge(&stack, &tree, families)?;
         let declares_root = opened.iter().any(|layer| layer.tree.declares_root);
-        let record =
-            Record::merged(digest, layers.to_vec(), families, entries, declares_root, self.boot.clone());
+        let mut highest = HighestIds::default();
+        for HighestIds { uid, gid } in opened.iter().map(|layer| layer.record.highest_ids) {
+            highest.include(uid, gid);
+        }
+        let boot = self.boot.clone();
+        let record = Record::merged(digest, layers.to_vec(), families, entries, declares_root, highest, boot);
         self.publish(key, staged, record, work, false)
     }
 }

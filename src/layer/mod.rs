@@ -25,7 +25,7 @@ pub use flatten::flatten;
 pub use key::{LayerKey, LayerKeyError};
 pub use merge::{MOST_STACKED, Stacking};
 pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory};
-pub use record::{Assumed, Form, Record, RecordError};
+pub use record::{Assumed, Form, HighestIds, Record, RecordError};
 pub use store::{Layer, LayerError, LayerStore};
 pub use unpack::{Below, BelowLink, Losses, UnpackError, UnpackOptions, Unpacked, unpack, unpack_layer};
 pub use verify::{Difference, differences};

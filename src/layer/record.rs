@@ -42,6 +42,9 @@ pub struct Record {
     pub entries: u64,
     /// Whether the layer says what its root directory is like.
     pub declares_root: bool,
+    /// The highest owners in it: a map of ids has to reach so far.
+    #[serde(default)]
+    pub highest_ids: HighestIds,
     /// Directories that the layer needs and does not describe, and what they were taken to be. Sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assumed: Vec<Assumed>,
@@ -53,6 +56,23 @@ pub struct Record {
     pub boot: Option<String>,
     /// Whether the tree is known to be on disk.
     pub settled: bool,
+}
+
+/// The highest user and the highest group that something belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HighestIds {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl HighestIds {
+    /// Takes in one more owner.
+    pub(super) fn include(&mut self, uid: u32, gid: u32) {
+        (self.uid, self.gid) = (self.uid.max(uid), self.gid.max(gid));
+    }
 }
 
 /// The forms of layers.
@@ -109,6 +129,7 @@ impl Record {
             data_bytes: unpacked.data_bytes,
             entries: unpacked.entries,
             declares_root: unpacked.declares_root,
+            highest_ids: unpacked.highest_ids,
             assumed,
             merged: Vec::new(),
             boot,
@@ -123,6 +144,7 @@ impl Record {
         families: Families,
         entries: u64,
         declares_root: bool,
+        highest_ids: HighestIds,
         boot: Option<String>,
     ) -> Self {
         Self {
@@ -135,6 +157,7 @@ impl Record {
             data_bytes: 0,
             entries,
             declares_root,
+            highest_ids,
             assumed: Vec::new(),
             merged: layers,
             boot,
@@ -261,6 +284,7 @@ mod tests {
             data_bytes: 0,
             entries: 3,
             declares_root: true,
+            highest_ids: HighestIds { uid: 1000, gid: 7 },
             assumed: Vec::new(),
             merged: vec![LayerKey::Free(diff)],
             boot: Some("boot".to_owned()),

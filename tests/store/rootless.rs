@@ -72,6 +72,22 @@ fn owners_are_translated_back_when_a_root_with_other_ids_is_committed() {
     });
 }
 
+#[test]
+fn a_map_of_ids_that_leaves_owners_out_is_refused_by_name() {
+    privilege::under(&[Privilege::Root], |_| {
+        let world = World::driver(DriverKind::Overlay);
+        let image = world.load_image(&sample());
+        let create = |store: &Store, count: u32| {
+            let mut root = RootOptions::default();
+            root.ids = Some(IdMap::range(300_000, count).unwrap());
+            store.create_container(&image, &CreateOptions::default().root(root))
+        };
+        let error = chain(&world.refuse(|store| create(store, 1000)));
+        assert!(error.contains("user 1000") && error.contains("map more ids"), "{error}");
+        create(&world.store, 1001).unwrap();
+    });
+}
+
 /// Tells a copy of this binary which store to read.
 const SHARED: &str = "PLYWOOD_TEST_SHARED_STORE";
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use super::error::UnpackError;
 use super::place::{Of, Places, Waiting};
 use super::writers::Outbox;
-use super::{Below, Losses, UnpackOptions};
+use super::{Below, HighestIds, Losses, UnpackOptions};
 use crate::changeset::{Entry, EntryKind, Reader};
 use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, unique_name};
 use crate::layer::Abilities;
@@ -33,6 +33,7 @@ pub(super) struct Unpacker<'a> {
     pub(super) losses: Losses,
     pub(super) data_bytes: u64,
     pub(super) entries: u64,
+    pub(super) highest_ids: HighestIds,
     aside: Option<Aside>,
     /// Takes files that other threads are to write; `None` if there are no other threads.
     pub(super) outbox: Option<Outbox<'a>>,
@@ -78,6 +79,7 @@ impl<'a> Unpacker<'a> {
             losses: Losses::new(options.losses),
             data_bytes: 0,
             entries: 0,
+            highest_ids: HighestIds::default(),
             aside: None,
             outbox,
         })
@@ -109,6 +111,10 @@ impl<'a> Unpacker<'a> {
         self.options.xattrs.apply(&mut entry.metadata.xattrs);
         let Entry { path, kind, metadata, index } = entry;
         let of = Of { index, path: &path };
+        // A link has none of its own, and a deletion has nobody's.
+        if !matches!(kind, EntryKind::HardLink(_) | EntryKind::Whiteout | EntryKind::Opaque) {
+            self.highest_ids.include(metadata.uid, metadata.gid);
+        }
         let file_type = match kind {
             EntryKind::Directory => return self.directory(of, metadata),
             EntryKind::File { .. } => return self.file(of, &metadata, kind.size(), tar),

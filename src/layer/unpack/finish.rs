@@ -27,6 +27,7 @@ impl Unpacker<'_> {
             tar_bytes: 0,
             data_bytes: self.data_bytes,
             declares_root: self.root.is_some(),
+            highest_ids: self.highest_ids,
             implied,
             below_links,
             losses: self.losses,

@@ -29,6 +29,7 @@ use self::writers::{Outbox, Writers};
 use super::abilities::Abilities;
 use super::bind;
 use super::crew::Crew;
+use super::record::HighestIds;
 use super::xattrs::XattrPolicy;
 use crate::changeset::Reader;
 use crate::digest::DiffId;
@@ -101,6 +102,8 @@ pub struct Unpacked {
     pub data_bytes: u64,
     /// Whether the layer says what its root directory is like.
     pub declares_root: bool,
+    /// The highest owners in it.
+    pub highest_ids: HighestIds,
     /// Directories that the layer needs and does not describe, sorted; they are `0755 0:0` at the epoch unless the layers
     /// below were given. New directories, which take nothing from below, are not among them.
     pub implied: Vec<LayerPath>,
