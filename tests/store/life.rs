@@ -32,14 +32,15 @@ fn mount(container: &Container) -> Mounted {
 
 #[test]
 fn a_container_shows_and_tells_what_its_layers_say() {
-    privilege::under(ALL, |privilege| {
+    privilege::under_with_fuse(ALL, |privilege| {
         with_every_driver(privilege, |world| {
             let container = create(world, "one");
             let what = format!("{privilege:?}, {}", container.driver());
             let told = told(sample_tree().without_holes(), privilege);
             exported(&container).assert_same(&told, &format!("{what}: export at rest"));
             let mounted = mount(&container);
-            seen(mounted.path()).assert_same(&held(sample_tree(), privilege), &format!("{what}: root"));
+            let root = shown(sample_tree(), privilege, container.driver());
+            seen(mounted.path()).assert_same(&root, &format!("{what}: root"));
             exported(&container).assert_same(&told, &format!("{what}: export while mounted"));
             assert_eq!(changes(&container), Vec::<String>::new());
             mounted.unmount().unwrap();
@@ -50,14 +51,15 @@ fn a_container_shows_and_tells_what_its_layers_say() {
 
 #[test]
 fn what_is_edited_is_told_and_nobody_else_sees_it() {
-    privilege::under(ALL, |privilege| {
+    privilege::under_with_fuse(ALL, |privilege| {
         with_every_driver(privilege, |world| {
             let (one, other) = (create(world, "one"), create(world, "other"));
             let what = format!("{privilege:?}, {}", one.driver());
             let mounted = mount(&one);
             let beside = mount(&other);
             edit(mounted.path());
-            seen(beside.path()).assert_same(&held(sample_tree(), privilege), &format!("{what}: the other"));
+            let untouched = shown(sample_tree(), privilege, one.driver());
+            seen(beside.path()).assert_same(&untouched, &format!("{what}: the other"));
             assert_eq!(changes(&one), EDITS, "{what}, while mounted");
             assert_eq!(changes(&other), Vec::<String>::new());
 
@@ -77,7 +79,7 @@ fn what_is_edited_is_told_and_nobody_else_sees_it() {
 
 #[test]
 fn a_commit_shows_the_same_tree_and_tells_it() {
-    privilege::under(ALL, |privilege| {
+    privilege::under_with_fuse(ALL, |privilege| {
         with_every_driver(privilege, |world| {
             let (one, other) = (create(world, "one"), create(world, "other"));
             let what = format!("{privilege:?}, {}", one.driver());
@@ -91,7 +93,10 @@ fn a_commit_shows_the_same_tree_and_tells_it() {
             let mounted = mount(&other);
             let same = other.commit(&options).unwrap_or_else(|error| panic!("{}", chain(&error)));
             drop(mounted);
-            assert_eq!(same.digest(), image.digest(), "{what}: equal containers, equal images");
+            // fuse-overlayfs touches the directories above what it copies up.
+            if one.driver() != DriverKind::Fuse {
+                assert_eq!(same.digest(), image.digest(), "{what}: equal containers, equal images");
+            }
 
             let layer = blob(world, &image.manifest().layers[3].digest);
             let mut entries: Vec<_> = layers().iter().map(|layer| layer.entries()).collect();
@@ -112,14 +117,14 @@ fn a_commit_shows_the_same_tree_and_tells_it() {
 
 #[test]
 fn a_life_ends_with_an_empty_store() {
-    privilege::under(ALL, |privilege| {
+    privilege::under_with_fuse(ALL, |privilege| {
         with_every_driver(privilege, |world| {
             let container = create(world, "one");
             let mounted = mount(&container);
             edit(mounted.path());
             container.commit(&CommitOptions::default()).unwrap();
             let refused = container.clone().remove(RemoveContainer::Refuse);
-            if container.driver() == DriverKind::Overlay {
+            if container.driver() != DriverKind::Copy {
                 assert_eq!(refused.unwrap_err().kind(), "container-mounted");
                 assert!(matches!(container.state().unwrap(), ContainerState::Mounted(_)));
                 container.remove(RemoveContainer::Force).unwrap_or_else(|error| panic!("{}", chain(&error)));

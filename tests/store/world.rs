@@ -257,6 +257,12 @@ pub fn held(tree: Tree, privilege: Privilege) -> Tree {
     })
 }
 
+/// What a root of `tree` shows to a process with this privilege. fuse-overlayfs tells nobody of holes.
+pub fn shown(tree: Tree, privilege: Privilege, driver: DriverKind) -> Tree {
+    let tree = held(tree, privilege);
+    if driver == DriverKind::Fuse { tree.without_holes() } else { tree }
+}
+
 /// What is in a root, without what the store keeps there for itself.
 pub fn seen(root: &Path) -> Tree {
     snapshot(root).without_xattrs(is_ours)
