@@ -846,3 +846,33 @@ fn a_check_says_what_is_wrong_and_fails_if_something_is() {
     assert_eq!(report["damages"][0]["kind"], "layer");
     assert_eq!(report["damages"][0]["needed_by"][0], "image base:1");
 }
+
+#[test]
+fn a_root_is_mounted_as_it_was_asked_for() {
+    privilege::under(&[Privilege::Root], |_| {
+        let tool = Tool::with("overlay");
+        tool.load_base();
+        let create = |words: &[&str]| tool.word(&[&["create"], words, &["base:1"]].concat());
+        let ids = create(&["--id-map", "300000:65536", "--nodev", "--nosuid"]);
+        let root = tool.word(&["mount", &ids]);
+        assert_eq!(fs::metadata(Path::new(&root).join("etc")).unwrap().uid(), 300_000);
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = mounts.lines().find(|line| line.contains(&ids)).unwrap();
+        assert!(line.contains("nosuid") && line.contains("nodev"), "{line}");
+        tool.text(&["umount", &ids]);
+
+        let volatile = create(&["--volatile"]);
+        tool.word(&["mount", &volatile]);
+        tool.text(&["umount", &volatile]);
+        let again = tool.run(&["mount", &volatile]);
+        assert_eq!(again.status.code(), Some(1));
+        assert!(String::from_utf8(again.stderr).unwrap().contains("volatile"));
+
+        for wrong in ["5", "5:", "x:1", "5:0", "4294967295:1"] {
+            let output = tool.run(&["create", "--id-map", wrong, "base:1"]);
+            assert_eq!(output.status.code(), Some(2), "{wrong}");
+        }
+        let both = tool.run(&["create", "--from-container", &ids, "--volatile"]);
+        assert_eq!(both.status.code(), Some(2));
+    });
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use plywood::driver::IdMap;
 
 /// Container images, their layers and writable containers, kept in one directory.
 ///
@@ -319,11 +320,46 @@ pub(crate) struct CreateArgs {
     #[arg(short, long = "label", value_name = "KEY[=VALUE]", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
     /// Make it as this container is now, which must not be mounted, instead of from an image
-    #[arg(long, value_name = "CONTAINER", conflicts_with = "image")]
+    #[arg(long, value_name = "CONTAINER", conflicts_with_all = ["image", "RootArgs"])]
     pub(crate) from_container: Option<String>,
+    #[command(flatten)]
+    pub(crate) root: RootArgs,
     /// The image
     #[arg(required_unless_present = "from_container")]
     pub(crate) image: Option<String>,
+}
+
+/// What every mount of the root has in common.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "How the root is mounted")]
+pub(crate) struct RootArgs {
+    /// Show users and groups 0 to COUNT-1 of the image as those from HOST on
+    #[arg(long, value_name = "HOST:COUNT", value_parser = id_map)]
+    pub(crate) id_map: Option<IdMap>,
+    /// SELinux context of everything in it
+    #[arg(long, value_name = "CONTEXT")]
+    pub(crate) mount_label: Option<String>,
+    /// Never wait for the disk; it can be mounted once
+    #[arg(long)]
+    pub(crate) volatile: bool,
+    /// Leave the content of a layer's file where it is when its owner or mode changes
+    #[arg(long)]
+    pub(crate) metacopy: bool,
+    /// Rename directories of layers without copying them
+    #[arg(long)]
+    pub(crate) redirect_dir: bool,
+    /// Ignore setuid and setgid bits and file capabilities
+    #[arg(long)]
+    pub(crate) nosuid: bool,
+    /// Make device nodes dead
+    #[arg(long)]
+    pub(crate) nodev: bool,
+}
+
+fn id_map(text: &str) -> Result<IdMap, String> {
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
+    let (host, count) = text.split_once(':').ok_or("expected HOST:COUNT, as 100000:65536")?;
+    IdMap::range(number(host)?, number(count)?).map_err(|error| error.to_string())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

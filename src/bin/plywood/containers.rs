@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use plywood::driver::RootOptions;
 use plywood::fs::Timestamp;
 use plywood::image::time;
 use plywood::layer::ChangeKind;
@@ -9,7 +10,9 @@ use plywood::{CommitOptions, Container, ContainerState, CreateOptions, RemoveCon
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::args::{ChangesArgs, CommitArgs, CreateArgs, MountArgs, PsArgs, RenameArgs, RmArgs, UmountArgs};
+use crate::args::{
+    ChangesArgs, CommitArgs, CreateArgs, MountArgs, PsArgs, RenameArgs, RmArgs, RootArgs, UmountArgs,
+};
 use crate::errors::{Failure, each};
 use crate::global::Context;
 use crate::human;
@@ -56,6 +59,7 @@ pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure
     options.name.clone_from(&args.name);
     options.labels.extend(args.labels.iter().cloned());
     options.created = Some(now());
+    options.root = root_options(&args.root);
     let meter = Meter::new("creating", context.output);
     let container = match (&args.from_container, &args.image) {
         (Some(name), _) => find(&store, name)?.clone_as(&options).map_err(|error| hinted(&store, error))?,
@@ -69,6 +73,18 @@ pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure
         })),
         false => context.output.line(container.id()),
     }
+}
+
+fn root_options(args: &RootArgs) -> RootOptions {
+    let mut options = RootOptions::default();
+    options.ids.clone_from(&args.id_map);
+    options.label.clone_from(&args.mount_label);
+    options.volatile = args.volatile;
+    options.metacopy = args.metacopy;
+    options.redirect_dir = args.redirect_dir;
+    options.nosuid = args.nosuid;
+    options.nodev = args.nodev;
+    options
 }
 
 /// `plywood ps`
