@@ -1,0 +1,12 @@
+//! The command line tool from the outside: what it prints where, in which form, and how it exits.
+
+#![cfg(feature = "cli")]
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
+mod commands;
+mod errors;
+mod streams;
+mod tool;
+
+#[path = "../common/mod.rs"]
+mod common;
