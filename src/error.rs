@@ -9,7 +9,7 @@ use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
 use crate::changeset::ChangesetError;
 use crate::codec::CodecError;
-use crate::container::ContainerError;
+use crate::container::{ContainerError, CopyError};
 use crate::digest::DigestError;
 use crate::driver::DriverError;
 use crate::image::time::TimeError;
@@ -124,6 +124,7 @@ by_way_of! {
     LayerError => StoreError;
     DriverError => StoreError;
     ContainerError => StoreError;
+    CopyError => StoreError;
     ChangeError => StoreError;
     crate::fs::Error => StoreError;
     DiffError => ContainerError;

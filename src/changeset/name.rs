@@ -38,6 +38,11 @@ impl NameFault {
 }
 
 impl Name {
+    /// Reads a name as it stands in a tar that is no layer, where every name is an ordinary one.
+    pub(super) fn plain(raw: &[u8]) -> Result<Self, NameFault> {
+        LayerPath::parse(raw).map(Self::Plain).map_err(NameFault::Path)
+    }
+
     /// Reads a name as it stands in the tar. Only its last component makes it a whiteout.
     pub(super) fn parse(raw: &[u8]) -> Result<Self, NameFault> {
         // The prefix of a whiteout may make its name longer than a file's may be, so it comes off before the path is

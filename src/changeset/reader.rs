@@ -56,6 +56,7 @@ type Result<T> = std::result::Result<T, ChangesetError>;
 pub struct Reader<R> {
     input: Input<R>,
     limits: Limits,
+    reserved_names: bool,
     state: State,
     /// Whether a header was found: the stream is a tar.
     recognised: bool,
@@ -79,12 +80,21 @@ impl<R: Read> Reader<R> {
         Self {
             input: Input::new(reader),
             limits: limits.clone(),
+            reserved_names: false,
             state: State::Reading,
             recognised: false,
             next: 0,
             layer_bytes: 0,
             body: Stored::default(),
         }
+    }
+
+    /// Takes names that begin with `.wh.` as ordinary names: the stream is a plain tar and deletes nothing. What a
+    /// [`Writer`](super::Writer) wrote that allows them reads back.
+    #[must_use]
+    pub fn allow_reserved_names(mut self) -> Self {
+        self.reserved_names = true;
+        self
     }
 
     /// Goes on to the next entry, past what was not read of the current one; `None` at the end.
@@ -333,7 +343,8 @@ impl<R: Read> Reader<R> {
             }
         }
 
-        let name = Name::parse(&raw).map_err(|fault| fault.into_error(index, &raw))?;
+        let name = if self.reserved_names { Name::plain(&raw) } else { Name::parse(&raw) };
+        let name = name.map_err(|fault| fault.into_error(index, &raw))?;
         let (path, kind) = match name {
             Name::Whiteout(path) => (path, EntryKind::Whiteout),
             Name::Opaque(path) => (path, EntryKind::Opaque),

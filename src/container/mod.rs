@@ -10,6 +10,7 @@
 //! images and takes no locks; `store` does.
 
 mod record;
+mod transfer;
 
 use std::io::Write;
 
@@ -24,6 +25,8 @@ use crate::layer::{
 use crate::stack::{Stack, Tree};
 
 pub use record::{ContainerRecord, ImageRecord};
+pub(crate) use transfer::copy_in;
+pub use transfer::{Copied, CopyError, CopyInOptions, CopyOutOptions, Located, copy_out, resolve};
 
 /// The private directory of a container with the layers below it.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! [`flatten`]: everything that a stack shows as one plain tar, an export.
+//! [`flatten`]: everything that a stack shows, or a part of it, as one plain tar: an export, a copy.
 //!
 //! It is no layer: there is nothing below it to delete, so names that begin with `.wh.` are stored as they are. Entries
 //! are in the order of [`LayerPath`], the root first.
@@ -26,6 +26,23 @@ pub fn flatten(
     writer: impl Write,
     options: &PackOptions,
 ) -> Result<Packed, PackError> {
+    flatten_part(stack, &LayerPath::ROOT, &LayerPath::ROOT, selection, writer, options)
+}
+
+/// Writes what `stack` shows at `start`, and below it if that is a directory, as if it were called `name`. Nothing at
+/// `start` makes a tar of nothing.
+///
+/// # Errors
+///
+/// [`PackError`].
+pub fn flatten_part(
+    stack: &Stack<'_>,
+    start: &LayerPath,
+    name: &LayerPath,
+    selection: &Selection,
+    writer: impl Write,
+    options: &PackOptions,
+) -> Result<Packed, PackError> {
     let out = Writer::new(HashingWriter::new(Algorithm::Sha256, writer)).allow_reserved_names();
     let mut out = Packer::new(out, options);
     // The first name of each inode that has several.
@@ -36,19 +53,31 @@ pub fn flatten(
         }
         let mut object = stack.object(path, found)?;
         selection.xattrs.apply(&mut object.metadata.xattrs);
+        let path_in_tar = renamed(path, start, name);
         let mut first = None;
         if found.stat.links > 1 && !found.is_directory() {
             let inode = (found.tree(), found.stat.device, found.stat.inode);
             first = written.get(&inode).cloned();
             if first.is_none() {
-                written.insert(inode, path.clone());
+                written.insert(inode, path_in_tar.clone());
             }
         }
-        out.object(path, &object, first.as_ref(), || stack.open(path, found))
+        out.object(&path_in_tar, &object, first.as_ref(), || stack.open(path, found))
     };
-    if let Some(root) = stack.root()? {
-        add(&LayerPath::ROOT, &root)?;
-        stack.walk_below::<PackError>(&LayerPath::ROOT, &root, &mut add)?;
+    if let Some(found) = stack.lookup(start)? {
+        add(start, &found)?;
+        if found.is_directory() {
+            stack.walk_below::<PackError>(start, &found, &mut add)?;
+        }
     }
     out.finish()
+}
+
+/// `path`, which is `start` or below it, as it is called if `start` is called `name`.
+fn renamed(path: &LayerPath, start: &LayerPath, name: &LayerPath) -> LayerPath {
+    if start == name {
+        return path.clone();
+    }
+    let below = path.components().skip(start.components().count());
+    below.fold(name.clone(), |path, component| path.join(component))
 }

@@ -21,7 +21,7 @@ pub use diff::{
     Change, ChangeKind, CopyRecord, Diff, DiffEntry, DiffError, DiffEvent, EntryChange, Selection,
 };
 pub use ensure::{EnsureOptions, Ensured, LayerSource, Made, OpenBlob, Progress};
-pub use flatten::flatten;
+pub use flatten::{flatten, flatten_part};
 pub use key::{LayerKey, LayerKeyError};
 pub use merge::{MOST_STACKED, Stacking};
 pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory};

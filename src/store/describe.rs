@@ -13,7 +13,7 @@ use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
 use crate::changeset::ChangesetError;
 use crate::codec::CodecError;
-use crate::container::ContainerError;
+use crate::container::{ContainerError, CopyError};
 use crate::driver::DriverError;
 use crate::fs;
 use crate::image::ImageError;
@@ -82,6 +82,7 @@ impl StoreError {
             Self::Container(ContainerError::Driver(error)) | Self::Driver(error) => driver(error),
             Self::Container(ContainerError::Diff(error)) => diff(error),
             Self::Container(ContainerError::Pack(error)) => pack(error),
+            Self::Copy(error) => copy(error),
             Self::Io(error) => file(error),
         }
     }
@@ -157,10 +158,7 @@ fn load(error: &LoadError) -> Described {
         LoadError::Unsupported { format } => ("unsupported", facts![format]),
         LoadError::Truncated { member, missing } => ("truncated", facts![member, missing]),
         LoadError::Codec(error) => codec(error),
-        LoadError::Tar(error) => match changeset(error) {
-            ("invalid-layer", facts) => ("invalid-archive", facts),
-            other => other,
-        },
+        LoadError::Tar(error) => as_archive(changeset(error)),
         LoadError::Read(error) => system(error),
         LoadError::MissingMember { member, wanted_by } => ("missing-member", facts![member, wanted_by]),
         LoadError::DuplicateManifest { member } => ("invalid-archive", facts![member]),
@@ -287,6 +285,26 @@ fn diff(error: &DiffError) -> Described {
         DiffError::Mark { path, mark } => ("foreign-marks", facts![path, mark]),
         DiffError::Io(error) => file(error),
     }
+}
+
+fn copy(error: &CopyError) -> Described {
+    match error {
+        CopyError::NotFound { path } => ("not-found", with_path(path, facts![])),
+        CopyError::NotADirectory { path } => ("not-a-directory", with_path(path, facts![])),
+        CopyError::TooManyLinks { path } => ("too-many-links", with_path(path, facts![])),
+        CopyError::Replace { path, found, wanted } => ("other-kind", with_path(path, facts![found, wanted])),
+        CopyError::Name { path, .. } => ("invalid-path", with_path(path, facts![])),
+        CopyError::Read(error) => system(error),
+        CopyError::Tar(error) => as_archive(changeset(error)),
+        CopyError::Unpack(error) => as_archive(unpack(error)),
+        CopyError::Pack(error) => pack(error),
+        CopyError::Io(error) => file(error),
+    }
+}
+
+/// What is wrong with a tar that is no layer.
+fn as_archive((kind, facts): Described) -> Described {
+    (if kind == "invalid-layer" { "invalid-archive" } else { kind }, facts)
 }
 
 fn pack(error: &PackError) -> Described {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
-use crate::container::ContainerError;
+use crate::container::{ContainerError, CopyError};
 use crate::digest::Digest;
 use crate::driver::DriverError;
 use crate::fs;
@@ -165,6 +165,9 @@ pub enum StoreError {
     /// What a container changed cannot be told, or its content not be written.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// Something cannot be copied in or out of a container.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// A layer that is needed is not there and cannot be made again.
     #[error("layer {key} is missing")]
     LayerMissing {

@@ -6,6 +6,7 @@
 mod check;
 mod commit;
 mod container;
+mod copies;
 mod create;
 mod damage;
 mod describe;

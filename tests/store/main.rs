@@ -8,6 +8,7 @@ mod collect;
 mod commit;
 mod conformance;
 mod containers;
+mod copies;
 mod filesystems;
 mod fuse;
 mod holes;

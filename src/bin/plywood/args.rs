@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here but what words mean; defaults that need the machine (where the store is) are in `global`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
@@ -26,8 +27,7 @@ const TOUR: &str = "\
 From an archive to a new one:
   plywood load -i debian.tar
   plywood create --name web debian:12
-  cp -a site/. \"$(plywood mount web)/srv/\"
-  plywood umount web
+  plywood cp site/. web:/srv/
   plywood changes web
   plywood commit web me/web:1 -c 'CMD [\"/srv/run\"]'
   plywood save -o web.tar me/web:1
@@ -116,6 +116,7 @@ pub(crate) enum Command {
     Umount(UmountArgs),
     #[command(visible_alias = "diff")]
     Changes(ChangesArgs),
+    Cp(CpArgs),
     Commit(CommitArgs),
     Export(ExportArgs),
     /// Work with images: list, inspect, remove, mount a read-only view
@@ -450,6 +451,40 @@ pub(crate) struct ImageUmountArgs {
 pub(crate) struct ChangesArgs {
     /// The container
     pub(crate) container: String,
+}
+
+/// Copy files and directories in or out of a container
+///
+/// One end is CONTAINER:PATH, a path from the root of the container; the other is a path of this machine, or `-` for a
+/// tar. A container that is not mounted is mounted meanwhile. A destination that is a directory gets SRC in it, or with
+/// SRC/. what is in SRC; any other is what SRC is called there. A directory replaces no file, nor a file a directory, and a
+/// copy that cannot be read to its end changes nothing. In the container, symbolic links lead to places in the container.
+///
+/// Modes, times and attributes are kept. Without -a what is copied in belongs to root, and what is copied out to you;
+/// set-user-id and set-group-id bits and capabilities of files are then left out.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  plywood cp site web:/srv              # /srv/site, if /srv is there
+  plywood cp site/. web:/srv            # the content of site
+  plywood cp web:/etc/hosts .
+  plywood cp -a web:/home ./backup
+  plywood cp web:/srv - | tar -t
+  tar -c site | plywood cp - web:/srv
+  plywood cp ./odd:name web:/tmp        # a colon in a name of this machine")]
+pub(crate) struct CpArgs {
+    /// Keep owners, set-user-id bits and capabilities
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+    /// If SRC is a symbolic link, copy what it leads to
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// What to copy; `-` is a tar on standard input, plain or compressed
+    #[arg(value_name = "SRC", value_hint = ValueHint::AnyPath)]
+    pub(crate) source: OsString,
+    /// Where to; `-` is a tar on standard output
+    #[arg(value_name = "DEST", value_hint = ValueHint::AnyPath)]
+    pub(crate) dest: OsString,
 }
 
 /// Make an image from a container

@@ -7,13 +7,14 @@
 //! | --- | --- |
 //! | `args` | what can be said on the command line |
 //! | `global` | which store, opened how |
-//! | `load` `save` `images` `containers` `inspect` `store` | the commands |
+//! | `load` `save` `copy` `images` `containers` `inspect` `store` | the commands |
 //! | `output` `errors` `progress` `human` | how things are printed |
 //! | `files` `signals` | the world outside the store |
 
 mod args;
 mod check;
 mod containers;
+mod copy;
 mod errors;
 mod files;
 mod global;
@@ -77,6 +78,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Mount(args) => containers::mount(context, args),
         Command::Umount(args) => containers::umount(context, args),
         Command::Changes(args) => containers::changes(context, args),
+        Command::Cp(args) => copy::copy(context, args),
         Command::Commit(args) => containers::commit(context, args),
         Command::Gc(args) => store::gc(context, args),
         Command::Check(args) => check::check(context, args),

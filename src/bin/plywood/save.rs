@@ -136,7 +136,7 @@ pub(crate) fn export(context: &Context, args: &ExportArgs) -> Result<(), Failure
 }
 
 /// Runs `write` on what `-o` says, and makes that visible if it succeeds.
-fn write_archive(
+pub(crate) fn write_archive(
     context: &Context,
     target: Option<&Path>,
     interrupt: &Interrupt,

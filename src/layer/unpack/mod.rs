@@ -56,6 +56,8 @@ pub struct UnpackOptions<'a> {
     pub losses: usize,
     /// Threads that one layer may use: the second decodes ahead, and all write small files where they would wait.
     pub parallelism: Parallelism,
+    /// Whether names that begin with `.wh.` are ordinary names, because the tar is a plain one and no layer.
+    pub reserved_names: bool,
     /// Asked at every entry and every block of data; once it says true, unpacking ends with
     /// [`UnpackError::Cancelled`].
     pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
@@ -68,6 +70,7 @@ impl Default for UnpackOptions<'_> {
             xattrs: XattrPolicy::default(),
             losses: 100,
             parallelism: Parallelism::default(),
+            reserved_names: false,
             cancelled: None,
         }
     }
@@ -80,6 +83,7 @@ impl std::fmt::Debug for UnpackOptions<'_> {
             .field("xattrs", &self.xattrs)
             .field("losses", &self.losses)
             .field("parallelism", &self.parallelism)
+            .field("reserved_names", &self.reserved_names)
             .finish_non_exhaustive()
     }
 }
@@ -310,6 +314,9 @@ fn unpack_from<R: Read>(
     outbox: Option<Outbox<'_>>,
 ) -> Result<(Unpacked, R), UnpackError> {
     let mut tar = Reader::new(tar, &options.limits);
+    if options.reserved_names {
+        tar = tar.allow_reserved_names();
+    }
     let mut unpacker = Unpacker::new(into, below, abilities, options, outbox)?;
     unpacker.all(&mut tar)?;
     let mut unpacked = unpacker.finish()?;
