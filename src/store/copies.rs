@@ -32,6 +32,9 @@ impl Mounted {
     /// Writes what is at `path` as a plain tar, named by its last component. The path, and links if they are followed, are
     /// resolved inside the root. Owners are those in the container.
     ///
+    /// It is what the mount shows. Fuse-overlayfs shows no owners and devices that this process could not make and that are
+    /// recorded, and of names of one file only those that were made since it was mounted; [`Container::export`] has them.
+    ///
     /// # Errors
     ///
     /// [`StoreError::Copy`]; what was written is then useless.
