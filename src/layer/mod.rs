@@ -8,6 +8,7 @@ mod diff;
 mod ensure;
 mod flatten;
 mod key;
+mod known;
 mod merge;
 mod pack;
 mod record;

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 
 use super::abilities::Abilities;
 use super::key::LayerKey;
+use super::known::Known;
 use super::record::{Record, RecordError};
 use super::unpack::UnpackError;
 use crate::digest::{DiffId, Digest};
@@ -35,6 +36,7 @@ pub struct LayerStore {
     /// The present boot, where the kernel tells.
     pub(super) boot: Option<String>,
     abilities: OnceLock<Abilities>,
+    known: Known,
 }
 
 /// One unpacked layer.
@@ -47,6 +49,13 @@ pub struct Layer {
     pub tree: Tree,
     /// What is known of it.
     pub record: Record,
+}
+
+impl Layer {
+    fn new(key: LayerKey, tree: Dir, record: Record) -> Self {
+        let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
+        Self { key, tree, record }
+    }
 }
 
 /// Why a layer could not be had.
@@ -103,7 +112,7 @@ impl LayerStore {
                 None
             }
         };
-        Self { layers, locks, boot, abilities: OnceLock::new() }
+        Self { layers, locks, boot, abilities: OnceLock::new(), known: Known::default() }
     }
 
     /// Opens a layer; `None` if it is not there or cannot be trusted any more, which [`LayerStore::ensure`] mends.
@@ -190,7 +199,13 @@ impl LayerStore {
     /// What is there under `key`.
     pub(super) fn look(&self, key: LayerKey) -> Result<State, LayerError> {
         let name = key.to_string();
+        if let Some(layer) = self.look_again(key, &name)? {
+            return Ok(State::Good(Box::new(layer)));
+        }
         let Some(dir) = self.layers.find_dir(&name)? else { return Ok(State::Absent) };
+        // Every lock that is made or removed changes their directory, so that is seldom older than a layer.
+        let passed = self.locks.stat(".")?.ctime;
+        let seen = dir.stat(".")?;
         let Some(json) = dir.find_content(RECORD, LONGEST_RECORD)? else { return Ok(State::Untrusted) };
         let record = match Record::parse(&json) {
             Ok(record) => record,
@@ -205,8 +220,17 @@ impl LayerStore {
             return Ok(State::Untrusted);
         }
         let Some(tree) = dir.find_dir(TREE)? else { return Ok(State::Untrusted) };
-        let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
-        Ok(State::Good(Box::new(Layer { key, tree, record })))
+        self.known.keep(key, &record, json.len(), &seen, passed);
+        Ok(State::Good(Box::new(Layer::new(key, tree, record))))
+    }
+
+    /// The layer under `key`, if it is the one whose record was read before.
+    fn look_again(&self, key: LayerKey, name: &str) -> Result<Option<Layer>, LayerError> {
+        let Some(seen) = self.known.get(key) else { return Ok(None) };
+        let Some(tree) = self.layers.find_dir(Path::new(name).join(TREE))? else { return Ok(None) };
+        // Not before: what is the same now was the same when the tree was opened.
+        let is_same = self.layers.find(name)?.is_some_and(|dir| seen.is_in(&dir));
+        Ok(is_same.then(|| Layer::new(key, tree, seen.record)))
     }
 
     /// Gives a layer its name. The caller holds its lock.
@@ -231,9 +255,7 @@ impl LayerStore {
         if record.settled {
             self.layers.sync()?;
         }
-        let tree = dir.open_dir(TREE)?;
-        let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
-        Ok(Layer { key, tree, record })
+        Ok(Layer::new(key, dir.open_dir(TREE)?, record))
     }
 
     /// The directory that the tree of a staged layer goes into.

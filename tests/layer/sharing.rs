@@ -432,3 +432,65 @@ pub fn has_lost_link(layer: &[Entry]) -> bool {
         !before.iter().any(|earlier| earlier.name == *target) && after[1..].iter().any(replaces)
     })
 }
+
+/// Waits until the clock of the file system has gone on since the layer was as it is.
+fn wait(lab: &Lab, key: LayerKey) {
+    let changed = |path: PathBuf| {
+        let metadata = std::fs::metadata(path).unwrap();
+        (metadata.ctime(), metadata.ctime_nsec())
+    };
+    let at = lab.scratch.path();
+    while changed(at.join("locks")) <= changed(at.join("layers").join(key.to_string())) {
+        std::fs::write(at.join("locks/tick"), "").unwrap();
+        std::fs::remove_file(at.join("locks/tick")).unwrap();
+    }
+}
+
+#[test]
+fn a_record_is_read_once_and_no_longer_believed_when_others_change_the_layer() {
+    privilege::under(privilege::ALL, |_| {
+        let lab = lab();
+        let tar = base().finish();
+        let key = lab.ensure(std::slice::from_ref(&tar))[0].key;
+        let dir = |name| Dir::open_ambient(lab.scratch.path().join(name)).unwrap();
+        let other = LayerStore::new(dir("layers"), dir("locks"));
+        let work = lab.staging.workspace().unwrap();
+        let record = || lab.store.get(key).unwrap().map(|layer| layer.record);
+        wait(&lab, key);
+        let first = record().unwrap();
+        assert!(!first.settled);
+
+        // Nobody writes into a record that is there; here it shows who reads.
+        let json = lab.scratch.path().join("layers").join(key.to_string()).join("layer.json");
+        let content = std::fs::read(&json).unwrap();
+        std::fs::write(&json, "damaged").unwrap();
+        assert_eq!(record().as_ref(), Some(&first));
+        assert!(other.get(key).unwrap().is_none());
+        std::fs::write(&json, content).unwrap();
+
+        assert_eq!(other.settle(&work).unwrap(), 1);
+        assert!(record().unwrap().settled);
+        wait(&lab, key);
+        assert!(record().unwrap().settled);
+        assert!(other.remove(key, &work).unwrap());
+        assert_eq!(record(), None);
+
+        let again = LayerSource::new(
+            diff_id(&tar),
+            plywood::Digest::of(b"another blob of the same layer"),
+            1,
+            source(&tar).open,
+        );
+        let blob = again.blob;
+        other.ensure(&[again], &work, &EnsureOptions::default()).unwrap();
+        let made = record().unwrap();
+        assert_eq!((made.blob, made.settled), (blob, false));
+        wait(&lab, key);
+        assert_eq!(record(), Some(made.clone()));
+        assert_eq!(record(), Some(made));
+        // What cannot be opened any more is not there, whatever was read of it.
+        std::fs::rename(json.with_file_name("tree"), json.with_file_name("lost")).unwrap();
+        assert_eq!(record(), None);
+        work.close().unwrap();
+    });
+}

@@ -34,7 +34,11 @@ impl Dir {
     ///
     /// [`Error`](crate::fs::Error) if it is missing or reached through a symlink.
     pub fn stat(&self, path: impl AsRef<Path>) -> Result<Stat> {
-        self.at_leaf("stat", path.as_ref(), |dir, name| Stat::at(dir, name))
+        self.at_leaf("stat", path.as_ref(), |dir, name| match name == "." {
+            // Of itself a handle can tell without the right to search it.
+            true => Stat::of(dir),
+            false => Stat::at(dir, name),
+        })
     }
 
     /// The same, or `None` if there is nothing at `path`: for asking where the answer is often no.
