@@ -54,10 +54,20 @@ impl Dir {
     ///
     /// [`super::Error`] if that cannot be told.
     pub fn xattr(&self, path: impl AsRef<Path>, name: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        match self.xattr_path(path.as_ref())?.get(name.as_ref()) {
+        let (path, name) = (path.as_ref(), name.as_ref());
+        let own = match path.file_name() {
+            // Far cheaper than a path through `/proc`, if the handle was opened for reading.
+            None => value(|buffer| sys::fgetxattr(self, OsStr::from_bytes(name), buffer)),
+            Some(_) => Err(Errno::BADF),
+        };
+        let found = match own {
+            Err(Errno::BADF) => self.xattr_path(path)?.get(name),
+            own => own,
+        };
+        match found {
             Ok(value) => Ok(Some(value)),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-            Err(error) => Err(self.fault("read an attribute of", &path, error)),
+            Err(error) => Err(self.fault("read an attribute of", path, error)),
         }
     }
 
@@ -107,16 +117,21 @@ struct Target {
 
 impl Target {
     fn get(&self, name: &[u8]) -> rustix::io::Result<Vec<u8>> {
-        let mut value = vec![0; 256];
-        loop {
-            match sys::lgetxattr(&self.path, OsStr::from_bytes(name), &mut value[..]) {
-                Ok(length) => {
-                    value.truncate(length);
-                    return Ok(value);
-                }
-                Err(Errno::RANGE) if value.len() < LARGEST => value.resize(LARGEST, 0),
-                Err(error) => return Err(error),
+        value(|buffer| sys::lgetxattr(&self.path, OsStr::from_bytes(name), buffer))
+    }
+}
+
+/// What `read` puts into a buffer that is large enough.
+fn value(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    let mut value = vec![0; 256];
+    loop {
+        match read(&mut value) {
+            Ok(length) => {
+                value.truncate(length);
+                return Ok(value);
             }
+            Err(Errno::RANGE) if value.len() < LARGEST => value.resize(LARGEST, 0),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -151,5 +166,17 @@ mod tests {
         dir.set_xattr("file", "user.x", b"y").unwrap();
         dir.create_symlink(b"file", "link").unwrap();
         assert_eq!(dir.xattr("link", "user.x").unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_tells_its_own_attributes_however_it_was_opened() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let unread = Dir::from(dir.open_path(".").unwrap());
+        dir.set_xattr(".", "user.x", &[7; 300]).unwrap();
+        for dir in [dir, unread] {
+            assert_eq!(dir.xattr(".", "user.x").unwrap(), Some(vec![7; 300]));
+            assert_eq!(dir.xattr(".", "user.y").unwrap(), None);
+        }
     }
 }
