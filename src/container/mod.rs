@@ -14,7 +14,7 @@ mod transfer;
 
 use std::io::Write;
 
-use crate::driver::mounts::MountTable;
+use crate::driver::mounts::Points;
 use crate::driver::{
     self, Driver, DriverError, IdMap, MountPoint, Root, RootOptions, RootSpec, RootState, Unmount, Writable,
 };
@@ -197,13 +197,13 @@ pub fn root_state(id: &str, dir: &Dir) -> Result<RootState, DriverError> {
 pub fn unmount_all(id: &str, dir: &Dir, driver: &dyn Driver, how: Unmount) -> Result<(), DriverError> {
     let source = source_of(id);
     loop {
-        let table = MountTable::read()?;
-        let (point, more) = match driver::state_in(&table, &source, dir)? {
+        let seen = Points::read()?;
+        let (point, more) = match driver::state_in(&seen, &source, dir)? {
             RootState::Unmounted => return Ok(()),
-            RootState::Mounted(point) => (point, table.named(&source).nth(1).is_some()),
+            RootState::Mounted(point) => (point, seen.named(&source).nth(1).is_some()),
             RootState::Dead(point) => (point, false),
         };
-        driver.end(&table, dir, &source, &MountPoint::ambient(point)?, how)?;
+        driver.end(&seen, dir, &source, &MountPoint::ambient(point)?, how)?;
         // The table may be long.
         if !more {
             return Ok(());

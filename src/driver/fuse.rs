@@ -36,7 +36,7 @@ pub(super) use program::{Program, files};
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
-const MERGED: &str = "merged";
+pub(super) const MERGED: &str = "merged";
 const TOP: &str = "top";
 const BOTTOM: &str = "bottom";
 

@@ -244,7 +244,7 @@ pub enum RootState {
 ///
 /// [`DriverError`] if the kernel's table cannot be read.
 pub fn state(source: &str, dir: &Dir) -> Result<RootState, DriverError> {
-    state_in(&mounts::MountTable::read()?, source, dir)
+    state_in(&mounts::Points::read()?, source, dir)
 }
 
 /// The same by a table that was just read.
@@ -252,10 +252,14 @@ pub fn state(source: &str, dir: &Dir) -> Result<RootState, DriverError> {
 /// # Errors
 ///
 /// [`DriverError`] if it cannot be told whether a root is served.
-pub fn state_in(table: &mounts::MountTable, source: &str, dir: &Dir) -> Result<RootState, DriverError> {
-    match table.named(source).next() {
-        Some(mount) => Ok(RootState::Mounted(mount.point.clone())),
-        None => fuse::state(table, dir),
+pub fn state_in(seen: &mounts::Points, source: &str, dir: &Dir) -> Result<RootState, DriverError> {
+    match seen.named(source).next() {
+        Some(path) => Ok(RootState::Mounted(path.to_owned())),
+        // Only the whole table says who serves it.
+        None if seen.at(dir.path_of(fuse::MERGED))?.is_some() => {
+            fuse::state(&mounts::MountTable::read()?, dir)
+        }
+        None => Ok(RootState::Unmounted),
     }
 }
 
@@ -353,7 +357,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// As [`Driver::unmount`].
     fn end(
         &self,
-        _seen: &mounts::MountTable,
+        _seen: &mounts::Points,
         _dir: &Dir,
         source: &str,
         at: &MountPoint,

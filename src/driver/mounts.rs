@@ -1,7 +1,9 @@
-//! [`MountTable`]: what is mounted, as the kernel tells in `/proc/<pid>/mountinfo`.
+//! [`MountTable`]: what is mounted, as the kernel tells in `/proc/<pid>/mountinfo`; [`Points`] tells less, for less.
 //!
 //! This is the only source of what is mounted: a record of ours would be made a lie by a reboot, a crash or a foreign
 //! `umount`. The table is that of the calling thread's mount namespace, and shows what is below its root.
+
+mod points;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::DriverError;
 use crate::fs::{Context, DeviceNumber};
+
+pub use points::Points;
 
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use super::error::DriverError;
 use super::mount_api::{self, MOST_LOWERS};
-use super::mounts::MountTable;
+use super::mounts::Points;
 use super::plan::{Changes, Lower, OverlayPlan};
 use super::record::{self, Record, Settings};
 use super::{
@@ -188,20 +188,14 @@ impl OverlayDriver {
 
     /// The plan, for a root that is mounted nowhere and a place where nothing is.
     fn free_plan<'a>(&self, spec: &RootSpec<'a>, at: &MountPoint) -> Result<OverlayPlan<'a>, DriverError> {
-        let table = MountTable::read()?;
+        let seen = Points::read()?;
         // The kernel does not object to a second mount of one writable directory, and both then corrupt it.
-        if let Some(mount) = table.named(spec.source).next() {
-            return Err(DriverError::Mounted {
-                source_name: spec.source.to_owned(),
-                path: mount.point.clone(),
-            });
+        if let Some(path) = seen.named(spec.source).next() {
+            return Err(DriverError::Mounted { source_name: spec.source.to_owned(), path: path.to_owned() });
         }
         let path = at.path();
-        if let Some(mount) = table.at(&path) {
-            return Err(DriverError::Mounted {
-                source_name: mount.source.to_string_lossy().into_owned(),
-                path,
-            });
+        if let Some(source) = seen.at(&path)? {
+            return Err(DriverError::Mounted { source_name: source.to_string_lossy().into_owned(), path });
         }
         if spec.options.access == Access::Writable {
             in_use::refuse(spec.dir, UPPER, spec.source)?;
@@ -223,14 +217,14 @@ fn refuse_volatile(dir: &Dir) -> Result<(), DriverError> {
 }
 
 /// Ends the mount named `source` at `at`, and nothing else that may be mounted there.
-fn end_seen(seen: &MountTable, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
+fn end_seen(seen: &Points, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
     let path = at.path();
-    match seen.at(&path) {
-        Some(mount) if mount.source == source => at.detach(how),
+    match seen.at(&path)? {
+        Some(found) if found == source => at.detach(how),
         other => Err(DriverError::NotMounted {
             source_name: source.to_owned(),
             path,
-            found: other.map(|mount| mount.source.to_string_lossy().into_owned()),
+            found: other.map(|found| found.to_string_lossy().into_owned()),
         }),
     }
 }
@@ -310,12 +304,12 @@ impl Driver for OverlayDriver {
     }
 
     fn unmount(&self, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError> {
-        end_seen(&MountTable::read()?, source, at, how)
+        end_seen(&Points::read()?, source, at, how)
     }
 
     fn end(
         &self,
-        seen: &MountTable,
+        seen: &Points,
         dir: &Dir,
         source: &str,
         at: &MountPoint,

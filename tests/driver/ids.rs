@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use plywood::driver::mounts::MountTable;
+use plywood::driver::mounts::Points;
 use plywood::driver::{
     CopyDriver, Driver, DriverKind, IdMap, IdRange, RootOptions, RootSpec, Unmount, Writable,
 };
@@ -103,14 +103,14 @@ fn one_layer_serves_other_ids_and_what_is_written_has_the_images() {
         }
         drop(root.dir);
         driver
-            .end(&MountTable::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Clean)
+            .end(&Points::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Clean)
             .unwrap();
         assert_same(&view(&whole), &read);
         let root = driver.mount(&spec, None).unwrap();
         assert_same(&view_of(&root.dir), &seen);
         drop(root.dir);
         driver
-            .end(&MountTable::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Clean)
+            .end(&Points::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Clean)
             .unwrap();
         driver.remove(&dir).unwrap();
     });

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use plywood::driver::mounts::MountTable;
+use plywood::driver::mounts::Points;
 use plywood::driver::{Driver, DriverError, DriverKind, MountPoint, RootSpec, Unmount, mounts};
 
 use crate::common::privilege::{MOUNTING, under};
@@ -43,18 +43,14 @@ fn a_root_that_lives_on_in_another_mount_namespace_is_not_mounted_again() {
         let root = driver.mount(&spec, None).unwrap();
         drop(root.dir);
         let other = elsewhere();
-        driver
-            .end(&MountTable::read().unwrap(), &dir, &source, &root.point.unwrap(), Unmount::Clean)
-            .unwrap();
+        driver.end(&Points::read().unwrap(), &dir, &source, &root.point.unwrap(), Unmount::Clean).unwrap();
         let error = refused(&*driver, &spec);
         let at = format!("at {:?} in the mount namespace of process {}", dir.path_of("merged"), other.id());
         assert!(error.to_string().contains(&at), "{error}");
         end(other);
         let root = driver.mount(&spec, None).unwrap();
         drop(root.dir);
-        driver
-            .end(&MountTable::read().unwrap(), &dir, &source, &root.point.unwrap(), Unmount::Clean)
-            .unwrap();
+        driver.end(&Points::read().unwrap(), &dir, &source, &root.point.unwrap(), Unmount::Clean).unwrap();
     });
 }
 
@@ -76,9 +72,7 @@ fn a_root_that_somebody_has_a_handle_on_is_not_mounted_again() {
         let root = driver.mount(&spec, None).unwrap();
         let file = root.dir.open_file("setuid").unwrap();
         drop(root.dir);
-        driver
-            .end(&MountTable::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Lazy)
-            .unwrap();
+        driver.end(&Points::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Lazy).unwrap();
         refused(&*driver, &spec);
         drop(file);
         driver.mount_detached(&spec).unwrap();
@@ -98,7 +92,7 @@ fn a_root_that_was_unmounted_in_order_is_known_to_be_free() {
             drop(root.dir);
             assert!(dir.stat("work/work").is_ok());
             driver
-                .end(&MountTable::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Clean)
+                .end(&Points::read().unwrap(), &dir, spec.source, &root.point.unwrap(), Unmount::Clean)
                 .unwrap();
             // Nobody has to ask the kernel, which would write that down each time.
             assert!(dir.stat("work/work").is_err());

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use plywood::driver::mounts::MountTable;
+use plywood::driver::mounts::Points;
 use plywood::driver::{Driver, DriverKind, IdMap, OverlayDriver, RootOptions, RootSpec, Unmount};
 use plywood::fs::Dir;
 use plywood::layer::{LayerKey, LayerStore};
@@ -168,7 +168,7 @@ fn read_as_somebody_else(path: &Path) {
     root.dir.remove_file("data").unwrap();
     root.dir.create_file("new", 0o644).unwrap();
     drop(root.dir);
-    let seen = MountTable::read().unwrap();
+    let seen = Points::read().unwrap();
     driver.end(&seen, &dir, spec.source, &root.point.unwrap(), Unmount::Clean).unwrap();
 }
 
