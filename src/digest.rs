@@ -73,11 +73,11 @@ impl Digest {
     /// The hash in lower-case hex, without the algorithm: a blob's file name.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = String::with_capacity(2 * self.algorithm.len());
-        for byte in &self.bytes[..self.algorithm.len()] {
-            hex.extend([byte >> 4, byte & 0xf].map(|digit| char::from(DIGITS[usize::from(digit)])));
+        let mut hex = vec![0; 2 * self.algorithm.len()];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.bytes) {
+            pair.copy_from_slice(&[byte >> 4, byte & 0xf].map(|digit| DIGITS[usize::from(digit)]));
         }
-        hex
+        String::from_utf8(hex).expect("digits are ASCII")
     }
 
     /// Reads the hash from its two parts, as the directory and the file name of a blob give them.
