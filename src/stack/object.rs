@@ -40,7 +40,7 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     let (mut kind, mut node) = (stat.kind, stat.node);
     for (name, value) in dir.xattrs(path)? {
         if name == owner::KEY || name == owner::FUSE_KEY {
-            if let Some(meant) = Override::parse(&value) {
+            if let Some(meant) = Override::parse(&value).filter(|_| owner::may_record(stat.uid)) {
                 (metadata.uid, metadata.gid) = (meant.uid, meant.gid);
                 // fuse-overlayfs gives files modes of its own; otherwise another mode than was made is a later one.
                 if name == owner::FUSE_KEY || is_mode_of(meant.mode, &stat) {

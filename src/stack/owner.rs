@@ -26,6 +26,12 @@ pub fn in_image(uid: u32, gid: u32) -> (u32, u32) {
     (if uid == own_uid { 0 } else { uid }, if gid == own_gid { 0 } else { gid })
 }
 
+/// Whether a record on a file that belongs to `uid` on disk counts. Those that we write are on files that stayed our own.
+/// Anybody may write one on a file of his own: a user in a container could have it committed as root's, and setuid.
+pub fn may_record(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw()
+}
+
 /// The ids of a process that is not root, neither on the host nor in a user namespace; asked once where many files are
 /// written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
