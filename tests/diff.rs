@@ -575,6 +575,38 @@ fn a_layer_declares_its_directories_and_deletes_before_it_adds() {
 }
 
 #[test]
+fn a_deletion_of_what_no_layer_has_is_not_written() {
+    if !root() {
+        return;
+    }
+    let lab = small().layer(|root| {
+        drop(File::options().append(true).open(root.join("etc/conf.d/one")).unwrap());
+    });
+    let nothing = lab.layer_path(1).join("etc/conf.d/nothing");
+    rustix::fs::mknodat(CWD, &nothing, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+    let below = fs::metadata(lab.layer_path(0).join("etc/conf.d")).unwrap();
+    set_mtime(nothing.parent().unwrap(), (below.mtime(), below.mtime_nsec())).unwrap();
+    let trees = lab.trees();
+    assert_eq!(common::untar::entries(&packed(&Diff::of_upper(Stack::new(&trees)))), []);
+}
+
+#[test]
+fn directories_on_the_way_to_a_change_keep_their_own_time() {
+    if !root() {
+        return;
+    }
+    let lab = small().layer(|root| fs::write(root.join("etc/conf.d/one"), "changed").unwrap());
+    let trees = lab.trees();
+    let entries = common::untar::entries(&packed(&Diff::of_upper(Stack::new(&trees))));
+    let names: Vec<_> = entries.iter().map(|entry| entry.name.escape_ascii().to_string()).collect();
+    assert_eq!(names, ["etc/", "etc/conf.d/", "etc/conf.d/one"]);
+    for entry in &entries[..2] {
+        let below = fs::metadata(lab.layer_path(0).join(std::str::from_utf8(&entry.name).unwrap())).unwrap();
+        assert_eq!(entry.mtime, (below.mtime(), u32::try_from(below.mtime_nsec()).unwrap()));
+    }
+}
+
+#[test]
 fn what_is_excluded_is_neither_there_nor_missed() {
     if !root() {
         return;
