@@ -145,7 +145,9 @@ impl<'a> Check<'a> {
 
     /// Reads every document of an image and notes what it needs.
     fn image(&mut self, named: Named, label: String) -> Result<(), StoreError> {
-        self.report.images += 1;
+        let is_known =
+            self.blobs.contains_key(&named.target.digest) || self.damaged.contains_key(&named.target.digest);
+        self.report.images += u64::from(!is_known);
         let inner = &self.store.inner;
         let mut whole = true;
         let mut open = vec![(named.target.clone(), inner.options.limits.index_depth)];
