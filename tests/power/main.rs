@@ -156,7 +156,8 @@ impl Life {
             Operation::Create(name, image) => ("create", words(&["create", "--name", name, image])),
             Operation::Edit(name) => ("mount", words(&["mount", name])),
             Operation::Commit(name, image) => ("commit", words(&["commit", name, image])),
-            Operation::Delete(name) => ("rm", words(&["rm", name])),
+            // It may still be mounted.
+            Operation::Delete(name) => ("rm", words(&["rm", "--force", name])),
             Operation::Save(name) => ("save", words(&["save", "-o", "/dev/null", name])),
             Operation::Collect => ("gc", words(&["gc"])),
         }
