@@ -15,30 +15,24 @@ mod program;
 mod server;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
 use super::error::DriverError;
 use super::mounts::{Mount, MountTable};
+use super::private::{self, BOTTOM, MERGED, TOP, UPPER, WORK};
 use super::record::{self, Record, Settings};
 use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, RootState, Unmount, Usage,
     Writable, mount_api, usage,
 };
-use crate::fs::{Context, Dir, Durability, FileType, Optional, duplicate};
-use crate::path::LayerPath;
+use crate::fs::{Context, Dir, Optional};
 use crate::stack::Tree;
 use crate::stack::marks::{Families, Marks};
-use crate::stack::object::{self, Style};
+use crate::stack::object::Style;
 
 pub(super) use program::{Program, files};
-
-const UPPER: &str = "upper";
-const WORK: &str = "work";
-pub(super) const MERGED: &str = "merged";
-const TOP: &str = "top";
-const BOTTOM: &str = "bottom";
 
 /// Bytes that one argument of a program may have.
 const LONGEST_ARGUMENT: usize = 128 << 10;
@@ -59,16 +53,6 @@ impl FuseDriver {
 
     fn refuse<T>(reason: String) -> Result<T, DriverError> {
         Err(DriverError::Refused { kind: DriverKind::Fuse, reason })
-    }
-
-    /// Makes the directory `name` look like the root of the stack.
-    fn make_root(&self, spec: &RootSpec<'_>, name: &str, prepared: &mut Prepared) -> Result<(), DriverError> {
-        let (path, kind) = (Path::new(name), FileType::Directory);
-        let metadata = spec.layers.root_metadata()?;
-        let mut lose = |loss| prepared.losses.push(loss);
-        object::create(spec.dir, path, &kind)?;
-        object::set_metadata(spec.dir, path, &kind, &metadata, self.style, &mut lose, &LayerPath::ROOT)?;
-        Ok(())
     }
 
     /// Starts a server for the root, which then is mounted at its own place.
@@ -247,28 +231,9 @@ impl Driver for FuseDriver {
     }
 
     fn prepare(&self, spec: &RootSpec<'_>) -> Result<Prepared, DriverError> {
-        let mut prepared = Prepared::default();
         let settings = Settings::of(&spec.options);
         check(&settings)?;
-        match spec.options.access {
-            Access::Writable => {
-                self.make_root(spec, UPPER, &mut prepared)?;
-                spec.dir.create_dir(WORK, 0o700)?;
-            }
-            Access::ReadOnly => self.make_root(spec, TOP, &mut prepared)?,
-        }
-        Record::fuse(spec.source, settings).write(spec.dir, spec.options.durability)?;
-        if spec.layers.is_empty() {
-            spec.dir.create_dir(BOTTOM, 0o755)?;
-        }
-        spec.dir.create_dir(MERGED, 0o700)?;
-        if spec.options.durability == Durability::Full {
-            if spec.options.access == Access::Writable {
-                spec.dir.open_dir(UPPER)?.sync()?;
-            }
-            spec.dir.sync()?;
-        }
-        Ok(prepared)
+        private::fill(spec, self.style, Some(&Record::fuse(spec.source, settings)))
     }
 
     fn duplicate(&self, spec: &RootSpec<'_>, from: &Dir, _: &str) -> Result<(), DriverError> {
@@ -277,20 +242,7 @@ impl Driver for FuseDriver {
             let reason = format!("{:?} is still served somewhere", from.path_of(MERGED));
             return Self::refuse(reason);
         }
-        spec.dir.create_dir(UPPER, 0o700)?;
-        let upper = spec.dir.open_dir(UPPER)?;
-        duplicate::<DriverError>(&from.open_dir(UPPER)?, &upper, &mut |_| Ok(()))?;
-        for (name, mode) in [(WORK, 0o700), (MERGED, 0o700), (BOTTOM, 0o755)] {
-            if name != BOTTOM || spec.layers.is_empty() {
-                spec.dir.create_dir(name, mode)?;
-            }
-        }
-        record.write(spec.dir, spec.options.durability)?;
-        if spec.options.durability == Durability::Full {
-            // One sync of everything is far cheaper than one for each file.
-            spec.dir.sync_file_system()?;
-        }
-        Ok(())
+        private::fill_from(spec, from, &record)
     }
 
     fn plan<'a>(&self, _: &RootSpec<'a>) -> Result<MountPlan<'a>, DriverError> {

@@ -36,6 +36,7 @@ pub mod mounts;
 mod overlay;
 mod plan;
 mod point;
+mod private;
 mod probe;
 mod record;
 mod usage;
@@ -256,7 +257,7 @@ pub fn state_in(seen: &mounts::Points, source: &str, dir: &Dir) -> Result<RootSt
     match seen.named(source).next() {
         Some(path) => Ok(RootState::Mounted(path.to_owned())),
         // Only the whole table says who serves it.
-        None if seen.at(dir.path_of(fuse::MERGED))?.is_some() => {
+        None if seen.at(dir.path_of(private::MERGED))?.is_some() => {
             fuse::state(&mounts::MountTable::read()?, dir)
         }
         None => Ok(RootState::Unmounted),

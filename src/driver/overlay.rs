@@ -10,23 +10,17 @@ use super::error::DriverError;
 use super::mount_api::{self, MOST_LOWERS};
 use super::mounts::Points;
 use super::plan::{Changes, Lower, OverlayPlan};
+use super::private::{self, BOTTOM, MERGED, TOP, UPPER, WORK};
 use super::record::{self, Record, Settings};
 use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
     ids, in_use, plan, usage,
 };
-use crate::fs::{Dir, Durability, FileType, Optional, duplicate};
-use crate::path::LayerPath;
+use crate::fs::{Dir, Optional};
 use crate::stack::Tree;
 use crate::stack::marks::{Families, Marks};
-use crate::stack::object::{self, Style};
+use crate::stack::object::Style;
 use crate::whiteout::Namespace;
-
-const UPPER: &str = "upper";
-const WORK: &str = "work";
-const MERGED: &str = "merged";
-const TOP: &str = "top";
-const BOTTOM: &str = "bottom";
 
 /// Roots by the kernel's overlayfs.
 #[derive(Clone, Copy, Debug)]
@@ -54,17 +48,6 @@ impl OverlayDriver {
         } else {
             self.families().own()
         }
-    }
-
-    /// Makes the directory `name` in `dir` look like the root of the stack.
-    fn make_root(&self, spec: &RootSpec<'_>, name: &str, prepared: &mut Prepared) -> Result<(), DriverError> {
-        let metadata = spec.layers.root_metadata()?;
-        let path = std::path::Path::new(name);
-        let mut lose = |loss| prepared.losses.push(loss);
-        let root = LayerPath::ROOT;
-        object::create(spec.dir, path, &FileType::Directory)?;
-        object::set_metadata(spec.dir, path, &FileType::Directory, &metadata, self.style, &mut lose, &root)?;
-        Ok(())
     }
 
     /// What all mounts of this root have in common.
@@ -235,48 +218,20 @@ impl Driver for OverlayDriver {
     }
 
     fn prepare(&self, spec: &RootSpec<'_>) -> Result<Prepared, DriverError> {
-        let mut prepared = Prepared::default();
         let settings = Settings::of(&spec.options);
         self.check(&settings)?;
-        match spec.options.access {
-            Access::Writable => {
-                self.make_root(spec, UPPER, &mut prepared)?;
-                spec.dir.create_dir(WORK, 0o700)?;
-                Record::overlay(self.family(spec), settings).write(spec.dir, spec.options.durability)?;
-            }
-            Access::ReadOnly => self.make_root(spec, TOP, &mut prepared)?,
-        }
-        if spec.layers.is_empty() {
-            spec.dir.create_dir(BOTTOM, 0o755)?;
-        }
-        spec.dir.create_dir(MERGED, 0o700)?;
-        if spec.options.durability == Durability::Full {
-            if spec.options.access == Access::Writable {
-                spec.dir.open_dir(UPPER)?.sync()?;
-            }
-            spec.dir.sync()?;
-        }
-        Ok(prepared)
+        let record = match spec.options.access {
+            Access::Writable => Some(Record::overlay(self.family(spec), settings)),
+            Access::ReadOnly => None,
+        };
+        private::fill(spec, self.style, record.as_ref())
     }
 
     fn duplicate(&self, spec: &RootSpec<'_>, from: &Dir, source: &str) -> Result<(), DriverError> {
         let record = Record::read(from, DriverKind::Overlay)?;
         in_use::refuse(from, UPPER, source)?;
         refuse_volatile(from)?;
-        spec.dir.create_dir(UPPER, 0o700)?;
-        let upper = spec.dir.open_dir(UPPER)?;
-        duplicate::<DriverError>(&from.open_dir(UPPER)?, &upper, &mut |_| Ok(()))?;
-        for (name, mode) in [(WORK, 0o700), (MERGED, 0o700), (BOTTOM, 0o755)] {
-            if name != BOTTOM || spec.layers.is_empty() {
-                spec.dir.create_dir(name, mode)?;
-            }
-        }
-        record.write(spec.dir, spec.options.durability)?;
-        if spec.options.durability == Durability::Full {
-            // One sync of everything is far cheaper than one for each file.
-            spec.dir.sync_file_system()?;
-        }
-        Ok(())
+        private::fill_from(spec, from, &record)
     }
 
     fn plan<'a>(&self, spec: &RootSpec<'a>) -> Result<MountPlan<'a>, DriverError> {
