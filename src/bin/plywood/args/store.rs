@@ -1,0 +1,74 @@
+//! What can be said to the commands about the store as a whole, about anything in it, and about the tool.
+
+use clap::{Args, ValueEnum};
+
+/// Show everything about images and containers, as JSON
+///
+/// Prints an array with one object for each NAME, with the field names that docker uses. A name that both a container
+/// and an image have means the container.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  plywood inspect debian:12
+  plywood inspect web | jq -r '.[0].State.Path'")]
+pub(crate) struct InspectArgs {
+    /// Images or containers
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Look only for images, or only for containers
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<Kind>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// An image
+    Image,
+    /// A container
+    Container,
+}
+
+/// Remove from disk what no image and no container needs
+#[derive(Args, Debug)]
+pub(crate) struct GcArgs {
+    /// Only tell what would be removed
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Tell whether everything in the store is there and as it should be
+///
+/// Changes nothing. Exits with 1 if something is wrong.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Look at every byte: hash all blobs, and compare unpacked layers with what they were unpacked from
+    #[arg(long)]
+    pub(crate) deep: bool,
+}
+
+/// Tell what this store and this machine can do, and why this driver
+///
+/// Drivers are tried once, with a mount of their own; what came of it is kept in the store and believed as long as the
+/// kernel, the user, the namespaces and the programs are the same.
+#[derive(Args, Debug)]
+pub(crate) struct InfoArgs {
+    /// Try again, whatever was found out before
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+/// Print completions for a shell
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  plywood completions bash > /etc/bash_completion.d/plywood
+  plywood completions zsh > \"${fpath[1]}/_plywood\"
+  plywood completions fish > ~/.config/fish/completions/plywood.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print the version
+#[derive(Args, Debug)]
+pub(crate) struct VersionArgs {}
