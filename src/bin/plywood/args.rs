@@ -128,6 +128,12 @@ pub(crate) enum Command {
     /// Work with images: list, inspect, remove, mount a read-only view
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
+    /// Work with containers: list, mount, remove
+    #[command(subcommand, arg_required_else_help = true)]
+    Container(ContainerCommand),
+    /// Look after the store as a whole: collect, check
+    #[command(subcommand, arg_required_else_help = true)]
+    System(SystemCommand),
     Gc(GcArgs),
     Check(CheckArgs),
     Info(InfoArgs),
@@ -150,6 +156,32 @@ pub(crate) enum ImageCommand {
     Mount(ImageMountArgs),
     #[command(visible_alias = "unmount")]
     Umount(ImageUmountArgs),
+}
+
+/// `plywood container …`
+#[derive(Subcommand, Debug)]
+pub(crate) enum ContainerCommand {
+    Create(CreateArgs),
+    #[command(visible_alias = "list")]
+    Ls(PsArgs),
+    Rename(RenameArgs),
+    Rm(RmArgs),
+    Mount(MountArgs),
+    #[command(visible_alias = "unmount")]
+    Umount(UmountArgs),
+    #[command(visible_alias = "changes")]
+    Diff(ChangesArgs),
+    Cp(CpArgs),
+    Commit(CommitArgs),
+    Export(ExportArgs),
+}
+
+/// `plywood system …`
+#[derive(Subcommand, Debug)]
+pub(crate) enum SystemCommand {
+    Gc(GcArgs),
+    Check(CheckArgs),
+    Info(InfoArgs),
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `args` | what can be said on the command line |
 //! | `global` | which store, opened how |
-//! | `load` `save` `copy` `images` `containers` `inspect` `store` | the commands |
+//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` | the commands |
 //! | `output` `errors` `progress` `human` | how things are printed |
 //! | `files` `signals` | the world outside the store |
 
@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Cli, Command, ImageCommand};
+use args::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
 use errors::Failure;
 use global::Context;
 
@@ -57,20 +57,15 @@ fn main() -> ExitCode {
 
 fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Load(args) | Command::Image(ImageCommand::Load(args)) => load::load(context, args),
-        Command::Save(args) | Command::Image(ImageCommand::Save(args)) => save::save(context, args),
+        Command::Load(args) => load::load(context, args),
+        Command::Save(args) => save::save(context, args),
         Command::Export(args) => save::export(context, args),
-        Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => images::list(context, args),
-        Command::History(args) | Command::Image(ImageCommand::History(args)) => {
-            images::history(context, args)
-        }
-        Command::Tag(args) | Command::Image(ImageCommand::Tag(args)) => images::tag(context, args),
-        Command::Untag(args) | Command::Image(ImageCommand::Untag(args)) => images::untag(context, args),
-        Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => images::remove(context, args),
-        Command::Image(ImageCommand::Mount(args)) => images::mount(context, args),
-        Command::Image(ImageCommand::Umount(args)) => images::umount(context, args),
+        Command::Images(args) => images::list(context, args),
+        Command::History(args) => images::history(context, args),
+        Command::Tag(args) => images::tag(context, args),
+        Command::Untag(args) => images::untag(context, args),
+        Command::Rmi(args) => images::remove(context, args),
         Command::Inspect(args) => inspect::any(context, args),
-        Command::Image(ImageCommand::Inspect(args)) => inspect::images(context, args),
         Command::Create(args) => containers::create(context, args),
         Command::Ps(args) => containers::list(context, args),
         Command::Rename(args) => containers::rename(context, args),
@@ -80,11 +75,52 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Changes(args) => containers::changes(context, args),
         Command::Cp(args) => copy::copy(context, args),
         Command::Commit(args) => containers::commit(context, args),
+        Command::Image(command) => run_image(context, command),
+        Command::Container(command) => run_container(context, command),
+        Command::System(command) => run_system(context, command),
         Command::Gc(args) => store::gc(context, args),
         Command::Check(args) => check::check(context, args),
         Command::Info(args) => store::info(context, args),
         Command::Completions(args) => store::completions(context, args),
         Command::Version(_) => store::version(context),
+    }
+}
+
+fn run_image(context: &Context, command: &ImageCommand) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Ls(args) => images::list(context, args),
+        ImageCommand::Inspect(args) => inspect::images(context, args),
+        ImageCommand::History(args) => images::history(context, args),
+        ImageCommand::Load(args) => load::load(context, args),
+        ImageCommand::Save(args) => save::save(context, args),
+        ImageCommand::Tag(args) => images::tag(context, args),
+        ImageCommand::Untag(args) => images::untag(context, args),
+        ImageCommand::Rm(args) => images::remove(context, args),
+        ImageCommand::Mount(args) => images::mount(context, args),
+        ImageCommand::Umount(args) => images::umount(context, args),
+    }
+}
+
+fn run_container(context: &Context, command: &ContainerCommand) -> Result<(), Failure> {
+    match command {
+        ContainerCommand::Create(args) => containers::create(context, args),
+        ContainerCommand::Ls(args) => containers::list(context, args),
+        ContainerCommand::Rename(args) => containers::rename(context, args),
+        ContainerCommand::Rm(args) => containers::remove(context, args),
+        ContainerCommand::Mount(args) => containers::mount(context, args),
+        ContainerCommand::Umount(args) => containers::umount(context, args),
+        ContainerCommand::Diff(args) => containers::changes(context, args),
+        ContainerCommand::Cp(args) => copy::copy(context, args),
+        ContainerCommand::Commit(args) => containers::commit(context, args),
+        ContainerCommand::Export(args) => save::export(context, args),
+    }
+}
+
+fn run_system(context: &Context, command: &SystemCommand) -> Result<(), Failure> {
+    match command {
+        SystemCommand::Gc(args) => store::gc(context, args),
+        SystemCommand::Check(args) => check::check(context, args),
+        SystemCommand::Info(args) => store::info(context, args),
     }
 }
 
