@@ -1,0 +1,188 @@
+//! [`Store::check`]: whether everything is there and as it should be.
+//!
+//! Checking only looks. It never stops at the first thing that is wrong, and whatever it finds is said with the names of
+//! those who need it. What can be made again, an unpacked layer that was lost with the last boot, is not wrong; what
+//! nobody needs is not missed.
+//!
+//! - *Quick*: every document is read, every blob that is needed is there in its size, every record can be read, and nothing
+//!   lies in the store that does not belong there. Costs as much as the store has images.
+//! - *Deep*: also every byte. Blobs are hashed, and each layer of an image is made once more beside the store and compared
+//!   with the one that is there. Costs as much as the store has bytes, and for a moment the space of one image.
+
+mod bytes;
+mod documents;
+mod layers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Store;
+use super::damage::Damage;
+use super::error::StoreError;
+use super::names::Named;
+use super::operation::Operation;
+use crate::container::ContainerRecord;
+use crate::digest::Digest;
+use crate::image::Reference;
+use crate::layer::LayerKey;
+
+/// Differences of one layer that are told.
+const MOST_DIFFERENCES: usize = 20;
+
+/// How to check.
+#[derive(Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct CheckOptions<'a> {
+    /// Every byte, and not only whether it is there.
+    pub deep: bool,
+    /// Told how many bytes were looked at, of how many in all, by several threads.
+    pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
+}
+
+impl std::fmt::Debug for CheckOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CheckOptions").field("deep", &self.deep).finish_non_exhaustive()
+    }
+}
+
+/// What a check has looked at, and what it found wrong.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// Everything that is wrong; nothing, if all is well.
+    pub damages: Vec<Damage>,
+    /// Images, those that only containers use included.
+    pub images: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Layers that were unpacked.
+    pub layers: u64,
+    /// Layers that were compared with what their blobs say.
+    pub compared: u64,
+    /// Containers.
+    pub containers: u64,
+}
+
+impl Store {
+    /// Looks whether everything in the store is there and as it should be, and changes nothing. Others may use the store
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] only if looking itself is impossible: the names cannot be read, or the disk fails.
+    pub fn check(&self, options: &CheckOptions<'_>) -> Result<CheckReport, StoreError> {
+        let operation = self.inner.begin()?;
+        let report = Check::new(self, &operation, options).run();
+        operation.end()?;
+        report
+    }
+}
+
+/// A blob that somebody needs.
+#[derive(Debug, Default)]
+struct Needed {
+    /// The size that it should have.
+    size: u64,
+    by: BTreeSet<String>,
+}
+
+/// An image of which every document could be read.
+struct Readable {
+    named: Named,
+    label: String,
+}
+
+/// One check under way.
+struct Check<'a> {
+    store: &'a Store,
+    operation: &'a Operation,
+    options: &'a CheckOptions<'a>,
+    report: CheckReport,
+    blobs: BTreeMap<Digest, Needed>,
+    /// Documents that were found damaged, so that each is told once.
+    damaged: BTreeMap<Digest, (StoreError, BTreeSet<String>)>,
+    readable: Vec<Readable>,
+}
+
+impl<'a> Check<'a> {
+    fn new(store: &'a Store, operation: &'a Operation, options: &'a CheckOptions<'a>) -> Self {
+        let report = CheckReport::default();
+        let (blobs, damaged, readable) = Default::default();
+        Self { store, operation, options, report, blobs, damaged, readable }
+    }
+
+    fn run(mut self) -> Result<CheckReport, StoreError> {
+        let inner = &self.store.inner;
+        for named in inner.names()?.images() {
+            let label = match named.names.first() {
+                Some(name) => format!("image {}", Reference::familiar(name)),
+                None => format!("image {}", named.target.digest),
+            };
+            self.image(named, label)?;
+        }
+        let containers = self.containers()?;
+        for record in &containers {
+            let named = Named { target: record.image.target.clone(), names: Vec::new() };
+            self.image(named, format!("container {}", record.name))?;
+        }
+        let damaged = std::mem::take(&mut self.damaged);
+        self.report.damages.extend(damaged.into_iter().map(|(digest, (error, by))| Damage::Document {
+            digest,
+            error: Box::new(error),
+            needed_by: by.into_iter().collect(),
+        }));
+        self.sizes()?;
+        self.strangers()?;
+        self.report.layers = inner.layers.list()?.len() as u64;
+        if self.options.deep {
+            self.bytes()?;
+            self.layers()?;
+        }
+        Ok(self.report)
+    }
+
+    /// Reads the records of all containers, and what their drivers know of them.
+    fn containers(&mut self) -> Result<Vec<ContainerRecord>, StoreError> {
+        let inner = &self.store.inner;
+        let containers = &inner.layout.containers;
+        let mut records = Vec::new();
+        for entry in containers.names()? {
+            let id = String::from_utf8_lossy(&entry.name).into_owned();
+            let read = inner.container_with_id(&id).and_then(|record| match record {
+                Some(record) => {
+                    let dir = containers.open_dir(&id)?;
+                    inner.driver(record.driver)?.writable(&dir)?;
+                    Ok(Some(record))
+                }
+                None => Ok(None),
+            });
+            match read {
+                Ok(Some(record)) => records.push(record),
+                // It was removed just now.
+                Ok(None) if containers.find_dir(&id)?.is_none() => {}
+                Ok(None) => self.report.damages.push(Damage::Stranger { path: containers.path_of(&id) }),
+                Err(error) => {
+                    let known = inner.container_with_id(&id).ok().flatten();
+                    let name = known.as_ref().map(|record| record.name.clone());
+                    records.extend(known);
+                    self.report.damages.push(Damage::Container { id, name, error: Box::new(error) });
+                }
+            }
+        }
+        self.report.containers = records.len() as u64;
+        Ok(records)
+    }
+
+    /// Looks for what is none of ours.
+    fn strangers(&mut self) -> Result<(), StoreError> {
+        let layout = &self.store.inner.layout;
+        let mut strangers = layout.strangers()?;
+        for entry in layout.layers.names()? {
+            let name = String::from_utf8_lossy(&entry.name);
+            if name.parse::<LayerKey>().is_err() {
+                strangers.push(layout.layers.path_of(&*name));
+            }
+        }
+        self.report.damages.extend(strangers.into_iter().map(|path| Damage::Stranger { path }));
+        Ok(())
+    }
+}
