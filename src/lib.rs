@@ -141,10 +141,10 @@ pub use layer::{Change, ChangeKind};
 pub use limits::Limits;
 pub use parallelism::Parallelism;
 pub use store::{
-    ArchiveFormat, CheckOptions, CheckReport, CommitOptions, Container, ContainerState, CreateOptions,
-    Damage, DamagedImage, DriverChoice, ExportOptions, GcOptions, GcReport, HistoryEntry, Image, Images,
-    Info, LoadOptions, LoadedImage, Mounted, Moved, RemoveContainer, RemoveImage, Removed, SaveOptions,
-    Store, StoreError, StoreOptions, UnmountError, Unpack,
+    ArchiveFormat, CheckOptions, CheckReport, CommitOptions, Container, ContainerState, Containers,
+    CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice, ExportOptions, GcOptions, GcReport,
+    HistoryEntry, Image, Images, Info, LoadOptions, LoadedImage, Mounted, Moved, RemoveContainer,
+    RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, UnmountError, Unpack,
 };
 
 /// The examples in README.md are held to what they say.

@@ -284,6 +284,19 @@ pub fn abandon(dir: &Dir) -> Result<(), DriverError> {
     Ok(())
 }
 
+/// Takes the root named `source` out of sight wherever this process sees it, and everything that is mounted in its private
+/// directory `dir`, whichever driver made it.
+///
+/// # Errors
+///
+/// [`DriverError`] if the kernel refuses.
+pub fn abandon_root(source: &str, dir: &Dir) -> Result<(), DriverError> {
+    while let Some(path) = mounts::Points::read()?.named(source).next() {
+        fuse::detach(&MountPoint::ambient(path)?, Unmount::Lazy)?;
+    }
+    abandon(dir)
+}
+
 /// What to do about a root that is in use.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Unmount {

@@ -76,17 +76,6 @@ pub struct Container {
 }
 
 impl Store {
-    /// All containers, by name.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] if a record cannot be read.
-    pub fn containers(&self) -> Result<Vec<Container>, StoreError> {
-        let mut records = self.inner.container_records()?;
-        records.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(records.into_iter().map(|record| Container { store: self.clone(), record }).collect())
-    }
-
     /// Finds a container by its name, its id or the beginning of its id.
     ///
     /// # Errors

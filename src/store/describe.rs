@@ -49,6 +49,8 @@ impl StoreError {
             Self::ReadOnly { path } => ("read-only", with_path(path, facts![])),
             Self::Index { path, source } => ("damaged", with_path(path, image(source).1)),
             Self::Record { path, .. } => ("damaged", with_path(path, facts![])),
+            Self::RecordMissing { path } => ("damaged", with_path(path, facts![])),
+            Self::ForeignRecord { path, found } => ("damaged", with_path(path, facts![found])),
             Self::NotFound { what, name } => ("not-found", facts![what, name]),
             Self::Ambiguous { what, name, candidates } => {
                 let candidates = candidates.join(" ");

@@ -62,6 +62,20 @@ pub enum StoreError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A container has no record.
+    #[error("the record {path:?} is missing")]
+    RecordMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A container has the record of another.
+    #[error("the record {path:?} is that of container {found}")]
+    ForeignRecord {
+        /// The file.
+        path: PathBuf,
+        /// The id in it.
+        found: String,
+    },
     /// There is no such image or container.
     #[error("there is no {what} {name:?}")]
     NotFound {
@@ -192,6 +206,16 @@ impl StoreError {
             Self::Blob(blob) => {
                 matches!(blob, Missing { .. } | DigestMismatch { .. } | SizeMismatch { .. } | TooLarge { .. })
             }
+            _ => false,
+        }
+    }
+
+    /// Whether this says of one record that it cannot be used, and not that nothing can be read at present.
+    pub(super) fn is_damaged_record(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::Record { .. } | Self::RecordMissing { .. } | Self::ForeignRecord { .. } => true,
+            Self::Io(error) => !matches!(error.errno(), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)),
             _ => false,
         }
     }

@@ -64,7 +64,7 @@ impl Store {
             path: self.path(),
             read_only,
             images: inner.names()?.images().len() as u64,
-            containers: inner.container_records()?.len() as u64,
+            containers: inner.sorted_containers()?.0.len() as u64,
             layers: keys.len() as u64,
             unsettled_layers: unsettled,
             blob_bytes: blobs.iter().map(|(_, size)| size).sum(),

@@ -6,6 +6,7 @@
 mod check;
 mod commit;
 mod container;
+mod containers;
 mod copies;
 mod create;
 mod damage;
@@ -38,6 +39,7 @@ use crate::layer::LayerStore;
 pub use check::{CheckOptions, CheckReport};
 pub use commit::CommitOptions;
 pub use container::{Container, ContainerState, ExportOptions, Notes, RemoveContainer};
+pub use containers::{Containers, DamagedContainer};
 pub use create::CreateOptions;
 pub use damage::Damage;
 pub use error::StoreError;

@@ -10,7 +10,7 @@ use super::operation::Operation;
 use crate::container::ContainerRecord;
 use crate::fs::{Context, Dir, Durability, Lock, LockMode};
 
-const RECORD: &str = "container.json";
+pub(super) const RECORD: &str = "container.json";
 /// Bytes of a record at most: room for a megabyte of labels and more.
 const LONGEST_RECORD: u64 = 64 << 20;
 const NAMES_LOCK: &str = "names";
@@ -54,9 +54,13 @@ impl Inner {
         Ok(operation.workspace().replace(&bytes, dir, RECORD, self.options.durability)?)
     }
 
-    /// The records of all containers.
+    /// The records of all containers; an error if one cannot be read.
     pub(super) fn container_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
-        self.records_in(&self.layout.containers)
+        let (records, damaged) = self.sorted_containers()?;
+        match damaged.into_iter().next() {
+            Some(damaged) => Err(damaged.error),
+            None => Ok(records),
+        }
     }
 
     /// The records of all containers or views in `dir`.
@@ -103,7 +107,7 @@ impl Inner {
             .collect();
         match ids[..] {
             [] => Ok(None),
-            [id] => self.container_with_id(id),
+            [id] => self.known_container(id),
             _ => {
                 let candidates = ids.iter().map(|id| (*id).to_owned()).collect();
                 Err(StoreError::Ambiguous { what: "container", name: prefix.to_owned(), candidates })
@@ -112,7 +116,8 @@ impl Inner {
     }
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether `text` can be the id of a container.
+pub(super) fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -238,3 +238,26 @@ fn a_check_says_what_is_wrong_and_fails_if_something_is() {
     assert_eq!(report["damages"][0]["kind"], "layer");
     assert_eq!(report["damages"][0]["needed_by"][0], "image base:1");
 }
+
+#[test]
+fn a_damaged_container_is_listed_apart_and_can_be_removed_by_force() {
+    let tool = Tool::new();
+    tool.load_base();
+    let id = tool.text(&["create", "--name", "web", "base:1"]).trim().to_owned();
+    tool.text(&["create", "--name", "other", "base:1"]);
+    fs::write(tool.root().join("containers").join(&id).join("container.json"), "{").unwrap();
+    let output = tool.run(&["ps"]);
+    let (listed, said) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && listed.contains("other") && !listed.contains("web"), "{listed}{said}");
+    for word in [&id, "web", "damaged", "plywood rm --force"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let output = tool.run(&["rm", "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("plywood rm --force"), "{said}");
+    assert_eq!(tool.text(&["rm", "--force", &id[..12]]), format!("{}\n", &id[..12]));
+    assert!(!tool.root().join("containers").join(&id).exists());
+    tool.text(&["gc"]);
+}

@@ -248,3 +248,58 @@ fn many_processes_get_a_name_each_or_none() {
     assert_eq!(names(&world.store), ["name-0", "name-1"]);
     assert!(names_in(&world.path().join("staging")).is_empty());
 }
+
+#[test]
+fn a_container_that_nobody_can_read_is_in_the_way_of_no_other_and_goes_only_when_told_to() {
+    privilege::under(&[Privilege::Root, Privilege::Plain], |privilege| {
+        for &kind in drivers(privilege) {
+            let world = World::driver(kind);
+            let image = world.load_image(&sample());
+            let create = |name| world.store.create_container(&image, &CreateOptions::named(name)).unwrap();
+            let (cut, gone, whole) = (create("cut"), create("gone"), create("whole"));
+            let path = |container: &Container| world.path().join("containers").join(container.id());
+            fs::write(path(&cut).join("container.json"), "{\"version\":1,").unwrap();
+            fs::remove_file(path(&gone).join("container.json")).unwrap();
+
+            let found = world.store.containers().unwrap();
+            assert_eq!(found.iter().map(Container::name).collect::<Vec<_>>(), ["whole"]);
+            let damaged: BTreeSet<_> =
+                found.damaged().iter().map(|one| (&*one.id, one.name.as_deref())).collect();
+            assert_eq!(damaged, BTreeSet::from([(cut.id(), Some("cut")), (gone.id(), Some("gone"))]));
+            assert!(found.damaged().iter().all(|one| one.error.kind() == "damaged"));
+            assert_eq!(whole.mount().unwrap().unmount().unwrap().name(), "whole");
+            for name in ["cut", cut.id(), gone.id()] {
+                assert_eq!(world.store.container(name).unwrap_err().kind(), "damaged", "{name}");
+            }
+            // What they need cannot be known, so nothing is collected; what they wrote stays.
+            assert_eq!(world.refuse(|store| store.gc(&Default::default())).kind(), "damaged");
+            let refused =
+                world.refuse(|store| store.remove_damaged_container("whole", RemoveContainer::Force));
+            assert_eq!(refused.kind(), "not-found");
+            world.store.remove_damaged_container("cut", RemoveContainer::Refuse).unwrap();
+            world.store.remove_damaged_container(&gone.id()[..20], RemoveContainer::Force).unwrap();
+            assert_eq!(names_in(&world.path().join("names")), BTreeSet::from(["whole".to_owned()]));
+            assert_eq!(names_in(&world.path().join("containers")), BTreeSet::from([whole.id().to_owned()]));
+            world.store.gc(&Default::default()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_damaged_container_that_is_mounted_is_unmounted_when_it_is_removed_by_force() {
+    privilege::under(MOUNTING, |privilege| {
+        for &kind in drivers(privilege).iter().filter(|kind| **kind != DriverKind::Copy) {
+            let world = World::driver(kind);
+            let image = world.load_image(&sample());
+            let container = world.store.create_container(&image, &CreateOptions::named("used")).unwrap();
+            let path = container.mount().unwrap().keep();
+            fs::write(world.path().join("containers").join(container.id()).join("container.json"), "")
+                .unwrap();
+            let error = world.refuse(|store| store.remove_damaged_container("used", RemoveContainer::Refuse));
+            assert_eq!(error.kind(), "container-mounted", "{}", chain(&error));
+            world.store.remove_damaged_container("used", RemoveContainer::Force).unwrap();
+            assert!(!path.exists());
+            assert!(names_in(&world.path().join("containers")).is_empty());
+        }
+    });
+}

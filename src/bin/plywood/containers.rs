@@ -6,14 +6,16 @@ use plywood::driver::RootOptions;
 use plywood::fs::Timestamp;
 use plywood::image::time;
 use plywood::layer::ChangeKind;
-use plywood::{CommitOptions, Container, ContainerState, CreateOptions, RemoveContainer, Store, StoreError};
+use plywood::{
+    CommitOptions, Container, ContainerState, Containers, CreateOptions, RemoveContainer, Store, StoreError,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::{
     ChangesArgs, CommitArgs, CreateArgs, MountArgs, PsArgs, RenameArgs, RmArgs, RootArgs, UmountArgs,
 };
-use crate::errors::{Failure, each};
+use crate::errors::{Failure, chain, each};
 use crate::global::Context;
 use crate::human;
 use crate::images;
@@ -24,6 +26,9 @@ use crate::progress::Meter;
 pub(crate) fn find(store: &Store, name: &str) -> Result<Container, Failure> {
     store.container(name).map_err(|error| hinted(store, error))
 }
+
+/// The next step where a container is damaged.
+const MEND: &str = "try `plywood repair`, or remove it with `plywood rm --force`";
 
 /// An error about a container, with the next step.
 fn hinted(store: &Store, error: StoreError) -> Failure {
@@ -38,6 +43,9 @@ fn hinted(store: &Store, error: StoreError) -> Failure {
         }
         StoreError::Mounted { container, .. } => {
             Some(format!("use `plywood umount {container}` first, or -f"))
+        }
+        StoreError::Record { .. } | StoreError::RecordMissing { .. } | StoreError::ForeignRecord { .. } => {
+            Some(MEND.to_owned())
         }
         _ => None,
     })
@@ -105,7 +113,12 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
         driver: String,
     }
     let output = context.output;
-    let containers = context.open_if_there()?.map_or_else(|| Ok(Vec::new()), |store| store.containers())?;
+    let containers =
+        context.open_if_there()?.map_or_else(|| Ok(Containers::default()), |store| store.containers())?;
+    for damaged in containers.damaged() {
+        let (id, name) = (&damaged.id, damaged.name.as_deref().unwrap_or("no name"));
+        output.warn(&format!("container {id} ({name}) is damaged: {}; {MEND}", chain(&damaged.error)));
+    }
     if output.quiet && !output.json {
         return output.lines(containers.iter().map(Container::id));
     }
@@ -178,9 +191,20 @@ pub(crate) fn remove(context: &Context, args: &RmArgs) -> Result<(), Failure> {
     let output = context.output;
     let how = if args.force { RemoveContainer::Force } else { RemoveContainer::Refuse };
     each(output, &args.containers, |name| {
-        let container = find(&store, name)?;
-        let removed = json!({"id": container.id(), "name": container.name()});
-        container.remove(how).map_err(|error| hinted(&store, error))?;
+        let removed = match find(&store, name) {
+            Ok(container) => {
+                let removed = json!({"id": container.id(), "name": container.name()});
+                container.remove(how).map_err(|error| hinted(&store, error))?;
+                removed
+            }
+            // It may be one that nobody can read.
+            Err(failure) if args.force => match store.remove_damaged_container(name, how) {
+                Ok(()) => json!({"id": name}),
+                Err(StoreError::NotFound { .. }) => return Err(failure),
+                Err(error) => return Err(hinted(&store, error)),
+            },
+            Err(failure) => return Err(failure),
+        };
         if !output.json && !output.quiet {
             output.line(name)?;
         }

@@ -16,10 +16,12 @@ mod layers;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Store;
+use super::containers::DamagedContainer;
 use super::damage::Damage;
 use super::error::StoreError;
 use super::names::Named;
 use super::operation::Operation;
+use super::records::is_id;
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::image::Reference;
@@ -144,28 +146,17 @@ impl<'a> Check<'a> {
     fn containers(&mut self) -> Result<Vec<ContainerRecord>, StoreError> {
         let inner = &self.store.inner;
         let containers = &inner.layout.containers;
-        let mut records = Vec::new();
-        for entry in containers.names()? {
-            let id = String::from_utf8_lossy(&entry.name).into_owned();
-            let read = inner.container_with_id(&id).and_then(|record| match record {
-                Some(record) => {
-                    let dir = containers.open_dir(&id)?;
-                    inner.driver(record.driver)?.writable(&dir)?;
-                    Ok(Some(record))
-                }
-                None => Ok(None),
-            });
-            match read {
-                Ok(Some(record)) => records.push(record),
-                // It was removed just now.
-                Ok(None) if containers.find_dir(&id)?.is_none() => {}
-                Ok(None) => self.report.damages.push(Damage::Stranger { path: containers.path_of(&id) }),
-                Err(error) => {
-                    let known = inner.container_with_id(&id).ok().flatten();
-                    let name = known.as_ref().map(|record| record.name.clone());
-                    records.extend(known);
-                    self.report.damages.push(Damage::Container { id, name, error: Box::new(error) });
-                }
+        let (records, damaged) = inner.sorted_containers()?;
+        for DamagedContainer { id, name, error } in damaged {
+            self.report.damages.push(Damage::Container { id, name, error: Box::new(error) });
+        }
+        for record in &records {
+            let Some(dir) = containers.find_dir(&record.id)? else { continue };
+            if let Err(error) = inner.driver(record.driver)?.writable(&dir)
+                && containers.find(&record.id)?.is_some()
+            {
+                let (id, name) = (record.id.clone(), Some(record.name.clone()));
+                self.report.damages.push(Damage::Container { id, name, error: Box::new(error.into()) });
             }
         }
         self.report.containers = records.len() as u64;
@@ -176,6 +167,12 @@ impl<'a> Check<'a> {
     fn strangers(&mut self) -> Result<(), StoreError> {
         let layout = &self.store.inner.layout;
         let mut strangers = layout.strangers()?;
+        for entry in layout.containers.names()? {
+            let name = String::from_utf8_lossy(&entry.name);
+            if !is_id(&name) {
+                strangers.push(layout.containers.path_of(&*name));
+            }
+        }
         for entry in layout.layers.names()? {
             let name = String::from_utf8_lossy(&entry.name);
             if name.parse::<LayerKey>().is_err() {
