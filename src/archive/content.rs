@@ -8,7 +8,7 @@ use super::LoadError;
 use super::arrival::Source;
 use super::load::Destination;
 use super::walk::Lookup;
-use crate::blob::{BlobError, Blobs};
+use crate::blob::{BlobError, BlobSource, Blobs};
 use crate::codec::{Compression, sniff};
 use crate::digest::{Algorithm, Digest};
 use crate::fs::Context;
@@ -82,11 +82,11 @@ impl Layout {
 
 impl<'w> Content<'w> for Layout {
     fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        find_in(&self.0, digest)
+        find_in(&*self.0, digest)
     }
 
     fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        read_in(&self.0, digest, limit)
+        read_in(&*self.0, digest, limit)
     }
 
     fn source(&mut self, _: &Digest) -> Result<Source<'w>, LoadError> {
@@ -116,7 +116,7 @@ pub(super) fn verify(
 }
 
 /// What a layout has under `digest`.
-pub(super) fn find_in(blobs: &Blobs, digest: &Digest) -> Result<Option<Found>, LoadError> {
+pub(super) fn find_in(blobs: &dyn BlobSource, digest: &Digest) -> Result<Option<Found>, LoadError> {
     let Some(file) = open(blobs, digest)? else { return Ok(None) };
     let path = blobs.path(digest);
     let size = file.metadata().at("stat", &path)?.len();
@@ -126,14 +126,18 @@ pub(super) fn find_in(blobs: &Blobs, digest: &Digest) -> Result<Option<Found>, L
 }
 
 /// The first bytes of a document that a layout has, one more than `limit` at most.
-pub(super) fn read_in(blobs: &Blobs, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+pub(super) fn read_in(
+    blobs: &dyn BlobSource,
+    digest: &Digest,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, LoadError> {
     let Some(file) = open(blobs, digest)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).at("read", blobs.path(digest))?;
     Ok(Some(bytes))
 }
 
-fn open(blobs: &Blobs, digest: &Digest) -> Result<Option<File>, LoadError> {
+fn open(blobs: &dyn BlobSource, digest: &Digest) -> Result<Option<File>, LoadError> {
     match blobs.open_blob(digest) {
         Ok(file) => Ok(Some(file)),
         Err(BlobError::Missing { .. }) => Ok(None),

@@ -12,7 +12,7 @@ use super::load::Loaded;
 use super::target::Target;
 use super::walk::{Lookup, Walk};
 use super::{LoadError, SaveError, Warning, docker, oci};
-use crate::blob::{BlobError, Blobs};
+use crate::blob::{BlobError, BlobSource};
 use crate::changeset::{Entry, EntryKind, Writer};
 use crate::codec::Compression;
 use crate::digest::{Digest, Hasher};
@@ -100,7 +100,7 @@ impl SaveOptions<'_> {
 /// [`SaveError`]. Everything but the bytes of layers was verified before the first byte is written.
 pub fn save(
     images: &[SaveImage],
-    blobs: &Blobs,
+    blobs: &dyn BlobSource,
     format: ArchiveFormat,
     out: impl Write,
     options: &SaveOptions<'_>,
@@ -152,7 +152,7 @@ pub fn save(
 /// [`SaveError`]. The layout lists the images only after everything of them is there.
 pub fn save_layout(
     images: &[SaveImage],
-    blobs: &Blobs,
+    blobs: &dyn BlobSource,
     into: &Dir,
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {
@@ -179,7 +179,11 @@ struct Gathered {
     warnings: Vec<Warning>,
 }
 
-fn gather(images: &[SaveImage], blobs: &Blobs, options: &SaveOptions<'_>) -> Result<Gathered, SaveError> {
+fn gather(
+    images: &[SaveImage],
+    blobs: &dyn BlobSource,
+    options: &SaveOptions<'_>,
+) -> Result<Gathered, SaveError> {
     let cancelled = || options.is_cancelled();
     // The store was asked for as much as there is in it.
     let limits = Limits { documents_memory: u64::MAX, ..options.limits.clone() };
@@ -216,7 +220,7 @@ fn gather(images: &[SaveImage], blobs: &Blobs, options: &SaveOptions<'_>) -> Res
     Ok(Gathered { listed, needed: walk.needed.top_down().collect(), warnings })
 }
 
-fn has_zstd_layer(loaded: &Loaded, blobs: &Blobs) -> Result<bool, SaveError> {
+fn has_zstd_layer(loaded: &Loaded, blobs: &dyn BlobSource) -> Result<bool, SaveError> {
     for layer in loaded.manifests.iter().flat_map(|image| &image.manifest.layers) {
         let image = |source| SaveError::Image { image: loaded.target.digest, source };
         let found = find_in(blobs, &layer.digest).map_err(image)?;
@@ -228,7 +232,7 @@ fn has_zstd_layer(loaded: &Loaded, blobs: &Blobs) -> Result<bool, SaveError> {
 }
 
 /// The blobs of a store, and nothing else.
-struct Stored<'a>(&'a Blobs);
+struct Stored<'a>(&'a dyn BlobSource);
 
 impl Lookup for Stored<'_> {
     fn pin(&mut self, _: &[Digest]) -> Result<(), LoadError> {
@@ -281,7 +285,7 @@ impl<'a> Copying<'a> {
     /// Hands out the bytes of a blob, and makes sure that they were it.
     fn blob(
         &mut self,
-        blobs: &Blobs,
+        blobs: &dyn BlobSource,
         digest: &Digest,
         size: u64,
         mut write: impl FnMut(&[u8]) -> Result<(), SaveError>,

@@ -10,14 +10,15 @@
 //! Invariant 1: a blob's file name is the digest of its bytes. Bytes are written to staging, hashed on the way, and get
 //! a name only when the hash is known; nothing is ever written to a named blob. Knows nothing of what the bytes mean.
 
+mod source;
 mod writer;
 
 use std::fs::File;
-use std::io::Read;
 
 use crate::digest::{Algorithm, Digest, DigestError};
-use crate::fs::{self, Context, Dir, Durability, Optional, Stat, Workspace};
+use crate::fs::{self, Context, Dir, Durability, Optional, Workspace};
 
+pub use source::BlobSource;
 pub use writer::{BlobWriter, ParkedBlob, StagedBlob};
 
 /// The file that makes a directory an image layout.
@@ -140,12 +141,7 @@ impl Blobs {
     ///
     /// [`BlobError::Io`] if that cannot be told.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
-        // Other tools may have made the blob a symlink into a shared cache; they are followed on opening as well.
-        match self.open_blob(digest) {
-            Ok(file) => Ok(Some(Stat::of(&file).at_path("stat", || self.path(digest))?.size)),
-            Err(BlobError::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        BlobSource::size(self, digest)
     }
 
     /// Whether there is no need to store the blob: it is there with `size` bytes. Of a small one, as documents are, the
@@ -190,19 +186,7 @@ impl Blobs {
     ///
     /// [`BlobError`] if it is missing, larger than `limit` bytes, or not what its name says.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, BlobError> {
-        let file = self.open_blob(digest)?;
-        let size = Stat::of(&file).at_path("stat", || self.path(digest))?.size;
-        // One more than there is, so that the end is seen without growing.
-        let mut bytes = Vec::with_capacity(usize::try_from(size.min(limit)).unwrap_or(0) + 1);
-        file.take(limit + 1).read_to_end(&mut bytes).at_path("read", || self.path(digest))?;
-        if bytes.len() as u64 > limit {
-            return Err(BlobError::TooLarge { digest: *digest, limit });
-        }
-        let actual = Digest::of_with(digest.algorithm(), &bytes);
-        if actual != *digest {
-            return Err(BlobError::DigestMismatch { expected: *digest, actual });
-        }
-        Ok(bytes)
+        BlobSource::read(self, digest, limit)
     }
 
     /// Starts a blob in `workspace`, to be named by `algorithm`.
