@@ -15,6 +15,27 @@ use super::unpack::{Below, Losses, Unpacked};
 use crate::digest::{ChainId, DiffId};
 use crate::stack::Stack;
 
+/// Whether every one of `layers`, bottom first, stands on what it assumes of those below it. One that is shared may have
+/// been made again for another base meanwhile, or be another store's now.
+///
+/// # Errors
+///
+/// [`LayerError::Io`] if a directory cannot be read.
+pub fn agree(layers: &[Layer]) -> Result<bool, LayerError> {
+    for (height, Layer { key, record, .. }) in layers.iter().enumerate() {
+        // What is bound was made for this base.
+        if record.assumed.is_empty() || !matches!(key, LayerKey::Free(_)) {
+            continue;
+        }
+        let below = Stack::new(layers[..height].iter().rev().map(|layer| &layer.tree));
+        let here = bind::assume(&below, record.assumed.iter().map(|assumed| &assumed.path))?;
+        if here.crosses_link || here.directories != record.assumed {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The layers of an image that are in place.
 pub(super) struct Base<'b, 's, 'w> {
     context: &'b Context<'w>,
@@ -60,7 +81,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
             return Ok(layer);
         }
         let store = self.context.store;
-        if let State::Good(layer) = store.look(bound)? {
+        if let State::Good(layer) = store.seek(bound)? {
             return Ok(*layer);
         }
         let free = LayerKey::Free(source.diff_id);
@@ -71,7 +92,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
                 Slot::Staged(staged) => return self.staged(source, bound, *staged),
                 Slot::Open => {}
             }
-            if let State::Good(layer) = store.look(free)? {
+            if let State::Good(layer) = store.seek(free)? {
                 return self.on_this_base(source, bound, *layer);
             }
             // Left to someone else, or removed since.
@@ -90,15 +111,16 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
     ) -> Result<Layer, LayerError> {
         let paths = layer.record.assumed.iter().map(|assumed| &assumed.path);
         let here = bind::assume(&self.stack(), paths)?;
-        if here.crosses_link {
+        if here.directories == layer.record.assumed && !here.crosses_link {
+            return Ok(layer);
+        }
+        // A variant would share its files, and so write to another's store.
+        if here.crosses_link || layer.lent {
             let again = self.context.work.directory()?;
             let tree = LayerStore::stage_tree(&again)?;
             let alone = self.context.unpack(source, &tree, None, None)?;
             again.discard()?;
             return self.unpack_on_base(source, bound, &alone);
-        }
-        if here.directories == layer.record.assumed {
-            return Ok(layer);
         }
         self.variant(bound, &layer, here.directories)
     }
@@ -113,7 +135,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         let free = LayerKey::Free(source.diff_id);
         if staged.lock.is_none() {
             staged.lock = Some(self.context.lock(free)?);
-            if let State::Good(layer) = self.context.store.look(free)? {
+            if let State::Good(layer) = self.context.store.seek(free)? {
                 staged.dir.discard()?;
                 return self.on_this_base(source, bound, *layer);
             }
@@ -145,7 +167,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
     ) -> Result<Layer, LayerError> {
         let context = self.context;
         let _lock = context.lock(bound)?;
-        if let State::Good(layer) = context.store.look(bound)? {
+        if let State::Good(layer) = context.store.seek(bound)? {
             return Ok(*layer);
         }
         let dir = context.work.directory()?;
@@ -168,7 +190,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
     ) -> Result<Layer, LayerError> {
         let context = self.context;
         let _lock = context.lock(bound)?;
-        if let State::Good(layer) = context.store.look(bound)? {
+        if let State::Good(layer) = context.store.seek(bound)? {
             return Ok(*layer);
         }
         let dir = context.work.directory()?;

@@ -236,14 +236,14 @@ impl<'c> Context<'c> {
             if found.missing.contains_key(&diff_id) || found.ready.contains_key(&diff_id) {
                 continue;
             }
-            match self.store.look(LayerKey::Free(diff_id))? {
+            match self.store.seek(LayerKey::Free(diff_id))? {
                 // What assumes nothing is the same on every base, and no other form of it was ever made.
                 State::Good(layer) if layer.record.assumed.is_empty() => {
                     found.ready.insert(diff_id, *layer);
                 }
                 State::Good(_) => {}
                 State::Absent | State::Untrusted => {
-                    if !matches!(self.store.look(LayerKey::Bound(top))?, State::Good(_)) {
+                    if !matches!(self.store.seek(LayerKey::Bound(top))?, State::Good(_)) {
                         found.missing.insert(diff_id, Job { source, slot: Slot::Open });
                     }
                 }
@@ -338,7 +338,7 @@ impl<'c> Context<'c> {
         'c: 'env,
     {
         let key = LayerKey::Free(source.diff_id);
-        if let State::Good(_) = self.store.look(key)? {
+        if let State::Good(_) = self.store.seek(key)? {
             return Ok(Slot::Published(None));
         }
         let dir = self.work.directory()?;

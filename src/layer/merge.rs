@@ -9,8 +9,8 @@
 //! is below, acts on the layers below the merged ones as it did before. Which layers are merged depends on the stack
 //! alone, and the lowest are, so images with a common base share what was merged of it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ use super::bind;
 use super::key::{LayerKey, merged_digest};
 use super::record::{HighestIds, Record};
 use super::store::{Layer, LayerError, LayerStore, State};
-use crate::fs::{Dir, Result, Workspace};
+use crate::fs::{Dir, Result, Stat, Workspace};
 use crate::path::LayerPath;
 use crate::stack::marks::Families;
 use crate::stack::{Found, Stack};
@@ -76,27 +76,31 @@ impl LayerStore {
     pub fn ensure_merged(&self, layers: &[LayerKey], work: &Workspace) -> Result<Layer, LayerError> {
         let digest = merged_digest(layers);
         let key = LayerKey::Merged(digest);
-        if let State::Good(layer) = self.look(key)? {
+        if let State::Good(layer) = self.seek(key)? {
             return Ok(*layer);
         }
         let _lock = self.lock(key)?;
-        if let State::Good(layer) = self.look(key)? {
+        if let State::Good(layer) = self.seek(key)? {
             return Ok(*layer);
         }
-        let open = |key: &LayerKey| self.get(*key)?.ok_or(LayerError::Gone { key: *key });
+        let open = |key: &LayerKey| self.find(*key)?.ok_or(LayerError::Gone { key: *key });
         let opened = layers.iter().map(open).collect::<Result<Vec<Layer>, _>>()?;
         let stack = Stack::new(opened.iter().rev().map(|layer| &layer.tree));
         let families = self.abilities(work)?.families;
         let staged = work.directory()?;
         let tree = Self::stage_tree(&staged)?;
-        let entries = merge(&stack, &tree, families)?;
+        // Highest first, as the trees of a stack.
+        let lent: Vec<bool> = opened.iter().rev().map(|layer| layer.lent).collect();
+        let Merged { entries, copied } = merge(&stack, &lent, &tree, families)?;
         let declares_root = opened.iter().any(|layer| layer.tree.declares_root);
         let mut highest = HighestIds::default();
         for HighestIds { uid, gid } in opened.iter().map(|layer| layer.record.highest_ids) {
             highest.include(uid, gid);
         }
         let boot = self.boot.clone();
-        let record = Record::merged(digest, layers.to_vec(), families, entries, declares_root, highest, boot);
+        let mut record =
+            Record::merged(digest, layers.to_vec(), families, entries, declares_root, highest, boot);
+        record.data_bytes = copied;
         self.publish(key, staged, record, work, false)
     }
 }
@@ -109,16 +113,25 @@ struct Merging {
     closed: bool,
 }
 
-/// Makes in `into`, a fresh directory, what `layers` show, with their effect on what is below them. Returns the number of
-/// names.
-fn merge(layers: &Stack<'_>, into: &Dir, families: Families) -> Result<u64> {
-    let Some(root) = layers.root()? else { return Ok(0) };
+/// What became of merging.
+struct Merged {
+    /// Names in it.
+    entries: u64,
+    /// Bytes of data that are not second names of the layers' own.
+    copied: u64,
+}
+
+/// Makes in `into`, a fresh directory, what `layers` show, with their effect on what is below them. Files of layers that
+/// are `lent` are copied: a second name would be written to another's store.
+fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> Result<Merged> {
+    let Some(root) = layers.root()? else { return Ok(Merged { entries: 0, copied: 0 }) };
     let closed = layers.hides_below()?;
     if closed {
         families.mark_opaque(into, Path::new("."))?;
     }
     let mut directories = vec![Merging { path: LayerPath::ROOT, found: root, closed }];
     let (mut next, mut entries) = (0, 0);
+    let mut copies = Copies::default();
     while let Some(Merging { path, found, closed }) = directories.get(next) {
         next += 1;
         let target = into.open_dir(path.as_path())?;
@@ -146,6 +159,10 @@ fn merge(layers: &Stack<'_>, into: &Dir, families: Families) -> Result<u64> {
                             slot.insert(layers.tree(found.tree()).dir.open_dir(path.as_path())?)
                         }
                     };
+                    if lent[found.tree()] {
+                        copies.add(source, (into, &target), path.join(&name), &found.stat)?;
+                        continue;
+                    }
                     match source.hard_link(on_disk, &target, on_disk) {
                         // The file system counts no further, or does not let this process link this file.
                         Err(error) if matches!(error.errno(), Some(Errno::MLINK | Errno::PERM)) => {
@@ -171,7 +188,33 @@ fn merge(layers: &Stack<'_>, into: &Dir, families: Families) -> Result<u64> {
             bind::copy_raw(&tree.dir, into, path.as_path(), &stat, keep)?;
         }
     }
-    Ok(entries)
+    Ok(Merged { entries, copied: copies.bytes })
+}
+
+/// Files that are copied instead of getting a second name. Those that are one file stay one.
+#[derive(Default)]
+struct Copies {
+    /// Where the copy is, by device and inode of the original.
+    made: HashMap<(u64, u64), LayerPath>,
+    bytes: u64,
+}
+
+impl Copies {
+    /// Copies a file in the directory `from` to the one of the same name in `target`, which is at `path` in `into`.
+    fn add(&mut self, from: &Dir, (into, target): (&Dir, &Dir), path: LayerPath, stat: &Stat) -> Result<()> {
+        let at = path.as_path();
+        let original = (stat.device, stat.inode);
+        if let Some(copy) = self.made.get(&original) {
+            return into.hard_link(copy.as_path(), into, at);
+        }
+        let name = at.file_name().map_or(at, Path::new);
+        bind::copy(from, target, name, stat)?;
+        self.bytes += stat.allocated.min(stat.size);
+        if stat.links > 1 {
+            self.made.insert(original, path);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

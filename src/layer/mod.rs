@@ -9,6 +9,7 @@ mod ensure;
 mod flatten;
 mod key;
 mod known;
+mod lent;
 mod merge;
 mod pack;
 mod record;
@@ -18,12 +19,14 @@ mod verify;
 mod xattrs;
 
 pub use abilities::Abilities;
+pub use base::agree;
 pub use diff::{
     Change, ChangeKind, CopyRecord, Diff, DiffEntry, DiffError, DiffEvent, EntryChange, Selection,
 };
 pub use ensure::{EnsureOptions, Ensured, LayerSource, Made, OpenBlob, Progress};
 pub use flatten::{flatten, flatten_part};
 pub use key::{LayerKey, LayerKeyError};
+pub use lent::LentLayers;
 pub use merge::{MOST_STACKED, Stacking};
 pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory};
 pub use record::{Assumed, Form, HighestIds, Record, RecordError};

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use super::abilities::Abilities;
 use super::key::LayerKey;
 use super::known::Known;
+use super::lent::LentLayers;
 use super::record::{Record, RecordError};
 use super::unpack::UnpackError;
 use crate::digest::{DiffId, Digest};
@@ -37,6 +38,8 @@ pub struct LayerStore {
     pub(super) boot: Option<String>,
     abilities: OnceLock<Abilities>,
     known: Known,
+    /// Those of other stores, in the order in which they are asked.
+    lent: Vec<LentLayers>,
 }
 
 /// One unpacked layer.
@@ -49,12 +52,14 @@ pub struct Layer {
     pub tree: Tree,
     /// What is known of it.
     pub record: Record,
+    /// Whether it belongs to another store: nothing of it may be changed, not even the number of its files' names.
+    pub lent: bool,
 }
 
 impl Layer {
     fn new(key: LayerKey, tree: Dir, record: Record) -> Self {
         let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
-        Self { key, tree, record }
+        Self { key, tree, record, lent: false }
     }
 }
 
@@ -112,10 +117,30 @@ impl LayerStore {
                 None
             }
         };
-        Self { layers, locks, boot, abilities: OnceLock::new(), known: Known::default() }
+        Self { layers, locks, boot, abilities: OnceLock::new(), known: Known::default(), lent: Vec::new() }
     }
 
-    /// Opens a layer; `None` if it is not there or cannot be trusted any more, which [`LayerStore::ensure`] mends.
+    /// The same with other stores that lend theirs: what is not here is taken from the first that has it.
+    #[must_use]
+    pub fn with_lent(mut self, lent: Vec<LentLayers>) -> Self {
+        self.lent = lent;
+        self
+    }
+
+    /// Opens a layer, be it lent; `None` if it is nowhere or cannot be trusted any more, which [`LayerStore::ensure`]
+    /// mends.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if that cannot be told.
+    pub fn find(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
+        match self.seek(key)? {
+            State::Good(layer) => Ok(Some(*layer)),
+            State::Absent | State::Untrusted => Ok(None),
+        }
+    }
+
+    /// Opens a layer of this store; `None` if it is not there or cannot be trusted any more.
     ///
     /// # Errors
     ///
@@ -196,7 +221,17 @@ impl LayerStore {
         Ok(*self.abilities.get_or_init(|| found))
     }
 
-    /// What is there under `key`.
+    /// What there is under `key`, here or lent.
+    pub(super) fn seek(&self, key: LayerKey) -> Result<State, LayerError> {
+        let here = self.look(key)?;
+        if matches!(here, State::Good(_)) {
+            return Ok(here);
+        }
+        let lent = self.lent.iter().find_map(|lender| lender.find(key));
+        Ok(lent.map_or(here, |layer| State::Good(Box::new(layer))))
+    }
+
+    /// What is here under `key`.
     pub(super) fn look(&self, key: LayerKey) -> Result<State, LayerError> {
         let name = key.to_string();
         if let Some(layer) = self.look_again(key, &name)? {

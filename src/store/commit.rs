@@ -89,6 +89,7 @@ impl Container {
         let (container, layers) = self.restored()?;
         let operation = container.store.inner.begin()?;
         let outcome = container.commit_in(layers, &operation, options);
+        let outcome = outcome.map_err(|error| container.store.inner.lacking(container.name(), error));
         container.store.conclude(operation, outcome)
     }
 
@@ -123,6 +124,8 @@ impl Container {
             }
             None => config.push_empty_layer(step),
         }
+        // What the base was lent of is this store's own from now on.
+        store.inner.take_over_blobs(&base.manifest().layers, operation)?;
         let image = store.put_image(&config, manifest, operation)?;
         store.name_image(image, options.name.as_ref())
     }

@@ -371,7 +371,8 @@ impl Container {
         }
         let operation = inner.begin()?;
         let _lock = container.lock()?;
-        let made = container.store.unpack_again(&container.record, &operation)?;
+        let made = container.store.unpack_again(&container.record, &operation);
+        let made = made.map_err(|error| inner.lacking(container.name(), error))?;
         if made.keys != container.record.stack {
             // A layer that was shared may be bound now, or the reverse.
             let mut record = container.current()?.record;

@@ -133,7 +133,8 @@ impl Container {
         let (id, name) = identity(options)?;
         let operation = inner.begin()?;
         let image = Named { target: container.record.image.target.clone(), names: Vec::new() };
-        inner.pin_manifest(&operation, &inner.image(image)?)?;
+        let pinned = inner.image(image).and_then(|image| inner.pin_manifest(&operation, &image));
+        pinned.map_err(|error| inner.lacking(container.name(), error))?;
         // Nobody mounts it meanwhile.
         let _lock = container.lock()?;
         if let RootState::Mounted(path) = root_state(container.id(), &container.dir()?)? {

@@ -47,6 +47,15 @@ impl StoreError {
                 ("unknown-format", with_path(path, facts![expected, found]))
             }
             Self::ReadOnly { path } => ("read-only", with_path(path, facts![])),
+            Self::Lender { path, reason } => ("not-a-lender", with_path(path, facts![reason])),
+            Self::Lent { image, store } => {
+                let store = store.display();
+                ("lent", facts![image, store])
+            }
+            Self::Unavailable { container, what, searched, .. } => {
+                let searched = searched.join(" ");
+                ("unavailable", facts![container, what, searched])
+            }
             Self::Index { path, source } => ("damaged", with_path(path, image(source).1)),
             Self::Record { path, .. } => ("damaged", with_path(path, facts![])),
             Self::RecordMissing { path } => ("damaged", with_path(path, facts![])),

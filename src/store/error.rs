@@ -46,6 +46,35 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// A store that was to lend its images must not.
+    #[error("the store in {path:?} cannot lend its images: {reason}")]
+    Lender {
+        /// The directory that was named.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The image belongs to another store, which lends it. It can be used, and not changed.
+    #[error("image {image} belongs to the store in {store:?}, which only lends it")]
+    Lent {
+        /// The image's name or id.
+        image: String,
+        /// The store that it belongs to.
+        store: PathBuf,
+    },
+    /// Something that a container needs is in none of the stores: most likely another store lent it that is not named
+    /// now, or gave it up.
+    #[error("container {container} needs {what}, which is in none of {}", searched.join(", "))]
+    Unavailable {
+        /// The container's name.
+        container: String,
+        /// The layer or the blob.
+        what: String,
+        /// The stores, with the reason where nothing of one can be used.
+        searched: Vec<String>,
+        /// What was tried last.
+        source: Box<StoreError>,
+    },
     /// `index.json` is damaged.
     #[error("cannot read the names in {path:?}")]
     Index {

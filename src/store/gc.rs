@@ -176,7 +176,8 @@ impl<'a> Collection<'a> {
         for view in self.inner.view_records()? {
             // A view by copying is never mounted; it stays while its image does.
             let mounted = matches!(self.inner.view_state(&view.id)?, RootState::Mounted(_));
-            if mounted || needed.blobs.contains(&view.image.target.digest.to_string()) {
+            let target = &view.image.target.digest;
+            if mounted || needed.blobs.contains(&target.to_string()) || self.inner.is_lent(target) {
                 kept.push(view);
                 continue;
             }

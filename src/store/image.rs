@@ -1,11 +1,12 @@
 //! [`Image`]: something that a name points at, read; and everything that it leads to.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::names::Named;
 use super::{Inner, Store};
-use crate::blob::BlobError;
+use crate::blob::{BlobError, BlobSource};
 use crate::container::ImageRecord;
 use crate::digest::{DiffId, Digest};
 use crate::image::{Config, Descriptor, ImageError, Index, Manifest, MediaKind, Platform, Reference};
@@ -21,6 +22,8 @@ pub struct Image {
     descriptor: Descriptor,
     manifest: Manifest,
     config: Option<Config>,
+    /// The store that lends it.
+    pub(super) lender: Option<PathBuf>,
 }
 
 /// One step of an image's history, with the layer that it made.
@@ -49,6 +52,11 @@ impl Image {
     /// The digest of its manifest.
     pub fn manifest_digest(&self) -> Digest {
         self.descriptor.digest
+    }
+
+    /// The store that it belongs to, if that is another one that lends it (see [`super::StoreOptions::additional`]).
+    pub fn lent_by(&self) -> Option<&Path> {
+        self.lender.as_deref()
     }
 
     /// What its names point at.
@@ -151,7 +159,7 @@ pub(super) enum Document {
 impl Inner {
     pub(super) fn document(&self, descriptor: &Descriptor) -> Result<Document, StoreError> {
         let limits = &self.options.limits;
-        let bytes = self.layout.blobs.read(&descriptor.digest, limits.json_bytes)?;
+        let bytes = self.content().read(&descriptor.digest, limits.json_bytes)?;
         let read = match descriptor.media_type.kind() {
             MediaKind::Index => {
                 Index::parse_described(descriptor, &bytes, limits).map(Box::new).map(Document::Index)
@@ -165,7 +173,7 @@ impl Inner {
     pub(super) fn image(&self, named: Named) -> Result<Image, StoreError> {
         let (descriptor, manifest) = self.manifest(&named.target, self.options.limits.index_depth)?;
         let config = manifest.is_image().then(|| self.config(&manifest)).transpose()?;
-        Ok(Image { target: named.target, names: named.names, descriptor, manifest, config })
+        Ok(Image { target: named.target, names: named.names, descriptor, manifest, config, lender: None })
     }
 
     fn manifest(&self, target: &Descriptor, depth: usize) -> Result<(Descriptor, Manifest), StoreError> {
@@ -183,7 +191,7 @@ impl Inner {
         let preferred = index.select(&Platform::host()).into_iter();
         for descriptor in preferred.chain(index.manifests.iter().filter(|entry| !entry.is_attestation())) {
             // An index keeps its entries for platforms that were never loaded.
-            if self.layout.blobs.size(&descriptor.digest)?.is_some() {
+            if self.content().size(&descriptor.digest)?.is_some() {
                 return self.manifest(descriptor, depth - 1);
             }
         }
@@ -193,7 +201,7 @@ impl Inner {
     pub(super) fn config(&self, manifest: &Manifest) -> Result<Config, StoreError> {
         let limits = &self.options.limits;
         let fault = |source: ImageError| StoreError::Image { image: manifest.config.digest, source };
-        let bytes = self.layout.blobs.read(&manifest.config.digest, limits.json_bytes)?;
+        let bytes = self.content().read(&manifest.config.digest, limits.json_bytes)?;
         let config = Config::parse_described(&manifest.config, &bytes, limits).map_err(fault)?;
         manifest.check_config(&config).map_err(fault)?;
         Ok(config)
@@ -227,7 +235,7 @@ impl Inner {
 
     /// Visits `target` and everything that it lists, manifests with what they say. Entries of an index may be absent; they
     /// are visited like any other document that is no manifest.
-    fn walk(
+    pub(super) fn walk(
         &self,
         target: &Descriptor,
         mut visit: impl FnMut(&Descriptor, Option<&Manifest>) -> Result<(), StoreError>,
@@ -258,13 +266,18 @@ impl Inner {
 }
 
 impl Store {
-    /// Gives `image` one more name. If another image had it, that one is kept without and returned.
+    /// Gives `image` one more name. If another image had it, that one is kept without and returned. An image that another
+    /// store lends becomes one of this store with that, under the new name: its blobs are copied.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`] if the image was removed meanwhile.
+    /// [`StoreError::NotFound`] if the image was removed meanwhile; [`StoreError::Blob`] if a lent one cannot be copied. The
+    /// name points where it did.
     pub fn tag(&self, image: &Image, name: &Reference) -> Result<Option<super::Moved>, StoreError> {
         let name = name.without_digest();
+        if image.lent_by().is_some() {
+            return self.tag_lent(image, name);
+        }
         self.inner.update_names(|names| {
             let present = names.images().iter().any(|known| known.target.digest == image.digest());
             match present {
@@ -278,11 +291,16 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`] if nothing has that name.
+    /// [`StoreError::NotFound`] if nothing has that name, [`StoreError::Lent`] if another store gives it.
     pub fn untag(&self, name: &Reference) -> Result<Digest, StoreError> {
         self.inner.update_names(|names| match names.unset(name) {
             Some(target) => Ok(target.digest),
-            None => Err(StoreError::NotFound { what: "image", name: name.familiar() }),
+            None => {
+                if let Some((lent, _)) = self.inner.lent_image_named(name)? {
+                    Self::refuse_lent(&lent)?;
+                }
+                Err(StoreError::NotFound { what: "image", name: name.familiar() })
+            }
         })
     }
 
@@ -292,7 +310,7 @@ impl Store {
     ///
     /// [`StoreError::Blob`] if they are missing or damaged.
     pub fn manifest_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
-        Ok(self.inner.layout.blobs.read(&image.manifest_digest(), self.inner.options.limits.json_bytes)?)
+        Ok(self.inner.content().read(&image.manifest_digest(), self.inner.options.limits.json_bytes)?)
     }
 
     /// The bytes of the image's config as they are stored.
@@ -301,6 +319,6 @@ impl Store {
     ///
     /// [`StoreError::Blob`] if they are missing or damaged.
     pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
-        Ok(self.inner.layout.blobs.read(&image.id(), self.inner.options.limits.json_bytes)?)
+        Ok(self.inner.content().read(&image.id(), self.inner.options.limits.json_bytes)?)
     }
 }

@@ -87,6 +87,7 @@ impl Store {
             let now = self.inner.names()?.images();
             images.damaged.retain(|damaged| now.iter().any(|named| named.target.digest == damaged.digest));
         }
+        images.list.extend(self.inner.lent_images()?);
         images.list.sort_by(|one, other| {
             let key = |image: &Image| (image.names.is_empty(), image.names.first().cloned(), image.digest());
             key(one).cmp(&key(other))
@@ -126,11 +127,12 @@ impl Store {
     /// Finds an image, and the name it was found by, if it was a name.
     pub(super) fn find_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
         let names = self.inner.names()?;
-        if let Ok(reference) = Reference::parse_familiar(name) {
+        let reference = Reference::parse_familiar(name).ok();
+        if let Some(reference) = &reference {
             for named in names.images() {
                 let Some(digest) = reference.digest() else {
-                    match named.names.contains(&reference) {
-                        true => return Ok((self.inner.image(named)?, Some(reference))),
+                    match named.names.contains(reference) {
+                        true => return Ok((self.inner.image(named)?, Some(reference.clone()))),
                         false => continue,
                     }
                 };
@@ -143,6 +145,11 @@ impl Store {
                 }
             }
         }
+        if let Some(reference) = &reference
+            && let Some(found) = self.inner.lent_image_named(reference)?
+        {
+            return Ok(found);
+        }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let is_prefix =
             !hex.is_empty() && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
@@ -151,7 +158,10 @@ impl Store {
             return Err(not_found());
         }
         let mut found: Vec<Image> = Vec::new();
-        for image in self.images()?.list {
+        let mut images = self.images()?.list;
+        // Of equal images that of this store counts.
+        images.sort_by_key(|image| image.lent_by().is_some());
+        for image in images {
             let ids = [image.id(), image.digest(), image.manifest_digest()];
             if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
                 return Ok((image, None));

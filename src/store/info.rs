@@ -3,6 +3,7 @@
 use super::Store;
 use super::error::StoreError;
 use super::layout::{Access, VERSION};
+use super::lenders::LenderInfo;
 use crate::driver::DriverKind;
 
 /// What a store holds and what this machine can do with it.
@@ -27,6 +28,8 @@ pub struct Info {
     pub blob_bytes: u64,
     /// Bytes of data in unpacked layers, as recorded.
     pub layer_bytes: u64,
+    /// Other stores that lend their images and layers.
+    pub lenders: Vec<LenderInfo>,
     /// The driver that new containers get; `None` if the one that was asked for does not work here.
     pub driver: Option<DriverKind>,
     /// Why this driver: what was tried, and what came of it.
@@ -69,6 +72,7 @@ impl Store {
             unsettled_layers: unsettled,
             blob_bytes: blobs.iter().map(|(_, size)| size).sum(),
             layer_bytes,
+            lenders: self.lenders(),
             driver,
             reasons,
         })

@@ -86,21 +86,7 @@ pub(super) struct Layout {
 impl Layout {
     /// Opens the store in `root`.
     pub(super) fn open(root: Dir) -> Result<Self, StoreError> {
-        let fault = |reason: String| StoreError::NotAStore { path: root.path_of(""), reason };
-        let Some(format) = root.read(FORMAT_FILE, 1 << 20).optional()? else {
-            return Err(fault(format!("there is no {FORMAT_FILE}")));
-        };
-        let format: Format =
-            serde_json::from_slice(&format).map_err(|error| fault(format!("{FORMAT_FILE}: {error}")))?;
-        let refuse = |found: String| StoreError::UnknownFormat { path: root.path_of(""), found };
-        if format.version != VERSION {
-            return Err(refuse(format!("version {}", format.version)));
-        }
-        let unknown = |flags: &[String]| flags.iter().find(|flag| !KNOWN.contains(&flag.as_str())).cloned();
-        if let Some(flag) = unknown(&format.features.incompatible) {
-            return Err(refuse(format!("feature {flag:?}")));
-        }
-        let restricted = unknown(&format.features.read_only_compatible).is_some();
+        let allowed = check_format(&root)?;
         let locks = root.open_dir("locks")?;
         Ok(Self {
             blobs: Blobs::open(root.open_dir("oci")?)?,
@@ -109,7 +95,7 @@ impl Layout {
             views: root.open_dir("views")?,
             names: root.open_dir("names")?,
             staging: root.open_dir("staging")?,
-            access: if restricted || !is_writable(&locks) { Access::ReadOnly } else { Access::ReadWrite },
+            access: if is_writable(&locks) { allowed } else { Access::ReadOnly },
             locks,
             root,
         })
@@ -166,6 +152,28 @@ impl Layout {
     /// Whether there is a store in `root`, whatever its version.
     pub(super) fn is_store(root: &Dir) -> Result<bool, StoreError> {
         Ok(root.stat(FORMAT_FILE).optional()?.is_some())
+    }
+}
+
+/// Makes sure that the store in `root` is of a format that is known, and says what may be done with it.
+pub(super) fn check_format(root: &Dir) -> Result<Access, StoreError> {
+    let fault = |reason: String| StoreError::NotAStore { path: root.path_of(""), reason };
+    let Some(format) = root.read(FORMAT_FILE, 1 << 20).optional()? else {
+        return Err(fault(format!("there is no {FORMAT_FILE}")));
+    };
+    let format: Format =
+        serde_json::from_slice(&format).map_err(|error| fault(format!("{FORMAT_FILE}: {error}")))?;
+    let refuse = |found: String| StoreError::UnknownFormat { path: root.path_of(""), found };
+    if format.version != VERSION {
+        return Err(refuse(format!("version {}", format.version)));
+    }
+    let unknown = |flags: &[String]| flags.iter().find(|flag| !KNOWN.contains(&flag.as_str())).cloned();
+    if let Some(flag) = unknown(&format.features.incompatible) {
+        return Err(refuse(format!("feature {flag:?}")));
+    }
+    match unknown(&format.features.read_only_compatible) {
+        Some(_) => Ok(Access::ReadOnly),
+        None => Ok(Access::ReadWrite),
     }
 }
 

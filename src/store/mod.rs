@@ -17,6 +17,7 @@ mod image;
 mod images;
 mod info;
 mod layout;
+mod lenders;
 mod load;
 mod mounted;
 mod names;
@@ -47,6 +48,7 @@ pub use gc::{GcOptions, GcReport};
 pub use image::{HistoryEntry, Image};
 pub use images::{DamagedImage, Images};
 pub use info::Info;
+pub use lenders::{LenderInfo, LenderState};
 pub use load::{LoadOptions, LoadedImage, Unpack};
 pub use mounted::{Mounted, UnmountError};
 pub use names::Moved;
@@ -55,6 +57,7 @@ pub use remove::{RemoveImage, Removed};
 pub use save::{ArchiveFormat, SaveOptions};
 
 use layout::{Access, Layout};
+use lenders::Lender;
 use operation::Operation;
 
 /// A store, open. Cheap to clone; every clone is the same store. Threads and processes may use one store at a time.
@@ -67,6 +70,7 @@ pub struct Store {
 struct Inner {
     layout: Layout,
     layers: LayerStore,
+    lenders: Vec<Lender>,
     staging: Staging,
     options: StoreOptions,
     probe: OnceLock<Probe>,
@@ -77,7 +81,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotAStore`] if there is none, [`StoreError::UnknownFormat`] if it is of a newer format.
+    /// [`StoreError::NotAStore`] if there is none, [`StoreError::UnknownFormat`] if it is of a newer format,
+    /// [`StoreError::Lender`] if one of the additional stores is the store itself, or named twice.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         StoreOptions::default().open(path)
     }
@@ -124,8 +129,10 @@ impl Store {
 
     fn new(layout: Layout, options: StoreOptions) -> Result<Self, StoreError> {
         let staging = Staging::new(layout.staging.try_clone()?);
-        let layers = LayerStore::new(layout.layers.try_clone()?, layout.locks.try_clone()?);
-        Ok(Self { inner: Arc::new(Inner { layout, layers, staging, options, probe: OnceLock::new() }) })
+        let (lenders, lent) = lenders::open(&options.additional, &layout.root)?;
+        let layers = LayerStore::new(layout.layers.try_clone()?, layout.locks.try_clone()?).with_lent(lent);
+        let probe = OnceLock::new();
+        Ok(Self { inner: Arc::new(Inner { layout, layers, lenders, staging, options, probe }) })
     }
 }
 

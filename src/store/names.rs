@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use super::Inner;
 use super::error::StoreError;
 use crate::digest::Digest;
-use crate::fs::{Lock, LockMode};
+use crate::fs::{Dir, Lock, LockMode};
 use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME, Reference};
+use crate::limits::Limits;
 
 /// An index of nothing, for a new store.
 pub(super) const EMPTY_INDEX: &[u8] =
@@ -135,22 +136,19 @@ impl Names {
     }
 }
 
+/// Reads the names in the image layout of a store.
+pub(super) fn read(layout: &Dir, limits: &Limits) -> Result<Names, StoreError> {
+    // Our own file: its size is not a stranger's claim, so it is held to no limit of a document's.
+    let bytes = layout.read(INDEX_FILE, 1 << 30)?;
+    let limits = Limits { json_bytes: 1 << 30, json_memory: u64::MAX, images: usize::MAX, ..limits.clone() };
+    let index = Index::parse(&bytes, &limits);
+    Ok(Names::parse(index.map_err(|source| StoreError::Index { path: layout.path_of(INDEX_FILE), source })?))
+}
+
 impl Inner {
     /// Reads the names as they are now.
     pub(super) fn names(&self) -> Result<Names, StoreError> {
-        let layout = self.layout.blobs.layout();
-        // Our own file: its size is not a stranger's claim, so it is held to no limit of a document's.
-        let bytes = layout.read(INDEX_FILE, 1 << 30)?;
-        let limits = crate::limits::Limits {
-            json_bytes: 1 << 30,
-            json_memory: u64::MAX,
-            images: usize::MAX,
-            ..self.options.limits.clone()
-        };
-        let index = Index::parse(&bytes, &limits);
-        Ok(Names::parse(
-            index.map_err(|source| StoreError::Index { path: layout.path_of(INDEX_FILE), source })?,
-        ))
+        read(self.layout.blobs.layout(), &self.options.limits)
     }
 
     /// Changes the names in one step that excludes every other change. If `change` fails nothing is written.

@@ -35,6 +35,9 @@ pub struct StoreOptions {
     pub parallelism: Parallelism,
     /// How much a stranger's archive may ask for.
     pub limits: Limits,
+    /// Other stores that lend their images and layers, in the order in which they are asked for what is not here. See
+    /// [`StoreOptions::additional`].
+    pub additional: Vec<PathBuf>,
 }
 
 impl StoreOptions {
@@ -77,6 +80,27 @@ impl StoreOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Lets the store in the directory `path` lend its images and layers, after those that were named before. It may lie
+    /// where nothing can be written, and belong to somebody else: nothing is written and no lock is taken there.
+    ///
+    /// Its images are found and listed as this store's own ([`crate::Image::lent_by`] tells them apart; of two images with
+    /// one name, that of this store counts), and containers are made on its layers where they lie. Committing on a lent
+    /// image, or giving it a name here, copies its blobs into this store. Loading an image whose layers are there stores
+    /// its blobs and unpacks nothing.
+    ///
+    /// Containers on its layers need it for as long as they live: its owner must not remove or collect what others use,
+    /// which nothing here can prevent. A container notes what it needs and not where that was, so the other store may
+    /// move. Of one that is not there, or of a format that is not known, nothing is used; [`crate::Store::lenders`]
+    /// says why.
+    ///
+    /// Layers are shared between stores only where owners mean the same on disk: by whoever is the same user to the
+    /// kernel as the one who unpacked them. Anyone else unpacks a layer once more from the other store's blob.
+    #[must_use]
+    pub fn additional(mut self, path: impl Into<PathBuf>) -> Self {
+        self.additional.push(path.into());
         self
     }
 }

@@ -38,12 +38,13 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::ImageInUse`] if a container uses it, [`StoreError::ImageMounted`] if its view is mounted, [`StoreError::SeveralNames`] if it was named by id and has
-    /// several names, both unless forced; [`StoreError::NotFound`]. Nothing is removed then.
+    /// several names, both unless forced; [`StoreError::Lent`] if it belongs to another store; [`StoreError::NotFound`]. Nothing is removed then.
     pub fn remove_image(&self, name: &str, how: RemoveImage) -> Result<Removed, StoreError> {
         let (image, known_as) = match self.find_image(name) {
             Err(error) if how == RemoveImage::Force => return self.remove_damaged(name, error),
             found => found?,
         };
+        Self::refuse_lent(&image)?;
         if let Some(name) = known_as.filter(|_| image.names().len() > 1) {
             // One of several names: no container loses anything.
             self.untag(&name)?;

@@ -29,7 +29,7 @@ impl Store {
         options: &SaveOptions<'_>,
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
-        let warnings = archive::save(&save_images(images), &self.inner.layout.blobs, format, out, options)?;
+        let warnings = archive::save(&save_images(images), &self.inner.content(), format, out, options)?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)
     }
@@ -48,7 +48,7 @@ impl Store {
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
         let into = Dir::ensure_ambient(path)?;
-        let warnings = archive::save_layout(&save_images(images), &self.inner.layout.blobs, &into, options)?;
+        let warnings = archive::save_layout(&save_images(images), &self.inner.content(), &into, options)?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)
     }

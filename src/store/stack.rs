@@ -10,12 +10,12 @@ use super::layout::Access;
 use super::names::Named;
 use super::operation::Operation;
 use super::{Inner, Store};
-use crate::blob::BlobError;
+use crate::blob::{BlobError, BlobSource};
 use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
 use crate::image::Descriptor;
 use crate::layer::{
-    EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Stacking,
+    EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Stacking, agree,
 };
 
 /// The layers of an image, bottom first.
@@ -40,7 +40,7 @@ impl Inner {
     pub(super) fn pin_manifest(&self, operation: &Operation, image: &Image) -> Result<(), StoreError> {
         operation.pin_all(image.closure().map(|descriptor| &descriptor.digest), image.layer_keys())?;
         for digest in [image.manifest_digest(), image.id()] {
-            if self.layout.blobs.size(&digest)?.is_none() {
+            if self.content().size(&digest)?.is_none() {
                 return Err(BlobError::Missing { digest }.into());
             }
         }
@@ -50,10 +50,15 @@ impl Inner {
     /// Opens what is stacked for these layers, both bottom first; `None` if not all is there and can be relied on.
     pub(super) fn find_stack(&self, keys: &[LayerKey]) -> Result<Option<Vec<Layer>>, StoreError> {
         let open = |keys: &[LayerKey]| -> Result<Option<Vec<Layer>>, StoreError> {
-            Ok(keys.iter().map(|key| self.layers.get(*key)).collect::<Result<_, _>>()?)
+            Ok(keys.iter().map(|key| self.layers.find(*key)).collect::<Result<_, _>>()?)
         };
         if keys.len() <= MOST_STACKED {
-            return open(keys);
+            let found = open(keys)?;
+            return match (&found, self.layout.access) {
+                // What stands on something else now is another layer. Who cannot make it can still read this one.
+                (Some(layers), Access::ReadWrite) if !agree(layers)? => Ok(None),
+                _ => Ok(found),
+            };
         }
         match (open(&Stacking::of(keys).keys())?, self.layout.access) {
             // Who cannot merge can still read one layer after the other.
@@ -73,7 +78,7 @@ impl Store {
     ) -> Result<Ensured, StoreError> {
         image.require_config()?;
         let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
-        let open = |digest: &Digest| self.inner.layout.blobs.open_blob(digest);
+        let open = |digest: &Digest| self.inner.content().open_blob(digest);
         self.unpack_layers(layers, &open, None, operation, cancel)
     }
 
@@ -85,7 +90,7 @@ impl Store {
         operation: &Operation,
     ) -> Result<Ensured, StoreError> {
         let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
-        let open = |digest: &Digest| self.inner.layout.blobs.open_blob(digest);
+        let open = |digest: &Digest| self.inner.content().open_blob(digest);
         self.ensure_layers(layers, into, &open, None, operation, None)
     }
 

@@ -5,6 +5,7 @@
 
 mod commands;
 mod errors;
+mod lenders;
 mod streams;
 mod tool;
 

@@ -42,7 +42,9 @@ impl Tool {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = privilege::plywood().expect("the feature is on, so it was built");
         command.arg("--root").arg(self.root()).args(["--driver", self.driver]).args(words);
-        command.env_remove("SOURCE_DATE_EPOCH").env_remove("PLYWOOD_ROOT").env_remove("PLYWOOD_DRIVER");
+        for variable in ["SOURCE_DATE_EPOCH", "PLYWOOD_ROOT", "PLYWOOD_DRIVER", "PLYWOOD_ADDITIONAL_STORES"] {
+            command.env_remove(variable);
+        }
         command.stdin(Stdio::null());
         command
     }

@@ -13,6 +13,7 @@ mod filesystems;
 mod fuse;
 mod holes;
 mod images;
+mod lenders;
 mod life;
 mod many_layers;
 mod refusals;

@@ -54,6 +54,14 @@ pub(crate) struct Global {
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) root: Option<PathBuf>,
 
+    /// Directory of another store that lends its images and layers; may be given more than once
+    ///
+    /// Nothing is ever written there. Its images are listed and used like those of this store. A container on one needs the
+    /// other store for as long as it lives; an image that is committed on one, or tagged here, does not. Where the option is
+    /// not given, the directories in PLYWOOD_ADDITIONAL_STORES count, separated by colons.
+    #[arg(long = "additional-store", global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) additional_stores: Vec<PathBuf>,
+
     /// How the roots of containers are made
     #[arg(long, global = true, env = "PLYWOOD_DRIVER", value_name = "DRIVER", default_value = "auto")]
     #[arg(hide_env_values = true)]

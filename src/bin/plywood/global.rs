@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plywood::driver::DriverKind;
-use plywood::{DriverChoice, Limits, Store, StoreError, StoreOptions};
+use plywood::{DriverChoice, LenderState, Limits, Store, StoreError, StoreOptions};
 
 use crate::args::{Driver, Durability, Global};
 use crate::errors::Failure;
@@ -38,12 +38,31 @@ impl Context {
         self.global.durability == Durability::Full
     }
 
-    /// Opens the store, which must exist.
+    /// Opens the store, which must exist, unless others lend images: those can then be used at once.
     pub(crate) fn open(&self) -> Result<Store, Failure> {
-        let store = self.options().open(self.root()?).map_err(Failure::from);
-        store.map_err(|failure| {
-            failure.hinted(|error| is_absent(error).then(|| "`plywood load` makes a store".to_owned()))
-        })
+        if !self.additional_stores().is_empty() {
+            return self.open_or_make();
+        }
+        self.open_existing()
+    }
+
+    fn open_existing(&self) -> Result<Store, Failure> {
+        let store = self.options().open(self.root()?).map_err(|error| {
+            let hint =
+                |error: &StoreError| is_absent(error).then(|| "`plywood load` makes a store".to_owned());
+            Failure::from(error).hinted(hint)
+        })?;
+        self.warn_of_lenders(&store);
+        Ok(store)
+    }
+
+    /// Says which other stores are named for nothing.
+    fn warn_of_lenders(&self, store: &Store) {
+        for lender in store.lenders() {
+            if let LenderState::Unusable { reason } = lender.state {
+                self.output.warn(&format!("nothing of the store in {:?} can be used: {reason}", lender.path));
+            }
+        }
     }
 
     /// The same without what earlier commands found out about this machine.
@@ -53,12 +72,14 @@ impl Context {
 
     /// Opens the store; makes it first if nothing is there.
     pub(crate) fn ensure(&self) -> Result<Store, Failure> {
-        Ok(self.options().ensure(self.root()?)?)
+        let store = self.options().ensure(self.root()?)?;
+        self.warn_of_lenders(&store);
+        Ok(store)
     }
 
     /// Opens the store as it is, even if it can only be read; makes it if there is none.
     pub(crate) fn open_or_make(&self) -> Result<Store, Failure> {
-        match self.open() {
+        match self.open_existing() {
             Err(Failure::Store { error, .. }) if is_absent(&error) => self.ensure(),
             other => other,
         }
@@ -90,9 +111,20 @@ impl Context {
         }
         let mut options = Store::options().driver(driver).durability(self.durability()).limits(limits);
         options.fresh_probe = self.fresh;
+        options.additional = self.additional_stores();
         options.fuse_overlayfs =
             self.global.fuse_overlayfs.clone().filter(|path| !path.as_os_str().is_empty());
         options
+    }
+
+    /// Other stores that lend their images.
+    fn additional_stores(&self) -> Vec<PathBuf> {
+        let named = &self.global.additional_stores;
+        if !named.is_empty() {
+            return named.clone();
+        }
+        let variable = env::var_os("PLYWOOD_ADDITIONAL_STORES").unwrap_or_default();
+        env::split_paths(&variable).filter(|path| !path.as_os_str().is_empty()).collect()
     }
 
     /// The directory of the store.

@@ -45,6 +45,9 @@ pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
             Some(format!("remove them with `plywood rm {}`, or use -f", containers.join(" ")))
         }
         StoreError::ImageMounted { .. } => Some("use `plywood image umount` first, or -f".to_owned()),
+        StoreError::Lent { store, .. } => {
+            Some(format!("`plywood --root {}` is where it can be changed", store.display()))
+        }
         StoreError::SeveralNames { .. } => Some("say one of the names, or use -f for all".to_owned()),
         StoreError::Blob(_) | StoreError::Image { .. } => Some(MEND.to_owned()),
         _ => None,
@@ -65,6 +68,8 @@ struct Listed {
     size: u64,
     created: Option<String>,
     platform: Option<String>,
+    /// The store that lends it.
+    lent_by: Option<String>,
 }
 
 impl Listed {
@@ -76,6 +81,7 @@ impl Listed {
             size: image.size(),
             created: image.config().and_then(|config| config.created.clone()),
             platform: image.platform().map(|platform| platform.to_string()),
+            lent_by: image.lent_by().map(|store| store.to_string_lossy().into_owned()),
         }
     }
 }
@@ -105,18 +111,22 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
         let mut seen = BTreeSet::new();
         return output.lines(images.iter().map(|image| &image.id).filter(|id| seen.insert(*id)));
     }
-    let mut table = Table::new(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
+    let headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "LENT BY"];
+    let some_are_lent = images.iter().any(|image| image.lent_by.is_some());
+    let mut table = Table::new(if some_are_lent { &headers } else { &headers[..5] });
     for image in &images {
         let unnamed = ["<none>:<none>".to_owned()];
         for name in if image.names.is_empty() { &unnamed[..] } else { &image.names } {
             let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
-            table.row([
+            let lender = || image.lent_by.as_deref().map_or_else(|| "-".to_owned(), human::printable);
+            let row = [
                 repository.to_owned(),
                 tag.to_owned(),
                 if args.no_trunc { image.id.clone() } else { human::short(&image.id).to_owned() },
                 age(image.created.as_deref()),
                 human::size(image.size),
-            ]);
+            ];
+            table.row(row.into_iter().chain(some_are_lent.then(lender)));
         }
     }
     table.print(output)

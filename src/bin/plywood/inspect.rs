@@ -82,6 +82,9 @@ fn image(store: &Store, image: &Image) -> Result<Value, Failure> {
     put("Size", json!(image.size()));
     put("Config", json!(config.map(|config| &config.config)));
     put("RootFS", json!({"Type": "layers", "Layers": layers}));
+    if let Some(store) = image.lent_by() {
+        put("LentBy", path_json(store)["path"].clone());
+    }
     if let Some(path) = store.image_mounted(image)? {
         put("Mountpoint", path_json(&path)["path"].clone());
     }

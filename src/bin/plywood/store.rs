@@ -1,8 +1,8 @@
 //! Commands about the store as a whole, and about the tool.
 
 use clap::CommandFactory as _;
-use plywood::{GcOptions, GcReport, Info};
-use serde_json::json;
+use plywood::{GcOptions, GcReport, Info, LenderInfo, LenderState};
+use serde_json::{Value, json};
 
 use crate::args::{Cli, CompletionsArgs, GcArgs, InfoArgs};
 use crate::errors::Failure;
@@ -67,6 +67,7 @@ pub(crate) fn info(context: &Context, args: &InfoArgs) -> Result<(), Failure> {
             "unsettled_layers": info.unsettled_layers,
             "blob_bytes": info.blob_bytes,
             "layer_bytes": info.layer_bytes,
+            "lenders": info.lenders.iter().map(lender_json).collect::<Vec<_>>(),
         });
         for (key, value) in path_json(&info.path).as_object().into_iter().flatten() {
             object[key.replace("path", "root")] = value.clone();
@@ -83,18 +84,45 @@ fn text(info: &Info) -> Vec<String> {
         number => format!(", {number} not known to be on disk yet"),
     };
     let path = human::printable(&info.path.to_string_lossy());
-    [
+    let mut rows = vec![
         ("Store", format!("{path} (format {}{access})", info.version)),
         ("Driver", info.driver.map_or_else(|| "none".to_owned(), |driver| driver.to_string())),
         ("Because", human::printable(&info.reasons)),
         ("Images", format!("{}, {} in blobs", info.images, human::size(info.blob_bytes))),
         ("Layers", format!("{} unpacked, {}{unsettled}", info.layers, human::size(info.layer_bytes))),
         ("Containers", info.containers.to_string()),
-        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
-    ]
-    .into_iter()
-    .map(|(key, value)| format!("{key:<11} {value}"))
-    .collect()
+    ];
+    for lender in &info.lenders {
+        let path = human::printable(&lender.path.to_string_lossy());
+        let (_, limits) = lender_state(&lender.state);
+        rows.push(("Borrows", limits.map_or(path.clone(), |limits| format!("{path} ({limits})"))));
+    }
+    rows.push(("Version", env!("CARGO_PKG_VERSION").to_owned()));
+    rows.into_iter().map(|(key, value)| format!("{key:<11} {value}")).collect()
+}
+
+/// What can be used of another store in one word, and what to say of one of which not everything can.
+fn lender_state(state: &LenderState) -> (&'static str, Option<String>) {
+    match state {
+        LenderState::Usable => ("usable", None),
+        LenderState::BlobsOnly { reason } => (
+            "blobs-only",
+            Some(format!("images only, layers are unpacked here: {}", human::printable(reason))),
+        ),
+        LenderState::Unusable { reason } => {
+            ("unusable", Some(format!("cannot be used: {}", human::printable(reason))))
+        }
+        _ => ("unknown", None),
+    }
+}
+
+fn lender_json(lender: &LenderInfo) -> Value {
+    let mut object = path_json(&lender.path);
+    object["state"] = json!(lender_state(&lender.state).0);
+    if let LenderState::BlobsOnly { reason } | LenderState::Unusable { reason } = &lender.state {
+        object["reason"] = json!(reason);
+    }
+    object
 }
 
 /// `plywood completions`

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Check, Readable};
-use crate::blob::BlobError;
+use super::{Check, Needing, Readable};
+use crate::blob::{BlobError, BlobSource};
 use crate::digest::Digest;
 use crate::image::Descriptor;
 use crate::store::damage::Damage;
@@ -13,11 +13,16 @@ use crate::store::names::Named;
 
 impl Check<'_> {
     /// Reads every document of an image and notes what it needs.
-    pub(super) fn image(&mut self, named: Named, label: String) -> Result<(), StoreError> {
+    pub(super) fn image(&mut self, named: Named, needing: &Needing<'_>) -> Result<(), StoreError> {
         let is_known =
             self.blobs.contains_key(&named.target.digest) || self.damaged.contains_key(&named.target.digest);
         self.report.images += u64::from(!is_known);
         let inner = &self.store.inner;
+        let label = needing.to_string();
+        let lacking = |error| match needing {
+            Needing::Image(_) => error,
+            Needing::Container(name) => inner.lacking(name, error),
+        };
         let mut whole = true;
         let mut open = vec![(named.target.clone(), inner.options.limits.index_depth)];
         while let Some((descriptor, depth)) = open.pop() {
@@ -30,13 +35,13 @@ impl Check<'_> {
                     continue;
                 }
                 Err(error) if error.is_damage() => {
-                    self.damage(descriptor.digest, error, &label);
+                    self.damage(descriptor.digest, lacking(error), &label);
                     whole = false;
                     continue;
                 }
                 document => document?,
             };
-            self.need(&descriptor, &label);
+            self.need(&descriptor, needing);
             match document {
                 Document::Index(index) if depth > 0 => {
                     open.extend(index.manifests.into_iter().map(|entry| (entry, depth - 1)));
@@ -47,7 +52,7 @@ impl Check<'_> {
                     self.operation.pin_blobs(parts().map(|part| &part.digest))?;
                     // What must not be passed on may be absent.
                     for part in parts().filter(|part| part.urls.is_empty()) {
-                        self.need(part, &label);
+                        self.need(part, needing);
                     }
                     if manifest.is_image()
                         && let Err(error) = inner.config(&manifest)
@@ -56,7 +61,7 @@ impl Check<'_> {
                             return Err(error);
                         }
                         self.blobs.remove(&manifest.config.digest);
-                        self.damage(manifest.config.digest, error, &label);
+                        self.damage(manifest.config.digest, lacking(error), &label);
                         whole = false;
                     }
                 }
@@ -68,10 +73,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    pub(super) fn need(&mut self, descriptor: &Descriptor, label: &str) {
+    pub(super) fn need(&mut self, descriptor: &Descriptor, needing: &Needing<'_>) {
         let needed = self.blobs.entry(descriptor.digest).or_default();
         needed.size = descriptor.size;
-        needed.by.insert(label.to_owned());
+        needed.by.insert(needing.to_string());
+        needed.by_image |= matches!(needing, Needing::Image(_));
     }
 
     pub(super) fn damage(&mut self, digest: Digest, error: StoreError, label: &str) {
@@ -88,7 +94,11 @@ impl Check<'_> {
         for (&digest, needed) in &self.blobs {
             let needed_by = || needed.by.iter().cloned().collect();
             let expected = needed.size;
-            match blobs.size(&digest)? {
+            let size = match needed.by_image {
+                true => blobs.size(&digest)?,
+                false => self.store.inner.content().size(&digest)?,
+            };
+            match size {
                 Some(found) if found == expected => {}
                 Some(found) => {
                     let needed_by = needed_by();

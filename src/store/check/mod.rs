@@ -85,6 +85,23 @@ struct Needed {
     /// The size that it should have.
     size: u64,
     by: BTreeSet<String>,
+    /// Whether an image of this store needs it. What only containers need may be lent.
+    by_image: bool,
+}
+
+/// Who needs something.
+enum Needing<'a> {
+    Image(String),
+    Container(&'a str),
+}
+
+impl std::fmt::Display for Needing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Image(name) => write!(f, "image {name}"),
+            Self::Container(name) => write!(f, "container {name}"),
+        }
+    }
 }
 
 /// An image of which every document could be read.
@@ -115,16 +132,14 @@ impl<'a> Check<'a> {
     fn run(mut self) -> Result<CheckReport, StoreError> {
         let inner = &self.store.inner;
         for named in inner.names()?.images() {
-            let label = match named.names.first() {
-                Some(name) => format!("image {}", Reference::familiar(name)),
-                None => format!("image {}", named.target.digest),
-            };
-            self.image(named, label)?;
+            let digest = || named.target.digest.to_string();
+            let name = named.names.first().map_or_else(digest, Reference::familiar);
+            self.image(named, &Needing::Image(name))?;
         }
         let containers = self.containers()?;
         for record in &containers {
             let named = Named { target: record.image.target.clone(), names: Vec::new() };
-            self.image(named, format!("container {}", record.name))?;
+            self.image(named, &Needing::Container(&record.name))?;
         }
         let damaged = std::mem::take(&mut self.damaged);
         self.report.damages.extend(damaged.into_iter().map(|(digest, (error, by))| Damage::Document {
