@@ -124,15 +124,14 @@ impl Store {
         Ok(self.find_image(name)?.0)
     }
 
-    /// Finds an image, and the name it was found by, if it was a name.
-    pub(super) fn find_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
+    /// Finds an image of this store, and the name it was found by, if it was a name.
+    pub(super) fn find_own_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
         let names = self.inner.names()?;
-        let reference = Reference::parse_familiar(name).ok();
-        if let Some(reference) = &reference {
+        if let Ok(reference) = Reference::parse_familiar(name) {
             for named in names.images() {
                 let Some(digest) = reference.digest() else {
-                    match named.names.contains(reference) {
-                        true => return Ok((self.inner.image(named)?, Some(reference.clone()))),
+                    match named.names.contains(&reference) {
+                        true => return Ok((self.inner.image(named)?, Some(reference))),
                         false => continue,
                     }
                 };
@@ -145,11 +144,6 @@ impl Store {
                 }
             }
         }
-        if let Some(reference) = &reference
-            && let Some(found) = self.inner.lent_image_named(reference)?
-        {
-            return Ok(found);
-        }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let is_prefix =
             !hex.is_empty() && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
@@ -158,10 +152,7 @@ impl Store {
             return Err(not_found());
         }
         let mut found: Vec<Image> = Vec::new();
-        let mut images = self.images()?.list;
-        // Of equal images that of this store counts.
-        images.sort_by_key(|image| image.lent_by().is_some());
-        for image in images {
+        for image in self.images()?.list.into_iter().filter(|image| image.lent_by().is_none()) {
             let ids = [image.id(), image.digest(), image.manifest_digest()];
             if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
                 return Ok((image, None));

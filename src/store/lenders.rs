@@ -205,6 +205,28 @@ impl Inner {
         Ok(image)
     }
 
+    /// The lent images whose id or digest begins with or is `name`, each once.
+    fn lent_images_with_id(&self, name: &str) -> Result<Vec<Image>, StoreError> {
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_prefix =
+            !hex.is_empty() && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let mut found: Vec<Image> = Vec::new();
+        if !is_prefix && name.parse::<Digest>().is_err() {
+            return Ok(found);
+        }
+        for image in self.lent_images()? {
+            let ids = [image.id(), image.digest(), image.manifest_digest()];
+            if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
+                return Ok(vec![image]);
+            }
+            let begins = is_prefix && ids.iter().any(|id| id.hex().starts_with(hex));
+            if begins && found.iter().all(|known| known.id() != image.id()) {
+                found.push(image);
+            }
+        }
+        Ok(found)
+    }
+
     /// All images of lenders that can be read.
     pub(super) fn lent_images(&self) -> Result<Vec<Image>, StoreError> {
         let mut images = Vec::new();
@@ -329,6 +351,39 @@ fn is_missing(error: &std::io::Error) -> bool {
 }
 
 impl Store {
+    /// Finds an image of this store or of a lender, and the name it was found by, if it was a name. Names go before ids,
+    /// and this store before its lenders.
+    pub(super) fn find_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
+        let own = self.find_own_image(name);
+        if self.inner.lenders.is_empty() || matches!(own, Ok((_, Some(_)))) {
+            return own;
+        }
+        // A name may look like the beginning of an id.
+        let reference = Reference::parse_familiar(name).ok();
+        let lent = match &reference {
+            Some(reference) if own.is_err() || reference.digest().is_none() => {
+                self.inner.lent_image_named(reference)?
+            }
+            _ => None,
+        };
+        match (own, lent) {
+            (_, Some(lent)) => Ok(lent),
+            (Err(error @ StoreError::NotFound { .. }), None) => {
+                let mut found = self.inner.lent_images_with_id(name)?;
+                match found.len() {
+                    0 => Err(error),
+                    1 => Ok((found.remove(0), None)),
+                    _ => {
+                        let label = |image: &Image| format!("{} ({})", image.id(), image.label());
+                        let candidates = found.iter().map(label).collect();
+                        Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
+                    }
+                }
+            }
+            (own, None) => own,
+        }
+    }
+
     /// The other stores that lend their images and layers, in the order in which they are asked.
     pub fn lenders(&self) -> Vec<LenderInfo> {
         let info = |lender: &Lender| LenderInfo { path: lender.path.clone(), state: lender.state.clone() };
