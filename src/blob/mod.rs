@@ -16,7 +16,7 @@ mod writer;
 use std::fs::File;
 
 use crate::digest::{Algorithm, Digest, DigestError};
-use crate::fs::{self, Context, Dir, Durability, Optional, Workspace};
+use crate::fs::{self, Context, Dir, Durability, Kind, Optional, Workspace};
 
 pub use source::BlobSource;
 pub use writer::{BlobWriter, ParkedBlob, StagedBlob};
@@ -142,6 +142,16 @@ impl Blobs {
     /// [`BlobError::Io`] if that cannot be told.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         BlobSource::size(self, digest)
+    }
+
+    /// Opens the directories of the blobs, to ask for the sizes of many.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if they cannot be opened.
+    pub fn sizes(&self) -> Result<Sizes<'_>, BlobError> {
+        let open = |algorithm: Algorithm| self.blobs.find_dir(algorithm.name());
+        Ok(Sizes { blobs: self, sha256: open(Algorithm::Sha256)?, sha512: open(Algorithm::Sha512)? })
     }
 
     /// Whether there is no need to store the blob: it is there with `size` bytes. Of a small one, as documents are, the
@@ -277,6 +287,34 @@ impl Blobs {
             }
         }
         Ok(found)
+    }
+}
+
+/// The sizes of blobs, told by their names: what [`Blobs::size`] says for less.
+#[derive(Debug)]
+pub struct Sizes<'b> {
+    blobs: &'b Blobs,
+    sha256: Option<Dir>,
+    sha512: Option<Dir>,
+}
+
+impl Sizes<'_> {
+    /// Size in bytes of the blob, `None` if there is no such blob.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if that cannot be told.
+    pub fn of(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        let directory = match digest.algorithm() {
+            Algorithm::Sha256 => &self.sha256,
+            Algorithm::Sha512 => &self.sha512,
+        };
+        let Some(directory) = directory else { return Ok(None) };
+        match directory.find(digest.hex())? {
+            Some(stat) if stat.kind == Kind::File => Ok(Some(stat.size)),
+            Some(_) => self.blobs.size(digest),
+            None => Ok(None),
+        }
     }
 }
 

@@ -204,6 +204,18 @@ impl Dir {
         file.map(File::from).map_err(|error| self.fault("open", path, error))
     }
 
+    /// Opens a regular file to add to its end, creating it empty if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if it can neither be opened nor created.
+    pub fn append_file(&self, path: impl AsRef<Path>, mode: u32) -> Result<File> {
+        let path = path.as_ref();
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_beneath(path, flags, Mode::from_raw_mode(mode));
+        file.map(File::from).map_err(|error| self.fault("open", path, error))
+    }
+
     /// Creates a directory that must not exist. The process's umask takes bits away from `mode`.
     ///
     /// # Errors

@@ -126,7 +126,7 @@ fn not_json(document: &'static str, error: &serde_json::Error) -> ImageError {
 }
 
 /// Writes `value` compactly, fields in the order of the struct and maps in the order of their keys.
-pub(super) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn to_bytes(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value)
         .expect("our types have string keys and no fallible serialisers, and a Vec takes every write")
 }

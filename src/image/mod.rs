@@ -50,4 +50,5 @@ pub use manifest::Manifest;
 pub use media_type::{CompressionHint, MediaKind, MediaType};
 pub use platform::{Platform, PlatformError};
 pub use reference::{CONTAINERD_IMAGE_NAME, OCI_REF_NAME, Reference, ReferenceError};
+pub(crate) use reference::{familiar, is_canonical_tag};
 pub use runtime::{Healthcheck, RuntimeConfig};

@@ -207,17 +207,31 @@ impl Reference {
     /// Unlike docker's, this form always reads back as the same value: `docker.io` stays where the path alone
     /// would be taken for another registry (`docker.io/my.org/x`).
     pub fn familiar(&self) -> String {
-        let mut name = self.path.as_str();
-        if self.domain != DEFAULT_DOMAIN {
-            return self.canonical();
-        }
-        match name.strip_prefix(OFFICIAL) {
-            Some(short) if !short.contains('/') => name = short,
-            _ if has_domain(name) => return self.canonical(),
-            _ => {}
-        }
-        format!("{name}{}", Suffix(self))
+        familiar(&self.canonical()).to_owned()
     }
+}
+
+/// What people say for a canonical name, which is the end of that or all of it.
+pub(crate) fn familiar(canonical: &str) -> &str {
+    let Some((DEFAULT_DOMAIN, rest)) = domain_of(canonical) else { return canonical };
+    match rest.strip_prefix(OFFICIAL) {
+        Some(short) if !short.contains('/') => short,
+        _ if has_domain(rest) => canonical,
+        _ => rest,
+    }
+}
+
+/// Whether `text` is the canonical form of a name with a tag and no digest, as those are that a store gives. Costs less
+/// than to read it.
+pub(crate) fn is_canonical_tag(text: &str) -> bool {
+    let Some((domain, rest)) = domain_of(text) else { return false };
+    let (path, tag) = rest.split_once(':').unwrap_or((rest, ""));
+    let is_full = match domain {
+        DEFAULT_DOMAIN => path.contains('/'),
+        LEGACY_DOMAIN => false,
+        _ => true,
+    };
+    is_full && check_domain(domain).is_ok() && check_path(path).is_ok() && check_tag(tag).is_ok()
 }
 
 /// The text before the first `/` if that is a domain.
@@ -552,8 +566,22 @@ mod tests {
         }
 
         #[test]
+        fn a_stored_name_is_told_without_reading_it(text in reference()) {
+            let is_canonical_tag = |text: &str| {
+                let name = Reference::parse_familiar(text).ok();
+                name.is_some_and(|name| name.canonical() == text && name.digest.is_none())
+            };
+            let tag = Reference::parse_familiar(&text).unwrap().without_digest();
+            prop_assert!(super::is_canonical_tag(&tag.canonical()));
+            prop_assert_eq!(super::is_canonical_tag(&text), is_canonical_tag(&text));
+        }
+
+        #[test]
         fn whatever_is_accepted_reads_back(text in "[aA0./:@_\\[\\]-]{0,12}") {
-            if let Ok(name) = Reference::parse_familiar(&text) {
+            let read = Reference::parse_familiar(&text).ok();
+            let is_own = read.as_ref().is_some_and(|name| name.canonical() == text && name.digest.is_none());
+            prop_assert_eq!(is_canonical_tag(&text), is_own);
+            if let Some(name) = read {
                 prop_assert_eq!(Reference::parse_familiar(&name.canonical()), Ok(name.clone()));
                 prop_assert_eq!(Reference::parse_familiar(&name.familiar()), Ok(name));
             }

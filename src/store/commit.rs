@@ -198,8 +198,7 @@ impl Store {
                 Some(name) => drop(names.set(name.without_digest(), &target)),
                 None => names.keep(&target),
             }
-            let known = names.images().into_iter().find(|known| known.target.digest == target.digest);
-            Ok(known.expect("it was put in a moment ago"))
+            Ok(names.with_digest(&target.digest).expect("it was put in a moment ago"))
         })?;
         self.inner.image(named)
     }

@@ -7,6 +7,7 @@
 
 use super::error::StoreError;
 use super::operation::{GC_LOCK, Operation, Pinned};
+use super::survey::{IMAGES, STACKS};
 use super::{Inner, Store};
 use crate::container::ContainerRecord;
 use crate::driver::{self, RootState};
@@ -57,6 +58,7 @@ impl Store {
         collection.blobs(&needed)?;
         collection.layers(&needed)?;
         collection.names()?;
+        collection.facts(&needed)?;
         let report = collection.end();
         operation.end()?;
         if !options.dry_run {
@@ -217,6 +219,17 @@ impl<'a> Collection<'a> {
             }
             self.report.bytes += bytes;
             self.report.layers.push(key.to_string());
+        }
+        Ok(())
+    }
+
+    /// Forgets what was found out of manifests that go. It is no part of what a store holds, and not counted.
+    fn facts(&self, needed: &Pinned) -> Result<(), StoreError> {
+        if self.dry_run {
+            return Ok(());
+        }
+        for file in [IMAGES, STACKS] {
+            self.inner.forget_facts(file, self.workspace, |manifest| needed.blobs.contains(manifest))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 use super::names::Named;
+use super::summary::ImageSummary;
 use super::{Inner, Store};
 use crate::blob::{BlobError, BlobSource};
 use crate::container::ImageRecord;
@@ -130,6 +131,20 @@ impl Image {
         }
     }
 
+    /// What a list shows of it.
+    pub fn summary(&self) -> ImageSummary {
+        ImageSummary {
+            id: self.id(),
+            target: self.target.clone(),
+            manifest_digest: self.manifest_digest(),
+            names: self.names.clone(),
+            size: self.size(),
+            created: self.config().and_then(|config| config.created.clone()),
+            platform: self.platform(),
+            lent_by: self.lender.clone(),
+        }
+    }
+
     /// Its config, which an artifact does not have.
     pub(super) fn require_config(&self) -> Result<&Config, StoreError> {
         self.config.as_ref().ok_or_else(|| StoreError::NotAnImage {
@@ -171,31 +186,50 @@ impl Inner {
 
     /// Reads the image that `named` points at: of an index, the manifest for this machine, or the first that is present.
     pub(super) fn image(&self, named: Named) -> Result<Image, StoreError> {
-        let (descriptor, manifest) = self.manifest(&named.target, self.options.limits.index_depth)?;
+        let descriptor = match named.target.media_type.kind() {
+            MediaKind::Index => self.choose(&named.target)?,
+            _ => named.target.clone(),
+        };
+        let manifest = self.manifest(&descriptor)?;
         let config = manifest.is_image().then(|| self.config(&manifest)).transpose()?;
         Ok(Image { target: named.target, names: named.names, descriptor, manifest, config, lender: None })
     }
 
-    fn manifest(&self, target: &Descriptor, depth: usize) -> Result<(Descriptor, Manifest), StoreError> {
-        let index = match self.document(target)? {
-            Document::Manifest(manifest) => return Ok((target.clone(), *manifest)),
-            Document::Index(index) => index,
-        };
-        let refuse = |reason: &str| StoreError::NotAnImage {
-            name: target.digest.to_string(),
-            reason: reason.to_owned(),
-        };
-        if depth == 0 {
-            return Err(refuse("its indexes are nested too deep"));
+    fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, StoreError> {
+        match self.document(descriptor)? {
+            Document::Manifest(manifest) => Ok(*manifest),
+            Document::Index(_) => unreachable!("`choose` ends at what is described as no index"),
         }
-        let preferred = index.select(&Platform::host()).into_iter();
-        for descriptor in preferred.chain(index.manifests.iter().filter(|entry| !entry.is_attestation())) {
-            // An index keeps its entries for platforms that were never loaded.
-            if self.content().size(&descriptor.digest)?.is_some() {
-                return self.manifest(descriptor, depth - 1);
+    }
+
+    /// The manifest behind `target`: of an index, that for this machine, or the first that is present.
+    pub(super) fn choose(&self, target: &Descriptor) -> Result<Descriptor, StoreError> {
+        let mut chosen = target.clone();
+        for _ in 0..=self.options.limits.index_depth {
+            if chosen.media_type.kind() != MediaKind::Index {
+                return Ok(chosen);
             }
+            let Document::Index(index) = self.document(&chosen)? else { return Ok(chosen) };
+            let refuse = |reason: &str| StoreError::NotAnImage {
+                name: chosen.digest.to_string(),
+                reason: reason.to_owned(),
+            };
+            let preferred = index.select(&Platform::host()).into_iter();
+            let mut found = None;
+            for descriptor in preferred.chain(index.manifests.iter().filter(|entry| !entry.is_attestation()))
+            {
+                // An index keeps its entries for platforms that were never loaded.
+                if self.content().size(&descriptor.digest)?.is_some() {
+                    found = Some(descriptor.clone());
+                    break;
+                }
+            }
+            chosen = found.ok_or_else(|| refuse("none of its platforms is present"))?;
         }
-        Err(refuse("none of its platforms is present"))
+        Err(StoreError::NotAnImage {
+            name: chosen.digest.to_string(),
+            reason: "its indexes are nested too deep".to_owned(),
+        })
     }
 
     pub(super) fn config(&self, manifest: &Manifest) -> Result<Config, StoreError> {
@@ -278,12 +312,9 @@ impl Store {
         if image.lent_by().is_some() {
             return self.tag_lent(image, name);
         }
-        self.inner.update_names(|names| {
-            let present = names.images().iter().any(|known| known.target.digest == image.digest());
-            match present {
-                true => Ok(names.set(name, &image.target)),
-                false => Err(StoreError::NotFound { what: "image", name: image.digest().to_string() }),
-            }
+        self.inner.update_names(|names| match names.has(&image.digest()) {
+            true => Ok(names.set(name, &image.target)),
+            false => Err(StoreError::NotFound { what: "image", name: image.digest().to_string() }),
         })
     }
 

@@ -1,18 +1,21 @@
 //! [`Images`]: all images that there are, the damaged ones apart; and finding one by what a person types.
 
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
-use super::Store;
 use super::error::StoreError;
 use super::image::Image;
 use super::names::Named;
+use super::survey::IMAGES;
+use super::{Inner, Store};
 use crate::digest::Digest;
 use crate::image::Reference;
 
 /// The images of a store, in the order of their names; those without a name last. Reads as a slice.
-#[derive(Debug, Default)]
-pub struct Images {
-    list: Vec<Image>,
+#[derive(Debug)]
+pub struct Images<T = Image> {
+    list: Vec<T>,
     damaged: Vec<DamagedImage>,
 }
 
@@ -28,33 +31,81 @@ pub struct DamagedImage {
     pub error: StoreError,
 }
 
-impl Images {
+/// What has a place in a list of images.
+pub(super) trait Listed {
+    /// Sorts by name; images without one come last.
+    fn in_list(&self) -> (bool, Option<&Reference>, Digest);
+}
+
+/// The order of a list.
+pub(super) fn by_name<T: Listed>(one: &T, other: &T) -> Ordering {
+    one.in_list().cmp(&other.in_list())
+}
+
+impl Listed for Image {
+    fn in_list(&self) -> (bool, Option<&Reference>, Digest) {
+        (self.names.is_empty(), self.names.first(), self.digest())
+    }
+}
+
+impl Listed for Named {
+    fn in_list(&self) -> (bool, Option<&Reference>, Digest) {
+        (self.names.is_empty(), self.names.first(), self.target.digest)
+    }
+}
+
+impl DamagedImage {
+    pub(super) fn new(named: &Named, error: StoreError) -> Self {
+        Self { names: named.names.clone(), digest: named.target.digest, error }
+    }
+}
+
+impl<T> Images<T> {
+    /// What was found, in order. What was removed between two looks is not damaged.
+    pub(super) fn new(
+        inner: &Inner,
+        list: Vec<T>,
+        mut damaged: Vec<DamagedImage>,
+    ) -> Result<Self, StoreError> {
+        if !damaged.is_empty() {
+            let now = inner.names()?;
+            damaged.retain(|damaged| now.has(&damaged.digest));
+        }
+        Ok(Self { list, damaged })
+    }
+
     /// Those that cannot be read. They are in the way of no other, but for [`Store::gc`], which cannot know what they need.
     pub fn damaged(&self) -> &[DamagedImage] {
         &self.damaged
     }
 }
 
-impl Deref for Images {
-    type Target = [Image];
+impl<T> Default for Images<T> {
+    fn default() -> Self {
+        Self { list: Vec::new(), damaged: Vec::new() }
+    }
+}
 
-    fn deref(&self) -> &[Image] {
+impl<T> Deref for Images<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
         &self.list
     }
 }
 
-impl IntoIterator for Images {
-    type Item = Image;
-    type IntoIter = std::vec::IntoIter<Image>;
+impl<T> IntoIterator for Images<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.list.into_iter()
     }
 }
 
-impl<'a> IntoIterator for &'a Images {
-    type Item = &'a Image;
-    type IntoIter = std::slice::Iter<'a, Image>;
+impl<'a, T> IntoIterator for &'a Images<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.list.iter()
@@ -62,37 +113,23 @@ impl<'a> IntoIterator for &'a Images {
 }
 
 impl Store {
-    /// All images.
+    /// All images, with their documents. For a list, [`Store::list_images`] costs a tenth.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the names cannot be read, or something of an image for another reason than that it is damaged.
     pub fn images(&self) -> Result<Images, StoreError> {
-        let mut images = Images::default();
+        let (mut list, mut damaged) = (Vec::new(), Vec::new());
         for named in self.inner.names()?.images() {
             match self.inner.image(named.clone()) {
-                Ok(image) => images.list.push(image),
-                Err(error) if error.is_damage() => {
-                    images.damaged.push(DamagedImage {
-                        names: named.names,
-                        digest: named.target.digest,
-                        error,
-                    });
-                }
+                Ok(image) => list.push(image),
+                Err(error) if error.is_damage() => damaged.push(DamagedImage::new(&named, error)),
                 Err(error) => return Err(error),
             }
         }
-        if !images.damaged.is_empty() {
-            // What was removed between two looks is not damaged.
-            let now = self.inner.names()?.images();
-            images.damaged.retain(|damaged| now.iter().any(|named| named.target.digest == damaged.digest));
-        }
-        images.list.extend(self.inner.lent_images()?);
-        images.list.sort_by(|one, other| {
-            let key = |image: &Image| (image.names.is_empty(), image.names.first().cloned(), image.digest());
-            key(one).cmp(&key(other))
-        });
-        Ok(images)
+        list.extend(self.inner.lent_images()?);
+        list.sort_by(by_name);
+        Images::new(&self.inner, list, damaged)
     }
 
     /// What `name` names, an image that cannot be read: by one of its names, its digest or the beginning of that.
@@ -126,51 +163,102 @@ impl Store {
 
     /// Finds an image of this store, and the name it was found by, if it was a name.
     pub(super) fn find_own_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
-        let names = self.inner.names()?;
         if let Ok(reference) = Reference::parse_familiar(name) {
-            for named in names.images() {
-                let Some(digest) = reference.digest() else {
-                    match named.names.contains(&reference) {
-                        true => return Ok((self.inner.image(named)?, Some(reference))),
-                        false => continue,
-                    }
-                };
-                // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
-                if named.names.iter().any(|known| known.repository() == reference.repository()) {
-                    let image = self.inner.image(named)?;
-                    if [image.digest(), image.manifest_digest()].contains(digest) {
-                        return Ok((image, None));
-                    }
+            let names = self.inner.names()?;
+            let Some(digest) = reference.digest() else {
+                if let Some(named) = names.find(&reference) {
+                    return Ok((self.inner.image(named)?, Some(reference)));
+                }
+                return Ok((self.find_by_id(name)?, None));
+            };
+            // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
+            for named in names.in_repository(&reference) {
+                let image = self.inner.image(named)?;
+                if [image.digest(), image.manifest_digest()].contains(digest) {
+                    return Ok((image, None));
                 }
             }
         }
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_prefix =
-            !hex.is_empty() && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        Ok((self.find_by_id(name)?, None))
+    }
+
+    /// Finds an image by its id, its digest, or the beginning of one of them.
+    fn find_by_id(&self, name: &str) -> Result<Image, StoreError> {
+        let inner = &self.inner;
         let not_found = || StoreError::NotFound { what: "image", name: name.to_owned() };
-        if !is_prefix && name.parse::<Digest>().is_err() {
-            return Err(not_found());
+        let wanted = WantedId::new(name).ok_or_else(not_found)?;
+        let names = inner.names()?;
+        if let Some(named) = wanted.whole().and_then(|digest| names.with_digest(&digest)) {
+            return inner.image(named);
         }
-        let mut found: Vec<Image> = Vec::new();
-        for image in self.images()?.list.into_iter().filter(|image| image.lent_by().is_none()) {
-            let ids = [image.id(), image.digest(), image.manifest_digest()];
-            if ids.iter().any(|id| id.to_string() == name || id.hex() == hex) {
-                return Ok((image, None));
+        let targets = names.targets();
+        let mut found: BTreeMap<Fit, Vec<(String, Named)>> = BTreeMap::new();
+        inner.survey(IMAGES, &targets, |number, known| {
+            let known = match known {
+                Err(error) if error.is_damage() => return Ok(()),
+                known => known?,
+            };
+            let target = &targets[number].digest;
+            let index = (*target != known.manifest.digest).then(|| target.to_string());
+            let ids = [known.id, known.name].into_iter().chain(index.as_deref());
+            if let Some(fit) = ids.filter_map(|id| wanted.fit(id)).min() {
+                let named = names.with_digest(target).expect("it was listed a moment ago");
+                found.entry(fit).or_default().push((known.id.to_owned(), named));
             }
-            // One image may be there in several forms, compressed and not; the one with a name comes first.
-            let is_new = || found.iter().all(|known| known.id() != image.id());
-            if is_prefix && ids.iter().any(|id| id.hex().starts_with(hex)) && is_new() {
-                found.push(image);
-            }
+            Ok(())
+        })?;
+        let (_, mut found) = found.pop_first().ok_or_else(not_found)?;
+        // One image may be there in several forms, compressed and not; the one with a name comes first.
+        found.sort_by(|(_, one), (_, other)| by_name(one, other));
+        let mut seen = BTreeSet::new();
+        found.retain(|(id, _)| seen.insert(id.clone()));
+        if let [(_, named)] = &found[..] {
+            return inner.image(named.clone());
         }
-        match found.len() {
-            0 => Err(not_found()),
-            1 => Ok((found.remove(0), None)),
-            _ => {
-                let candidates =
-                    found.iter().map(|image| format!("{} ({})", image.id(), image.label())).collect();
-                Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
-            }
+        let label = |(id, named): (String, Named)| {
+            let name = named.names.first().map_or_else(|| id.clone(), Reference::familiar);
+            format!("{id} ({name})")
+        };
+        let candidates = found.into_iter().map(label).collect();
+        Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
+    }
+}
+
+/// A digest, or the beginning of one without its algorithm.
+struct WantedId<'n> {
+    name: &'n str,
+    /// Without `sha256:`.
+    hex: &'n str,
+}
+
+/// How a digest fits, the better first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Whole,
+    Begins,
+}
+
+impl<'n> WantedId<'n> {
+    fn new(name: &'n str) -> Option<Self> {
+        let wanted = Self { name, hex: name.strip_prefix("sha256:").unwrap_or(name) };
+        (wanted.may_begin() || name.parse::<Digest>().is_ok()).then_some(wanted)
+    }
+
+    fn may_begin(&self) -> bool {
+        let is_digit = |digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        !self.hex.is_empty() && self.hex.bytes().all(is_digit)
+    }
+
+    /// The digest that is meant, if that can be only one.
+    fn whole(&self) -> Option<Digest> {
+        self.name.parse().or_else(|_| Digest::from_parts("sha256", self.hex)).ok()
+    }
+
+    fn fit(&self, id: &str) -> Option<Fit> {
+        let (_, hex) = id.split_once(':')?;
+        match id == self.name || hex == self.hex {
+            true => Some(Fit::Whole),
+            false => (self.may_begin() && hex.starts_with(self.hex)).then_some(Fit::Begins),
         }
     }
 }

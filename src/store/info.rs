@@ -66,7 +66,7 @@ impl Store {
             version: VERSION,
             path: self.path(),
             read_only,
-            images: inner.names()?.images().len() as u64,
+            images: inner.names()?.targets().len() as u64,
             containers: inner.sorted_containers()?.0.len() as u64,
             layers: keys.len() as u64,
             unsettled_layers: unsettled,

@@ -127,6 +127,12 @@ impl Lender {
     }
 }
 
+/// Tells of an image that `store` lends and that cannot be read.
+pub(super) fn damaged_elsewhere(store: &Path, named: &Named, error: &StoreError) {
+    let (target, error) = (named.target.digest, with_causes(error));
+    tracing::warn!(?store, %target, error, "an image of another store is damaged");
+}
+
 /// Blobs of this store, and behind them those of its lenders. A blob of a lender that cannot be read is not there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Content<'a> {
@@ -178,22 +184,21 @@ impl Inner {
 
     /// The images of all lenders, without the names that this store or an earlier lender gives to another. One that is
     /// here too and has no name of its own left is left out.
-    fn lent_names(&self) -> Result<Vec<(&Path, Named)>, StoreError> {
+    pub(super) fn lent_names(&self) -> Result<Vec<(&Path, Named)>, StoreError> {
         if self.lenders.is_empty() {
             return Ok(Vec::new());
         }
-        let mut seen = self.names()?.images();
+        let mut seen = vec![self.names()?];
         let mut lent = Vec::new();
         for lender in &self.lenders {
-            let here = lender.names(self).images();
-            for Named { target, names } in &here {
-                let mut names = names.clone();
-                names.retain(|name| !seen.iter().any(|known| known.names.contains(name)));
-                if !names.is_empty() || seen.iter().all(|known| known.target.digest != target.digest) {
-                    lent.push((&*lender.path, Named { target: target.clone(), names }));
+            let here = lender.names(self);
+            for Named { target, mut names } in here.images() {
+                names.retain(|name| !seen.iter().any(|before| before.has_name(name)));
+                if !names.is_empty() || !seen.iter().any(|before| before.has(&target.digest)) {
+                    lent.push((&*lender.path, Named { target, names }));
                 }
             }
-            seen.extend(here);
+            seen.push(here);
         }
         Ok(lent)
     }
@@ -231,12 +236,9 @@ impl Inner {
     pub(super) fn lent_images(&self) -> Result<Vec<Image>, StoreError> {
         let mut images = Vec::new();
         for (store, named) in self.lent_names()? {
-            let target = named.target.digest;
-            match self.lent_image(store, named) {
+            match self.lent_image(store, named.clone()) {
                 Ok(image) => images.push(image),
-                Err(error) if error.is_damage() => {
-                    tracing::warn!(?store, %target, error = with_causes(&error), "an image of another store is damaged");
-                }
+                Err(error) if error.is_damage() => damaged_elsewhere(store, &named, &error),
                 Err(error) => return Err(error),
             }
         }

@@ -184,20 +184,19 @@ impl Store {
         loaded: Vec<Loaded>,
         unpacked: Vec<Vec<String>>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
-        let moved = self.inner.update_names(|names| {
+        let (moved, named) = self.inner.update_names(|names| {
             let mut all = Vec::with_capacity(loaded.len());
             for one in &loaded {
+                let set = one.names.iter().filter_map(|name| names.set(name.clone(), &one.target));
+                all.push(set.collect::<Vec<_>>());
                 names.keep(&one.target);
-                let moved = one.names.iter().filter_map(|name| names.set(name.clone(), &one.target));
-                all.push(moved.collect::<Vec<_>>());
             }
-            Ok((all, names.images()))
+            Ok((all, names.with_digests(&loaded.iter().map(|one| one.target.digest).collect())))
         })?;
-        let (moved, named) = moved;
         let mut done = Vec::with_capacity(loaded.len());
         for ((one, moved), mut warnings) in loaded.into_iter().zip(moved).zip(unpacked) {
-            let named = named.iter().find(|named| named.target.digest == one.target.digest);
-            let image = self.inner.image(named.expect("it was put in a moment ago").clone())?;
+            let known = named.binary_search_by(|named| named.target.digest.cmp(&one.target.digest));
+            let image = self.inner.image(named[known.expect("it was put in a moment ago")].clone())?;
             warnings.splice(0..0, one.warnings.iter().map(ToString::to_string));
             done.push(LoadedImage { image, names: one.names, moved, warnings });
         }

@@ -15,7 +15,9 @@ mod error;
 mod gc;
 mod image;
 mod images;
+mod index_file;
 mod info;
+mod kept;
 mod layout;
 mod lenders;
 mod load;
@@ -28,6 +30,8 @@ mod records;
 mod remove;
 mod save;
 mod stack;
+mod summary;
+mod survey;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +59,7 @@ pub use names::Moved;
 pub use options::{DriverChoice, StoreOptions};
 pub use remove::{RemoveImage, Removed};
 pub use save::{ArchiveFormat, SaveOptions};
+pub use summary::ImageSummary;
 
 use layout::{Access, Layout};
 use lenders::Lender;

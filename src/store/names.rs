@@ -5,13 +5,14 @@
 //! written twice: in full as `io.containerd.image.name`, and as people say it (`debian:12`) as
 //! `org.opencontainers.image.ref.name`, which is what `skopeo inspect oci:<root>/oci:debian:12` and `umoci ls` look at.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::Inner;
 use super::error::StoreError;
+use super::index_file::{IndexFile, Line};
 use crate::digest::Digest;
 use crate::fs::{Dir, Lock, LockMode};
-use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME, Reference};
+use crate::image::{Descriptor, Index, Reference};
 use crate::limits::Limits;
 
 /// An index of nothing, for a new store.
@@ -41,73 +42,115 @@ pub struct Moved {
 }
 
 /// All names of a store, in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Names {
-    named: BTreeMap<Reference, Descriptor>,
-    unnamed: BTreeMap<Digest, Descriptor>,
-    rest: Index,
+    file: IndexFile,
+    changed: bool,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::new(IndexFile::of(Index::default()))
+    }
 }
 
 impl Names {
-    fn parse(mut index: Index) -> Self {
-        let manifests = std::mem::take(&mut index.manifests);
-        let mut names = Self { rest: index, ..Self::default() };
-        for mut target in manifests {
-            // Another tool may have written into the layout; whatever it says, the target is kept.
-            let name = Reference::from_annotations(&target.annotations, None);
-            target.annotations.remove(OCI_REF_NAME);
-            target.annotations.remove(CONTAINERD_IMAGE_NAME);
-            match name {
-                Some(name) => drop(names.named.insert(name, target)),
-                None => drop(names.unnamed.insert(target.digest, target)),
-            }
-        }
-        names
+    fn new(file: IndexFile) -> Self {
+        Self { file, changed: false }
     }
 
-    fn to_index(&self) -> Index {
-        let mut index = self.rest.clone();
-        for (name, target) in &self.named {
-            let mut entry = target.clone();
-            entry.annotations.insert(OCI_REF_NAME.to_owned(), name.familiar());
-            entry.annotations.insert(CONTAINERD_IMAGE_NAME.to_owned(), name.canonical());
-            index.manifests.push(entry);
-        }
-        index.manifests.extend(self.unnamed.values().cloned());
-        index
+    /// The image of a name.
+    pub(super) fn find(&self, name: &Reference) -> Option<Named> {
+        self.file.find(name).map(|line| self.named(line))
+    }
+
+    /// The image whose names point at this manifest or index.
+    pub(super) fn with_digest(&self, digest: &Digest) -> Option<Named> {
+        self.images_if(|other| other == digest).pop()
+    }
+
+    /// Whether there is an image whose names, if it has any, point at this manifest or index.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.file.is_unnamed(digest) || self.is_named(digest)
+    }
+
+    /// Whether something has this name.
+    pub(super) fn has_name(&self, name: &Reference) -> bool {
+        self.file.find(name).is_some()
+    }
+
+    /// The images that have a name in the repository of `name`, in the order of their names.
+    pub(super) fn in_repository(&self, name: &Reference) -> Vec<Named> {
+        let mut seen = BTreeSet::new();
+        let prefix = format!("{}:", name.repository());
+        let lines = self.file.named_from(&prefix);
+        lines.filter(|line| seen.insert(line.digest)).map(|line| self.named(line)).collect()
     }
 
     /// Every image, in the order of its digest.
     pub(super) fn images(&self) -> Vec<Named> {
-        let mut images: BTreeMap<Digest, Named> = BTreeMap::new();
-        for (name, target) in &self.named {
-            let image = images.entry(target.digest);
-            image
-                .or_insert_with(|| Named { target: target.clone(), names: Vec::new() })
-                .names
-                .push(name.clone());
-        }
-        for (digest, target) in &self.unnamed {
-            images.entry(*digest).or_insert_with(|| Named { target: target.clone(), names: Vec::new() });
-        }
-        images.into_values().collect()
+        self.images_if(|_| true)
+    }
+
+    /// The images with these digests that there are, in the order of their digests.
+    pub(super) fn with_digests(&self, digests: &BTreeSet<Digest>) -> Vec<Named> {
+        self.images_if(|digest| digests.contains(digest))
+    }
+
+    fn images_if(&self, is_meant: impl Fn(&Digest) -> bool) -> Vec<Named> {
+        let mut lines: Vec<&Line> = self.file.lines().filter(|line| is_meant(&line.digest)).collect();
+        lines.sort_by_key(|line| line.digest);
+        lines.chunk_by(|one, other| one.digest == other.digest).map(|lines| self.together(lines)).collect()
+    }
+
+    /// What the names of every image point at, in the order of its digest.
+    pub(super) fn targets(&self) -> Vec<Descriptor> {
+        let mut lines: Vec<&Line> = self.file.lines().collect();
+        lines.sort_by_key(|line| line.digest);
+        lines.dedup_by_key(|line| line.digest);
+        lines.into_iter().map(|line| self.file.target(line)).collect()
+    }
+
+    /// Every name, sorted.
+    pub(super) fn all(&self) -> Vec<Reference> {
+        let mut names: Vec<_> = self.file.lines().filter_map(|line| self.file.name(line)).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The image of a line, with all its names.
+    fn named(&self, line: &Line) -> Named {
+        self.with_digest(&line.digest).expect("it is the image of a line")
+    }
+
+    /// One image of all its lines.
+    fn together(&self, lines: &[&Line]) -> Named {
+        let mut names: Vec<_> = lines.iter().filter_map(|line| self.file.name(line)).collect();
+        names.sort_unstable();
+        Named { target: self.file.target(lines[0]), names }
     }
 
     fn is_named(&self, digest: &Digest) -> bool {
-        self.named.values().any(|target| target.digest == *digest)
+        self.file.named_from("").any(|line| line.digest == *digest)
     }
 
     /// Keeps `target`, under no name if it has none.
     pub(super) fn keep(&mut self, target: &Descriptor) {
-        if !self.is_named(&target.digest) {
-            self.unnamed.insert(target.digest, target.clone());
+        if !self.has(&target.digest) {
+            self.file.keep(target);
+            self.changed = true;
         }
     }
 
     /// Points `name` at `target`. An image that loses its last name by that is kept without.
     pub(super) fn set(&mut self, name: Reference, target: &Descriptor) -> Option<Moved> {
-        let before = self.named.insert(name.clone(), target.clone());
-        self.unnamed.remove(&target.digest);
+        let before = self.file.find(&name).map(|line| self.file.target(line));
+        if before.as_ref() == Some(target) && !self.file.is_unnamed(&target.digest) {
+            return None;
+        }
+        self.file.set(&name, target);
+        self.file.drop_unnamed(&target.digest);
+        self.changed = true;
         let before = before.filter(|before| before.digest != target.digest)?;
         self.keep(&before);
         Some(Moved { name, from: before.digest })
@@ -115,23 +158,18 @@ impl Names {
 
     /// Takes `name` away and returns what it pointed at, which is kept without a name if it was the last.
     pub(super) fn unset(&mut self, name: &Reference) -> Option<Descriptor> {
-        let target = self.named.remove(name)?;
+        let target = self.file.find(name).map(|line| self.file.target(line))?;
+        self.file.unset(name);
+        self.changed = true;
         self.keep(&target);
         Some(target)
     }
 
     /// Forgets the image with all its names, which are returned.
     pub(super) fn forget(&mut self, digest: &Digest) -> Vec<Reference> {
-        self.unnamed.remove(digest);
-        let names: Vec<_> = self
-            .named
-            .iter()
-            .filter(|(_, target)| target.digest == *digest)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in &names {
-            self.named.remove(name);
-        }
+        let Some(Named { names, .. }) = self.with_digest(digest) else { return Vec::new() };
+        self.file.forget(digest);
+        self.changed = true;
         names
     }
 }
@@ -141,8 +179,8 @@ pub(super) fn read(layout: &Dir, limits: &Limits) -> Result<Names, StoreError> {
     // Our own file: its size is not a stranger's claim, so it is held to no limit of a document's.
     let bytes = layout.read(INDEX_FILE, 1 << 30)?;
     let limits = Limits { json_bytes: 1 << 30, json_memory: u64::MAX, images: usize::MAX, ..limits.clone() };
-    let index = Index::parse(&bytes, &limits);
-    Ok(Names::parse(index.map_err(|source| StoreError::Index { path: layout.path_of(INDEX_FILE), source })?))
+    let file = IndexFile::read(bytes, &limits);
+    file.map(Names::new).map_err(|source| StoreError::Index { path: layout.path_of(INDEX_FILE), source })
 }
 
 impl Inner {
@@ -159,12 +197,10 @@ impl Inner {
         let operation = self.begin()?;
         let _lock = Lock::acquire(&self.layout.locks, INDEX_LOCK, LockMode::Exclusive)?;
         let mut names = self.names()?;
-        let before = names.to_index().to_json();
         let done = change(&mut names)?;
-        let after = names.to_index().to_json();
-        if after != before {
-            let layout = self.layout.blobs.layout();
-            operation.workspace().replace(&after, layout, INDEX_FILE, self.options.durability)?;
+        if names.changed {
+            let (json, layout) = (names.file.to_json(), self.layout.blobs.layout());
+            operation.workspace().replace(&json, layout, INDEX_FILE, self.options.durability)?;
         }
         operation.end()?;
         Ok(done)
@@ -205,16 +241,36 @@ mod tests {
     }
 
     #[test]
-    fn names_survive_the_file_and_foreign_fields_do_too() {
+    fn what_changes_nothing_writes_nothing() {
         let mut names = Names::default();
-        names.set(name("debian:12"), &target(b"one"));
-        names.set(name("localhost:5000/x"), &target(b"one"));
+        names.set(name("a"), &target(b"one"));
         names.keep(&target(b"two"));
-        let mut index = names.to_index();
-        assert_eq!(index.manifests[0].annotations[OCI_REF_NAME], "debian:12");
-        assert_eq!(index.manifests[0].annotations[CONTAINERD_IMAGE_NAME], "docker.io/library/debian:12");
-        index.annotations.insert("kept".to_owned(), "yes".to_owned());
-        let again = Names::parse(index.clone());
-        assert_eq!(again.to_index(), index);
+        names.changed = false;
+        assert_eq!(names.set(name("a"), &target(b"one")), None);
+        names.keep(&target(b"one"));
+        names.keep(&target(b"two"));
+        assert_eq!(names.unset(&name("b")), None);
+        assert_eq!(names.forget(&Digest::of(b"three")), []);
+        assert!(!names.changed);
+    }
+
+    #[test]
+    fn an_image_is_found_by_what_it_is_called_and_by_its_repository() {
+        let (one, two) = (target(b"one"), target(b"two"));
+        let mut names = Names::default();
+        for (text, target) in [("x/a:1", &one), ("x/a:2", &two), ("x/a-b:1", &two), ("x/a", &one)] {
+            names.set(name(text), target);
+        }
+        let found = names.find(&name("x/a:2")).unwrap();
+        assert_eq!((found.target.digest, found.names), (two.digest, vec![name("x/a:2"), name("x/a-b:1")]));
+        assert!(names.find(&name("x/b")).is_none());
+        let digests = |text| -> Vec<_> {
+            names.in_repository(&name(text)).iter().map(|named| named.target.digest).collect()
+        };
+        assert_eq!(digests("x/a:other"), [one.digest, two.digest]);
+        assert_eq!(digests("x/a-b"), [two.digest]);
+        assert!(digests("x").is_empty());
+        assert_eq!((names.targets().len(), names.all().len()), (2, 4));
+        assert!(names.has(&one.digest) && !names.has(&Digest::of(b"three")));
     }
 }

@@ -98,7 +98,8 @@ impl Inner {
         Ok(operation.workspace().replace(&bytes, &self.cache()?, NAME, Durability::Relaxed)?)
     }
 
-    fn cache(&self) -> Result<Dir, crate::fs::Error> {
+    /// The directory of what can be found out again.
+    pub(super) fn cache(&self) -> Result<Dir, crate::fs::Error> {
         self.layout.root.open_dir(DIR)
     }
 }

@@ -15,6 +15,7 @@ mod holes;
 mod images;
 mod lenders;
 mod life;
+mod many;
 mod many_layers;
 mod refusals;
 mod rootless;

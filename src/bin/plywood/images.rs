@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use plywood::image::{Reference, time};
-use plywood::{Image, Images, RemoveImage, Store, StoreError};
+use plywood::{Image, ImageSummary, Images, RemoveImage, Store, StoreError};
 use serde::Serialize;
 use serde_json::json;
 
@@ -27,8 +27,8 @@ pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
     match error {
         StoreError::NotFound { name, .. } => {
             // What cannot be listed cannot be suggested; the error itself is what matters.
-            let images = store.images().unwrap_or_default();
-            let names: Vec<String> = images.iter().flat_map(Image::names).map(Reference::familiar).collect();
+            let names = store.image_names().unwrap_or_default();
+            let names: Vec<String> = names.iter().map(Reference::familiar).collect();
             let wanted =
                 Reference::parse_familiar(name).map_or_else(|_| name.clone(), |name| name.familiar());
             let repository = wanted.rsplit_once(':').map_or(&*wanted, |(repository, _)| repository);
@@ -73,15 +73,15 @@ struct Listed {
 }
 
 impl Listed {
-    fn new(image: &Image) -> Self {
+    fn new(image: &ImageSummary) -> Self {
         Self {
-            id: image.id().to_string(),
-            digest: image.manifest_digest().to_string(),
-            names: names(image),
-            size: image.size(),
-            created: image.config().and_then(|config| config.created.clone()),
-            platform: image.platform().map(|platform| platform.to_string()),
-            lent_by: image.lent_by().map(|store| store.to_string_lossy().into_owned()),
+            id: image.id.to_string(),
+            digest: image.manifest_digest.to_string(),
+            names: image.names.iter().map(Reference::familiar).collect(),
+            size: image.size,
+            created: image.created.clone(),
+            platform: image.platform.as_ref().map(ToString::to_string),
+            lent_by: image.lent_by.as_ref().map(|store| store.to_string_lossy().into_owned()),
         }
     }
 }
@@ -96,7 +96,8 @@ pub(crate) fn age(written: Option<&str>) -> String {
 /// `plywood images`
 pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> {
     let output = context.output;
-    let images = context.open_if_there()?.map_or_else(|| Ok(Images::default()), |store| store.images())?;
+    let images =
+        context.open_if_there()?.map_or_else(|| Ok(Images::default()), |store| store.list_images())?;
     for damaged in images.damaged() {
         let names: Vec<_> = damaged.names.iter().map(Reference::familiar).collect();
         let (names, digest, error) = (names.join(", "), damaged.digest, chain(&damaged.error));

@@ -1,0 +1,135 @@
+//! What is known of every image without reading its documents: id, sizes, platform, layers.
+//!
+//! ```text
+//! cache/images    of each manifest: the image id, and what a list shows
+//! cache/stacks    of each manifest: its layers
+//! ```
+//!
+//! A manifest is named by what it says, so what it and its config say never changes; what is not kept is read and kept.
+//! Which images there are, and what they are called, is said by `index.json` alone.
+
+use serde::{Deserialize, Serialize};
+
+use super::Inner;
+use super::error::StoreError;
+use super::image::Image;
+use super::names::Named;
+use crate::digest::{DiffId, Digest};
+use crate::image::{Descriptor, Platform};
+
+pub(super) const IMAGES: &str = "images";
+pub(super) const STACKS: &str = "stacks";
+
+/// What a list shows of an image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Facts {
+    /// Bytes of its config.
+    pub(super) config_size: u64,
+    /// Stored bytes of everything that it leads to.
+    pub(super) size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) created: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) platform: Option<Platform>,
+}
+
+/// The layers of an image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Layers {
+    /// Blobs with their sizes, bottom first.
+    pub(super) blobs: Vec<(Digest, u64)>,
+    /// None for an artifact.
+    pub(super) diff_ids: Vec<DiffId>,
+}
+
+/// What is known of the image behind one target.
+pub(super) struct Known<'k> {
+    /// The manifest for this machine.
+    pub(super) manifest: Descriptor,
+    /// Its digest.
+    pub(super) name: &'k str,
+    /// The id of the image.
+    pub(super) id: &'k str,
+    text: &'k str,
+}
+
+impl Known<'_> {
+    /// What is kept, of the kind that was asked for.
+    pub(super) fn read<T: for<'de> Deserialize<'de>>(&self) -> Option<T> {
+        match serde_json::from_str(self.text) {
+            Ok(read) => Some(read),
+            Err(error) => {
+                tracing::debug!(%error, manifest = %self.manifest.digest, "what is kept is of another version");
+                None
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Tells `visit` of each of `targets`, by its number, what is kept in the file `kind`, or why nothing can be known of
+    /// it. What was not kept until now is found out.
+    pub(super) fn survey(
+        &self,
+        kind: &str,
+        targets: &[Descriptor],
+        mut visit: impl FnMut(usize, Result<Known<'_>, StoreError>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let kept = self.kept(kind);
+        let facts = kept.facts();
+        let mut new: [Vec<(String, String)>; 2] = Default::default();
+        for (number, target) in targets.iter().enumerate() {
+            let manifest = match self.choose(target) {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    visit(number, Err(error))?;
+                    continue;
+                }
+            };
+            let name = manifest.digest.to_string();
+            if let Some((id, text)) = facts.get(&*name).and_then(|fact| fact.split_once(' ')) {
+                visit(number, Ok(Known { manifest, name: &name, id, text }))?;
+                continue;
+            }
+            let named = Named { target: manifest.clone(), names: Vec::new() };
+            match self.image(named).and_then(|image| found(&image)) {
+                Ok([image, stack]) => {
+                    let fact = if kind == IMAGES { &image } else { &stack };
+                    if let Some((id, text)) = fact.split_once(' ') {
+                        visit(number, Ok(Known { manifest, name: &name, id, text }))?;
+                    }
+                    new[0].push((name.clone(), image));
+                    new[1].push((name, stack));
+                }
+                Err(error) => visit(number, Err(error))?,
+            }
+        }
+        for (kind, new) in [IMAGES, STACKS].into_iter().zip(&new) {
+            self.keep_facts(kind, new);
+        }
+        Ok(())
+    }
+}
+
+/// What is kept of an image that was read, in each file.
+fn found(image: &Image) -> Result<[String; 2], StoreError> {
+    let facts = Facts {
+        config_size: image.manifest().config.size,
+        size: image.size(),
+        created: image.config().and_then(|config| config.created.clone()),
+        platform: image.config().map(|config| config.platform()),
+    };
+    let layers = Layers {
+        blobs: image.manifest().layers.iter().map(|layer| (layer.digest, layer.size)).collect(),
+        diff_ids: image.diff_ids().to_vec(),
+    };
+    let id = image.id();
+    let write = |json: serde_json::Result<String>| json.map(|json| format!("{id} {json}"));
+    let written = write(serde_json::to_string(&facts)).and_then(|facts| {
+        let layers = write(serde_json::to_string(&layers))?;
+        Ok([facts, layers])
+    });
+    Ok(written.expect("numbers, texts and lists are JSON"))
+}
