@@ -29,6 +29,8 @@
 
 mod bare;
 mod images;
+#[path = "../common/layout.rs"]
+mod layout;
 mod options;
 
 use std::error::Error;
