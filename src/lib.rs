@@ -143,9 +143,10 @@ pub use parallelism::Parallelism;
 pub use store::{
     ArchiveFormat, CheckOptions, CheckReport, CommitOptions, Container, ContainerState, Containers,
     CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice, ExportOptions, GcOptions, GcReport,
-    HistoryEntry, Image, ImageSummary, Images, Info, LenderInfo, LenderState, LoadOptions, LoadedImage,
-    Mounted, Moved, RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions,
-    UnmountError, Unpack,
+    HistoryEntry, Image, ImageSummary, Images, Info, LabelFilter, LenderInfo, LenderState, LoadOptions,
+    LoadedImage, Mounted, Moved, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage,
+    RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, UnmountError,
+    Unpack,
 };
 
 /// The examples in README.md are held to what they say.

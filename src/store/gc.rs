@@ -5,11 +5,14 @@
 //! under the lock and unlinked after it: the lock is held for as long as it takes to read the names and the documents
 //! behind them, not for as long as it takes to remove a tree.
 
+use std::collections::HashSet;
+
 use super::error::StoreError;
 use super::operation::{GC_LOCK, Operation, Pinned};
 use super::survey::{IMAGES, STACKS};
 use super::{Inner, Store};
 use crate::container::ContainerRecord;
+use crate::digest::Digest;
 use crate::driver::{self, RootState};
 use crate::fs::{Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
@@ -35,13 +38,22 @@ impl GcOptions {
 #[non_exhaustive]
 pub struct GcReport {
     /// Digests of blobs that nothing led to.
-    pub blobs: Vec<crate::digest::Digest>,
+    pub blobs: Vec<Digest>,
     /// Keys of layers that nothing led to.
     pub layers: Vec<String>,
     /// Work that dead processes left behind, and names of containers that are gone.
     pub leftovers: u64,
     /// Bytes of these blobs and, as recorded, of these layers.
     pub bytes: u64,
+}
+
+/// What a collection takes for gone: a dry run cannot remove it first.
+#[derive(Debug, Default)]
+pub(super) struct Without {
+    /// What names of images point at.
+    pub(super) images: HashSet<Digest>,
+    /// Ids of containers.
+    pub(super) containers: HashSet<String>,
 }
 
 impl Store {
@@ -52,16 +64,21 @@ impl Store {
     /// [`StoreError`] if something that is needed cannot be read: then nothing is known to be unneeded and nothing is
     /// removed. If something cannot be unlinked at the end, it is no longer visible and the next collection tries again.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
+        self.collect(options.dry_run, &Without::default())
+    }
+
+    /// Collects as if what is in `without` were gone.
+    pub(super) fn collect(&self, dry_run: bool, without: &Without) -> Result<GcReport, StoreError> {
         let operation = self.inner.begin()?;
-        let mut collection = Collection::begin(&self.inner, &operation, options.dry_run)?;
-        let needed = collection.needed()?;
+        let mut collection = Collection::begin(&self.inner, &operation, dry_run)?;
+        let needed = collection.needed(without)?;
         collection.blobs(&needed)?;
         collection.layers(&needed)?;
         collection.names()?;
         collection.facts(&needed)?;
         let report = collection.end();
         operation.end()?;
-        if !options.dry_run {
+        if !dry_run {
             self.settle()?;
         }
         Ok(report)
@@ -90,7 +107,7 @@ impl Store {
         let workspace = operation.workspace();
         let brought = operation.pinned()?;
         let mut collection = Collection::begin(inner, operation, true)?;
-        let needed = collection.needed()?;
+        let needed = collection.needed(&Without::default())?;
         for digest in brought.blobs.difference(&needed.blobs).filter_map(|digest| digest.parse().ok()) {
             if inner.layout.blobs.size(&digest)?.is_some() {
                 inner.layout.blobs.discard(&digest, workspace)?;
@@ -131,17 +148,20 @@ impl<'a> Collection<'a> {
     }
 
     /// What is led to. Sweeps `staging/` on the way, which tells the operations in progress from the dead.
-    fn needed(&mut self) -> Result<Pinned, StoreError> {
+    fn needed(&mut self, without: &Without) -> Result<Pinned, StoreError> {
         let (live, swept) = self.inner.staging.sweep(self.workspace, self.dry_run)?;
         self.report.leftovers += swept;
         let mut needed = Pinned::of(&live)?;
-        for image in self.inner.names()?.images() {
+        let images = self.inner.names()?.images().into_iter();
+        for image in images.filter(|image| !without.images.contains(&image.target.digest)) {
             self.need(&image.target, &mut needed)?;
         }
         let views = self.views(&needed)?;
         // A trial mount of a process that was killed, or the dead mount of a view.
         driver::abandon(self.workspace.dir())?;
-        for record in self.inner.container_records()?.into_iter().chain(views) {
+        let containers = self.inner.container_records()?.into_iter();
+        let containers = containers.filter(|record| !without.containers.contains(&record.id));
+        for record in containers.chain(views) {
             self.need_container(&record, &mut needed)?;
         }
         Ok(needed)

@@ -345,3 +345,38 @@ fn a_root_is_mounted_as_it_was_asked_for() {
         assert_eq!(both.status.code(), Some(2));
     });
 }
+
+#[test]
+fn pruning_tells_what_goes_and_a_dry_run_that_it_would() {
+    let tool = Tool::with("copy");
+    let base = tool.load_base();
+    tool.text(&["create", "--name", "old", "--label", "job=1", "base:1"]);
+    tool.text(&["create", "--name", "other", "base:1"]);
+    fs::write(format!("{}/new", tool.word(&["mount", "old"])), "new").unwrap();
+    let loose = tool.word(&["commit", "--created", "@100", "old"]);
+
+    let text = tool.text(&["image", "prune", "-n"]);
+    let expected = format!("Image: {loose}\nwould remove 0 containers, 1 image, 3 blobs and 0 layers: ");
+    assert!(text.starts_with(&expected), "{text}");
+    assert_eq!(tool.text(&["image", "prune", "-q", "--filter", "until=1970-01-01"]), "");
+    let pruned = tool.json(&["image", "prune", "-f", "--filter", "until=1h"]);
+    assert_eq!(pruned["images"][0]["id"], loose.as_str());
+    assert_eq!(pruned["images"].as_array().unwrap().len(), 1);
+    assert_eq!(pruned["dry_run"], false);
+
+    assert_eq!(tool.text(&["container", "prune", "-q", "--filter", "label!=job", "-n"]).lines().count(), 1);
+    let text = tool.text(&["container", "prune", "--filter", "label=job=1"]);
+    assert!(text.starts_with("Container: old\nremoved 1 container, 0 images"), "{text}");
+    assert_eq!(tool.text(&["image", "prune", "-aq"]), "");
+    let text = tool.text(&["system", "prune", "-a"]);
+    assert!(
+        text.contains("Container: other\n") && text.contains(&format!("Image: {base} (base:1)\n")),
+        "{text}"
+    );
+    assert_eq!(tool.text(&["images", "-q"]), "");
+
+    let (text, _) = tool.usage(&["image", "prune", "--filter", "until=yesterday"]);
+    assert!(text.contains("neither a time"), "{text}");
+    let (text, _) = tool.usage(&["container", "prune", "--filter", "dangling=true"]);
+    assert!(text.contains("is a filter for images"), "{text}");
+}

@@ -17,6 +17,7 @@ mod lenders;
 mod life;
 mod many;
 mod many_layers;
+mod prune;
 mod refusals;
 mod rootless;
 mod trees;

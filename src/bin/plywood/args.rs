@@ -4,6 +4,7 @@
 
 mod containers;
 mod images;
+mod prune;
 mod store;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub(crate) use containers::*;
 pub(crate) use images::*;
+pub(crate) use prune::*;
 pub(crate) use store::*;
 
 /// Container images, their layers and writable containers, kept in one directory.
@@ -133,13 +135,13 @@ pub(crate) enum Command {
     Cp(CpArgs),
     Commit(CommitArgs),
     Export(ExportArgs),
-    /// Work with images: list, inspect, remove, mount a read-only view
+    /// Work with images: list, inspect, remove, prune, mount a read-only view
     #[command(subcommand, arg_required_else_help = true)]
     Image(ImageCommand),
-    /// Work with containers: list, mount, remove
+    /// Work with containers: list, mount, remove, prune
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerCommand),
-    /// Look after the store as a whole: collect, check
+    /// Look after the store as a whole: collect, prune, check
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
     Gc(GcArgs),
@@ -164,6 +166,7 @@ pub(crate) enum ImageCommand {
     Mount(ImageMountArgs),
     #[command(visible_alias = "unmount")]
     Umount(ImageUmountArgs),
+    Prune(ImagePruneArgs),
 }
 
 /// `plywood container …`
@@ -182,6 +185,7 @@ pub(crate) enum ContainerCommand {
     Cp(CpArgs),
     Commit(CommitArgs),
     Export(ExportArgs),
+    Prune(ContainerPruneArgs),
 }
 
 /// `plywood system …`
@@ -190,6 +194,7 @@ pub(crate) enum SystemCommand {
     Gc(GcArgs),
     Check(CheckArgs),
     Info(InfoArgs),
+    Prune(SystemPruneArgs),
 }
 
 #[cfg(test)]

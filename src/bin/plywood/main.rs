@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `args` | what can be said on the command line |
 //! | `global` | which store, opened how |
-//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` | the commands |
+//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` `prune` | the commands |
 //! | `output` `errors` `progress` `human` | how things are printed |
 //! | `files` `signals` | the world outside the store |
 
@@ -24,6 +24,7 @@ mod inspect;
 mod load;
 mod output;
 mod progress;
+mod prune;
 mod save;
 mod signals;
 mod store;
@@ -98,6 +99,7 @@ fn run_image(context: &Context, command: &ImageCommand) -> Result<(), Failure> {
         ImageCommand::Rm(args) => images::remove(context, args),
         ImageCommand::Mount(args) => images::mount(context, args),
         ImageCommand::Umount(args) => images::umount(context, args),
+        ImageCommand::Prune(args) => prune::images(context, args),
     }
 }
 
@@ -113,6 +115,7 @@ fn run_container(context: &Context, command: &ContainerCommand) -> Result<(), Fa
         ContainerCommand::Cp(args) => copy::copy(context, args),
         ContainerCommand::Commit(args) => containers::commit(context, args),
         ContainerCommand::Export(args) => save::export(context, args),
+        ContainerCommand::Prune(args) => prune::containers(context, args),
     }
 }
 
@@ -121,6 +124,7 @@ fn run_system(context: &Context, command: &SystemCommand) -> Result<(), Failure>
         SystemCommand::Gc(args) => store::gc(context, args),
         SystemCommand::Check(args) => check::check(context, args),
         SystemCommand::Info(args) => store::info(context, args),
+        SystemCommand::Prune(args) => prune::system(context, args),
     }
 }
 

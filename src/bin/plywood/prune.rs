@@ -1,0 +1,101 @@
+//! `image prune`, `container prune`, `system prune`.
+
+use plywood::{PruneImages, PruneOptions, PruneReport, Reference};
+use serde_json::json;
+
+use crate::args::{ContainerPruneArgs, Filter, ImagePruneArgs, PruneArgs, SystemPruneArgs};
+use crate::errors::Failure;
+use crate::global::Context;
+use crate::human;
+use crate::progress::Meter;
+
+/// `plywood image prune`
+pub(crate) fn images(context: &Context, args: &ImagePruneArgs) -> Result<(), Failure> {
+    prune(context, PruneOptions::images(which(args.all)), &args.common)
+}
+
+/// `plywood container prune`
+pub(crate) fn containers(context: &Context, args: &ContainerPruneArgs) -> Result<(), Failure> {
+    prune(context, PruneOptions::containers(), &args.common)
+}
+
+/// `plywood system prune`
+pub(crate) fn system(context: &Context, args: &SystemPruneArgs) -> Result<(), Failure> {
+    let mut options = PruneOptions::images(which(args.all));
+    options.containers = true;
+    prune(context, options, &args.common)
+}
+
+fn which(all: bool) -> PruneImages {
+    if all { PruneImages::All } else { PruneImages::Dangling }
+}
+
+fn prune(context: &Context, mut options: PruneOptions, args: &PruneArgs) -> Result<(), Failure> {
+    options.dry_run = args.dry_run;
+    for filter in &args.filters {
+        match filter.clone() {
+            // The earliest of several is what all of them let through.
+            Filter::Until(time) => options.until = Some(options.until.map_or(time, |until| until.min(time))),
+            Filter::Label(label) => options.labels.push(label),
+            Filter::WithoutLabel(label) => options.without_labels.push(label),
+            Filter::Dangling(_) if options.images == PruneImages::None => {
+                return Err(Failure::Usage("dangling= is a filter for images".to_owned()));
+            }
+            Filter::Dangling(dangling) => options.images = which(!dangling),
+        }
+    }
+    let report = match context.open_if_there()? {
+        None => PruneReport::default(),
+        Some(store) => {
+            let _meter = Meter::new("pruning", context.output);
+            let pruned = store.prune(&options);
+            pruned.map_err(|error| Failure::from(error).hinted(|error| crate::images::hint(&store, error)))?
+        }
+    };
+    tell(context, &report, args.dry_run)
+}
+
+fn tell(context: &Context, report: &PruneReport, dry_run: bool) -> Result<(), Failure> {
+    let output = context.output;
+    let names = |names: &[Reference]| names.iter().map(Reference::familiar).collect::<Vec<_>>();
+    if output.json {
+        let containers = report
+            .containers
+            .iter()
+            .map(|container| json!({"id": container.id, "name": container.name, "bytes": container.bytes}));
+        let images = report.images.iter().map(|image| {
+            json!({
+                "id": image.id.to_string(),
+                "digest": image.digest.to_string(),
+                "names": names(&image.names),
+            })
+        });
+        return output.json(&json!({
+            "containers": containers.collect::<Vec<_>>(),
+            "images": images.collect::<Vec<_>>(),
+            "blobs": report.collected.blobs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "layers": report.collected.layers,
+            "leftovers": report.collected.leftovers,
+            "bytes": report.bytes(),
+            "dry_run": dry_run,
+        }));
+    }
+    if output.quiet {
+        let images = report.images.iter().map(|image| image.id.to_string());
+        return output.lines(report.containers.iter().map(|container| container.id.clone()).chain(images));
+    }
+    output.lines(report.containers.iter().map(|container| format!("Container: {}", container.name)))?;
+    output.lines(report.images.iter().map(|image| match names(&image.names).join(", ") {
+        names if names.is_empty() => format!("Image: {}", image.id),
+        names => format!("Image: {} ({names})", image.id),
+    }))?;
+    output.line(format!(
+        "{} {}, {}, {} and {}: {}",
+        if dry_run { "would remove" } else { "removed" },
+        human::count(report.containers.len() as u64, "container"),
+        human::count(report.images.len() as u64, "image"),
+        human::count(report.collected.blobs.len() as u64, "blob"),
+        human::count(report.collected.layers.len() as u64, "layer"),
+        human::size(report.bytes()),
+    ))
+}
