@@ -16,6 +16,9 @@ use super::stat::Kind;
 /// Handles held at most. Trees of images are rarely deeper.
 const DEPTH: usize = 24;
 
+/// How often a directory is emptied before it counts as one that cannot be.
+const ATTEMPTS: u32 = 10;
+
 impl Dir {
     /// Removes `name` and everything in it; it need not be there. Nothing is followed. Stops at the first thing that
     /// cannot be removed; what was removed before stays removed.
@@ -32,8 +35,16 @@ impl Dir {
         }
         let Some(dir) = open_writable(self, name).optional()? else { return Ok(()) };
         let mut lifted = 0_u64;
-        empty(&dir, &dir, 1, &mut lifted)?;
-        self.remove_dir(name).optional().map(drop)
+        let mut attempts = 0;
+        loop {
+            empty(&dir, &dir, 1, &mut lifted)?;
+            attempts += 1;
+            match self.remove_dir(name) {
+                // Somebody who had it open put something into it.
+                Err(error) if error.is_exists() && attempts < ATTEMPTS => {}
+                done => return done.optional().map(drop),
+            }
+        }
     }
 }
 

@@ -26,6 +26,9 @@ use crate::stack::Tree;
 const RECORD: &str = "layer.json";
 const TREE: &str = "tree";
 
+/// Layers that are open at a time while they are waited for.
+const SETTLED_AT_ONCE: usize = 100;
+
 /// A record is as long as the list of what its layer assumes, which limits on entries bound.
 const LONGEST_RECORD: u64 = 4 << 30;
 
@@ -184,32 +187,43 @@ impl LayerStore {
     ///
     /// [`LayerError`] if the disk fails.
     pub fn settle(&self, work: &Workspace) -> Result<usize, LayerError> {
-        let mut unsettled = Vec::new();
-        for key in self.list()? {
-            let State::Good(layer) = self.look(key)? else { continue };
-            if !layer.record.settled {
-                unsettled.push((key, *layer));
+        let (mut settled, mut unsettled) = (0, Vec::new());
+        let keys = self.list()?;
+        for (number, key) in keys.iter().enumerate() {
+            unsettled.extend(self.unsettled(*key)?);
+            // Each is an open directory, of which a process may have no more than a thousand.
+            if unsettled.len() == SETTLED_AT_ONCE || number + 1 == keys.len() {
+                settled += self.settle_these(std::mem::take(&mut unsettled), work)?;
             }
         }
-        if unsettled.is_empty() {
+        Ok(settled)
+    }
+
+    /// Opens a layer that may not be on disk, with what its record will be once it is.
+    fn unsettled(&self, key: LayerKey) -> Result<Option<(Dir, Record)>, LayerError> {
+        // Opened first: under its name there may be another by the time that this one is on disk.
+        let Some(dir) = self.layers.find_dir(key.to_string())? else { return Ok(None) };
+        let State::Good(layer) = self.look(key)? else { return Ok(None) };
+        let record = Record { settled: true, ..layer.record };
+        Ok((!layer.record.settled).then_some((dir, record)))
+    }
+
+    fn settle_these(&self, layers: Vec<(Dir, Record)>, work: &Workspace) -> Result<usize, LayerError> {
+        if layers.is_empty() {
             return Ok(0);
         }
         // The new records are on disk before one of them is seen, at the price of one sync for all.
         let staged = work.directory()?;
-        for (key, layer) in &unsettled {
-            let record = Record { settled: true, ..layer.record.clone() };
-            write(staged.dir(), &key.to_string(), &record.to_json())?;
+        for (number, (_, record)) in layers.iter().enumerate() {
+            write(staged.dir(), &number.to_string(), &record.to_json())?;
         }
         self.layers.sync_file_system()?;
-        for (key, _) in &unsettled {
-            let name = key.to_string();
+        for (number, (layer, _)) in layers.iter().enumerate() {
             // It may have been removed meanwhile.
-            if let Some(layer) = self.layers.open_dir(&name).optional()? {
-                staged.dir().rename(&name, &layer, RECORD)?;
-            }
+            staged.dir().rename(number.to_string(), layer, RECORD).optional()?;
         }
         staged.discard()?;
-        Ok(unsettled.len())
+        Ok(layers.len())
     }
 
     /// What this process can put where layers are.
