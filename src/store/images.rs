@@ -163,33 +163,46 @@ impl Store {
 
     /// Finds an image of this store, and the name it was found by, if it was a name.
     pub(super) fn find_own_image(&self, name: &str) -> Result<(Image, Option<Reference>), StoreError> {
+        loop {
+            if let Some(found) = self.look_for(name)? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Looks for an image once; `None` if what was found was removed meanwhile.
+    fn look_for(&self, name: &str) -> Result<Option<(Image, Option<Reference>)>, StoreError> {
         if let Ok(reference) = Reference::parse_familiar(name) {
             let names = self.inner.names()?;
-            let Some(digest) = reference.digest() else {
-                if let Some(named) = names.find(&reference) {
-                    return Ok((self.inner.image(named)?, Some(reference)));
+            match reference.digest() {
+                None => {
+                    if let Some(named) = names.find(&reference) {
+                        let image = self.inner.present_image(named)?;
+                        return Ok(image.map(|image| (image, Some(reference))));
+                    }
                 }
-                return Ok((self.find_by_id(name)?, None));
-            };
-            // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
-            for named in names.in_repository(&reference) {
-                let image = self.inner.image(named)?;
-                if [image.digest(), image.manifest_digest()].contains(digest) {
-                    return Ok((image, None));
+                // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
+                Some(digest) => {
+                    for named in names.in_repository(&reference) {
+                        let Some(image) = self.inner.present_image(named)? else { return Ok(None) };
+                        if [image.digest(), image.manifest_digest()].contains(digest) {
+                            return Ok(Some((image, None)));
+                        }
+                    }
                 }
             }
         }
-        Ok((self.find_by_id(name)?, None))
+        Ok(self.find_by_id(name)?.map(|image| (image, None)))
     }
 
-    /// Finds an image by its id, its digest, or the beginning of one of them.
-    fn find_by_id(&self, name: &str) -> Result<Image, StoreError> {
+    /// Finds an image by its id, its digest, or the beginning of one of them; `None` if it was removed meanwhile.
+    fn find_by_id(&self, name: &str) -> Result<Option<Image>, StoreError> {
         let inner = &self.inner;
         let not_found = || StoreError::NotFound { what: "image", name: name.to_owned() };
         let wanted = WantedId::new(name).ok_or_else(not_found)?;
         let names = inner.names()?;
         if let Some(named) = wanted.whole().and_then(|digest| names.with_digest(&digest)) {
-            return inner.image(named);
+            return inner.present_image(named);
         }
         let targets = names.targets();
         let mut found: BTreeMap<Fit, Vec<(String, Named)>> = BTreeMap::new();
@@ -213,7 +226,7 @@ impl Store {
         let mut seen = BTreeSet::new();
         found.retain(|(id, _)| seen.insert(id.clone()));
         if let [(_, named)] = &found[..] {
-            return inner.image(named.clone());
+            return inner.present_image(named.clone());
         }
         let label = |(id, named): (String, Named)| {
             let name = named.names.first().map_or_else(|| id.clone(), Reference::familiar);
@@ -221,6 +234,17 @@ impl Store {
         };
         let candidates = found.into_iter().map(label).collect();
         Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
+    }
+}
+
+impl Inner {
+    /// Reads an image that was listed a moment ago; `None` if it was removed meanwhile, and perhaps collected.
+    fn present_image(&self, named: Named) -> Result<Option<Image>, StoreError> {
+        let digest = named.target.digest;
+        match self.image(named) {
+            Err(error) if error.is_damage() && !self.names()?.has(&digest) => Ok(None),
+            image => image.map(Some),
+        }
     }
 }
 

@@ -40,15 +40,28 @@ impl Store {
     /// [`StoreError::ImageInUse`] if a container uses it, [`StoreError::ImageMounted`] if its view is mounted, [`StoreError::SeveralNames`] if it was named by id and has
     /// several names, both unless forced; [`StoreError::Lent`] if it belongs to another store; [`StoreError::NotFound`]. Nothing is removed then.
     pub fn remove_image(&self, name: &str, how: RemoveImage) -> Result<Removed, StoreError> {
-        let (image, known_as) = match self.find_image(name) {
-            Err(error) if how == RemoveImage::Force => return self.remove_damaged(name, error),
-            found => found?,
-        };
+        loop {
+            let removed = match self.find_image(name) {
+                Err(error) if how == RemoveImage::Force => self.remove_damaged(name, error)?,
+                found => self.remove_found(found?, how)?,
+            };
+            // What is done depends on the names that the image has, and they are others by now.
+            if let Some(removed) = removed {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// Removes an image that was found by `known_as`, if that is a name; `None` if its names changed meanwhile.
+    fn remove_found(
+        &self,
+        (image, known_as): (Image, Option<Reference>),
+        how: RemoveImage,
+    ) -> Result<Option<Removed>, StoreError> {
         Self::refuse_lent(&image)?;
+        // By one of several names: no container loses anything.
         if let Some(name) = known_as.filter(|_| image.names().len() > 1) {
-            // One of several names: no container loses anything.
-            self.untag(&name)?;
-            return Ok(Removed { untagged: vec![name], deleted: None });
+            return self.forget(&image.digest(), image.names(), Some(name));
         }
         if how == RemoveImage::Refuse {
             self.refuse_if_used(&image)?;
@@ -60,20 +73,38 @@ impl Store {
         if how == RemoveImage::Force {
             self.unmount_image(&image)?;
         }
-        let digest = image.digest();
-        let untagged = self.inner.update_names(|names| Ok(names.forget(&digest)))?;
-        Ok(Removed { untagged, deleted: Some(image.id()) })
+        let removed = self.forget(&image.digest(), image.names(), None)?;
+        Ok(removed.map(|removed| Removed { deleted: Some(image.id()), ..removed }))
     }
 
     /// Removes an image that cannot be read; if there is none, the search ends with `error`.
-    fn remove_damaged(&self, name: &str, error: StoreError) -> Result<Removed, StoreError> {
+    fn remove_damaged(&self, name: &str, error: StoreError) -> Result<Option<Removed>, StoreError> {
         let Some((image, known_as)) = self.find_damaged(name)? else { return Err(error) };
-        if let Some(name) = known_as.filter(|_| image.names.len() > 1) {
-            self.untag(&name)?;
-            return Ok(Removed { untagged: vec![name], deleted: None });
-        }
-        let untagged = self.inner.update_names(|names| Ok(names.forget(&image.target.digest)))?;
-        Ok(Removed { untagged, deleted: None })
+        let one = known_as.filter(|_| image.names.len() > 1);
+        self.forget(&image.target.digest, &image.names, one)
+    }
+
+    /// Takes one name of an image away, or all and the image with them; `None` if it does not have the names that it was
+    /// seen with.
+    fn forget(
+        &self,
+        digest: &Digest,
+        seen: &[Reference],
+        one: Option<Reference>,
+    ) -> Result<Option<Removed>, StoreError> {
+        self.inner.update_names(|names| {
+            if names.with_digest(digest).is_none_or(|now| now.names != seen) {
+                return Ok(None);
+            }
+            let untagged = match one {
+                Some(name) => {
+                    names.unset(&name);
+                    vec![name]
+                }
+                None => names.forget(digest),
+            };
+            Ok(Some(Removed { untagged, deleted: None }))
+        })
     }
 
     fn refuse_if_used(&self, image: &Image) -> Result<(), StoreError> {

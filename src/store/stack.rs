@@ -47,6 +47,16 @@ impl Inner {
         Ok(())
     }
 
+    /// As [`Inner::pin_manifest`], for an image that the caller has had for a while and somebody may have removed.
+    pub(super) fn pin_held(&self, operation: &Operation, image: &Image) -> Result<(), StoreError> {
+        match self.pin_manifest(operation, image) {
+            Err(error) if error.is_damage() && !self.names()?.has(&image.digest()) => {
+                Err(StoreError::NotFound { what: "image", name: image.digest().to_string() })
+            }
+            pinned => pinned,
+        }
+    }
+
     /// Opens what is stacked for these layers, both bottom first; `None` if not all is there and can be relied on.
     pub(super) fn find_stack(&self, keys: &[LayerKey]) -> Result<Option<Vec<Layer>>, StoreError> {
         let open = |keys: &[LayerKey]| -> Result<Option<Vec<Layer>>, StoreError> {

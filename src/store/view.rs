@@ -30,7 +30,7 @@ impl Store {
         let inner = &self.inner;
         let id = view_id(image);
         let operation = inner.begin()?;
-        inner.pin_manifest(&operation, image)?;
+        inner.pin_held(&operation, image)?;
         let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
         if let RootState::Mounted(path) = inner.view_state(&id)? {
             return Ok(path);
