@@ -2,8 +2,12 @@
 //!
 //! It belongs to the open file description (`flock(2)`), so the kernel releases it when the last handle closes, however
 //! the process ends; no process id is written anywhere and nothing is left to clean up by hand. Lock files may be
-//! removed by whoever holds them exclusively; a waiter then finds that its file has lost its name and starts over.
+//! removed by whoever holds them exclusively; a waiter then finds that its file has lost its name and starts over. So a
+//! file that says something may be its own lock: whoever makes it holds it from before it has its name, and whoever wants
+//! to replace or remove it holds it first.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FlockOperation, flock};
@@ -58,6 +62,48 @@ impl Lock {
         )
     }
 
+    /// The lock on `file`, which has no name yet and so nobody to wait for.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, if it has no memory for it.
+    pub fn of_new(file: &File) -> io::Result<Self> {
+        // Locks belong to what was opened, of which this is another handle.
+        let file = OwnedFd::from(file.try_clone()?);
+        Self::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { file })
+    }
+
+    /// Waits for the exclusive lock on the file `name` in `dir`; `None` if there is no such file, or none any more.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the file cannot be opened.
+    pub fn acquire_present(dir: &Dir, name: &str) -> Result<Option<Self>> {
+        Self::take_present(dir, name, FlockOperation::LockExclusive)
+    }
+
+    /// Takes the exclusive lock on the file `name` in `dir`, if there is such a file and nobody is in the way.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the file cannot be opened.
+    pub fn try_acquire_present(dir: &Dir, name: &str) -> Result<Option<Self>> {
+        Self::take_present(dir, name, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Removes the lock file `name` in `dir` unless somebody holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if it cannot be removed.
+    pub fn tidy(dir: &Dir, name: &str) -> Result<()> {
+        match Self::try_acquire_present(dir, name)? {
+            Some(_held) => dir.remove_file(name),
+            None => Ok(()),
+        }
+    }
+
     /// Whether somebody holds the lock `name` in `dir`. Makes nothing: a file that is not there is held by nobody.
     ///
     /// # Errors
@@ -84,16 +130,35 @@ impl Lock {
 
     fn take(dir: &Dir, name: &str, operation: FlockOperation) -> Result<Option<Self>> {
         loop {
-            let file: OwnedFd = dir.ensure_file(name, 0o600)?.into();
-            if !Self::flock(file.as_fd(), operation).at_path("lock", || dir.path_of(name))? {
-                return Ok(None);
-            }
-            let held = Stat::of(&file).at_path("stat", || dir.path_of(name))?;
-            let named = dir.find(name)?;
-            if named.is_some_and(|named| named.is_same_inode(&held)) {
-                return Ok(Some(Self { file }));
+            match Self::take_file(dir.ensure_file(name, 0o600)?, dir, name, operation)? {
+                Taken::Nameless => {}
+                Taken::Held(lock) => return Ok(Some(lock)),
+                Taken::InTheWay => return Ok(None),
             }
         }
+    }
+
+    fn take_present(dir: &Dir, name: &str, operation: FlockOperation) -> Result<Option<Self>> {
+        loop {
+            let Some(file) = dir.open_file(name).optional()? else { return Ok(None) };
+            match Self::take_file(file, dir, name, operation)? {
+                Taken::Nameless => {}
+                Taken::Held(lock) => return Ok(Some(lock)),
+                Taken::InTheWay => return Ok(None),
+            }
+        }
+    }
+
+    fn take_file(file: File, dir: &Dir, name: &str, operation: FlockOperation) -> Result<Taken> {
+        let file = OwnedFd::from(file);
+        if !Self::flock(file.as_fd(), operation).at_path("lock", || dir.path_of(name))? {
+            return Ok(Taken::InTheWay);
+        }
+        let held = Stat::of(&file).at_path("stat", || dir.path_of(name))?;
+        Ok(match dir.find(name)?.is_some_and(|named| named.is_same_inode(&held)) {
+            true => Taken::Held(Self { file }),
+            false => Taken::Nameless,
+        })
     }
 
     /// Lets others in beside this holder: an exclusive lock becomes a shared one.
@@ -101,9 +166,18 @@ impl Lock {
     /// # Errors
     ///
     /// The kernel's, if it has no memory for it.
-    pub fn share(&self) -> std::io::Result<()> {
+    pub fn share(&self) -> io::Result<()> {
         Ok(flock(&self.file, FlockOperation::LockShared)?)
     }
+}
+
+/// What came of locking a file that was opened by its name.
+enum Taken {
+    Held(Lock),
+    /// Others hold it.
+    InTheWay,
+    /// Until it was locked it had lost its name.
+    Nameless,
 }
 
 #[cfg(test)]
@@ -134,6 +208,31 @@ mod tests {
         assert!(Lock::is_held(&dir, "one").unwrap());
         drop(held);
         assert!(!Lock::is_held(&dir, "one").unwrap());
+    }
+
+    #[test]
+    fn a_file_is_locked_from_before_it_has_a_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        assert!(Lock::acquire_present(&dir, "name").unwrap().is_none());
+        let file = dir.create_file("staged", 0o600).unwrap();
+        let held = Lock::of_new(&file).unwrap();
+        drop(file);
+        dir.rename_new("staged", &dir, "name").unwrap();
+        assert!(Lock::try_acquire_present(&dir, "name").unwrap().is_none());
+        Lock::tidy(&dir, "name").unwrap();
+        assert!(dir.stat("name").is_ok());
+        // Whoever waits gets what has the name by then.
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| Lock::acquire_present(&dir, "name").unwrap().unwrap());
+            dir.create_file("staged", 0o600).unwrap();
+            dir.rename("staged", &dir, "name").unwrap();
+            drop(held);
+            let _held = waiter.join().unwrap();
+            assert!(Lock::try_acquire_present(&dir, "name").unwrap().is_none());
+        });
+        Lock::tidy(&dir, "name").unwrap();
+        assert!(dir.stat("name").is_err());
     }
 
     #[test]

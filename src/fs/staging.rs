@@ -270,6 +270,26 @@ impl<'a> StagedFile<'a> {
         self.workspace.dir.rename(&self.name, into, name)
     }
 
+    /// Gives it its name if that is free; otherwise it is returned. The caller syncs `into`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](super::Error) if the file system refuses; nothing is visible then.
+    pub fn publish_new(
+        self,
+        into: &Dir,
+        name: impl AsRef<Path>,
+        durability: Durability,
+    ) -> Result<Option<Self>> {
+        if durability == Durability::Full {
+            self.file.sync_all().at_path("sync", || self.path())?;
+        }
+        match self.workspace.dir.rename_new(&self.name, into, name) {
+            Err(error) if error.is_exists() => Ok(Some(self)),
+            done => done.map(|()| None),
+        }
+    }
+
     /// Closes the file and keeps it: an operation may stage more files than a process may have open.
     pub fn park(self) -> ParkedFile<'a> {
         ParkedFile { workspace: self.workspace, name: self.name }

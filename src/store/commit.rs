@@ -13,7 +13,7 @@ use super::names::Named;
 use super::operation::Operation;
 use crate::codec::{Encoder, Encoding};
 use crate::digest::{Algorithm, DiffId};
-use crate::fs::{Context, Durability, Lock, LockMode, Timestamp};
+use crate::fs::{Context, Durability, LockMode, Timestamp};
 use crate::image::{Config, ConfigChange, Descriptor, History, Manifest, MediaType, Reference, time};
 use crate::layer::{Layer, PackOptions, Selection};
 
@@ -104,7 +104,7 @@ impl Container {
             store.inner.image(Named { target: self.record.image.target.clone(), names: Vec::new() })?;
         store.inner.pin_manifest(operation, &base)?;
         // Only so that nobody removes it meanwhile.
-        let _lock = Lock::acquire(&store.inner.layout.locks, &self.lock_name(), LockMode::Shared)?;
+        let _lock = self.locked(LockMode::Shared)?;
 
         // What can be refused without looking at a file is refused before anything is written.
         let mut config = base.require_config()?.clone();

@@ -174,8 +174,8 @@ impl Container {
     ///
     /// [`StoreError`] if it cannot be counted.
     pub fn usage(&self) -> Result<Usage, StoreError> {
-        let inner = &self.store.inner;
-        Ok(inner.driver(self.record.driver)?.usage(&self.dir()?)?)
+        let driver = self.store.inner.driver(self.record.driver)?;
+        self.unless_removed(driver.usage(&self.dir()?).map_err(StoreError::from))
     }
 
     /// Changes its labels and metadata in one step: `change` gets those of now, whoever wrote them last, and what it makes
@@ -188,8 +188,7 @@ impl Container {
     pub fn update(&mut self, change: impl FnOnce(&mut Notes)) -> Result<(), StoreError> {
         let inner = &self.store.inner;
         let operation = inner.begin()?;
-        let _lock = self.current()?.lock()?;
-        let mut record = self.current()?.record;
+        let (_lock, Self { mut record, .. }) = self.locked(LockMode::Exclusive)?;
         let mut notes = Notes {
             labels: std::mem::take(&mut record.labels),
             metadata: std::mem::take(&mut record.metadata),
@@ -223,7 +222,7 @@ impl Container {
 
     fn mount_at(&self, at: Option<&MountPoint>) -> Result<Mounted, StoreError> {
         let (container, layers) = self.restored()?;
-        let _lock = container.lock()?;
+        let (_lock, container) = container.locked(LockMode::Exclusive)?;
         let inner = &container.store.inner;
         let driver = inner.driver(container.record.driver)?;
         let layer = ContainerLayer::new(container.id(), container.dir()?, layers, &*driver);
@@ -260,8 +259,7 @@ impl Container {
     ///
     /// [`StoreError::Driver`] if it is in use, with its users as far as they can be found.
     pub fn unmount(&self) -> Result<(), StoreError> {
-        let container = self.current()?;
-        let _lock = container.lock()?;
+        let (_lock, container) = self.locked(LockMode::Exclusive)?;
         container.unmount_locked(Unmount::Clean)
     }
 
@@ -277,7 +275,8 @@ impl Container {
     /// [`StoreError::Container`] if that cannot be told.
     pub fn changes(&self) -> Result<Vec<Change>, StoreError> {
         let (container, layers) = self.restored()?;
-        container.with_layers(layers, |layer| Ok(layer.changes(&Selection::default())?))
+        let changes = container.with_layers(layers, |layer| Ok(layer.changes(&Selection::default())?));
+        container.unless_removed(changes)
     }
 
     /// Writes its root as one plain tar. May be done while it is mounted; the caller keeps its processes still if the
@@ -288,8 +287,9 @@ impl Container {
     /// [`StoreError::Container`] if something cannot be read, or `out` fails.
     pub fn export(&self, out: impl Write, options: &ExportOptions) -> Result<(), StoreError> {
         let (container, layers) = self.restored()?;
-        container.with_layers(layers, |layer| Ok(layer.export(out, &options.selection, &options.pack)?))?;
-        Ok(())
+        let exported = container
+            .with_layers(layers, |layer| Ok(layer.export(out, &options.selection, &options.pack)?));
+        container.unless_removed(exported).map(drop)
     }
 
     /// Gives it another name.
@@ -299,16 +299,14 @@ impl Container {
     /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotFound`] if it was removed meanwhile.
     pub fn rename(&mut self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
-        let _lock = self.current()?.lock()?;
-        // Labels may have changed until the lock was there.
-        let container = self.current()?;
+        let (_lock, container) = self.locked(LockMode::Exclusive)?;
         let inner = &container.store.inner;
         if container.name() == name {
             return Ok(());
         }
         let operation = inner.begin()?;
-        let _names = inner.lock_names()?;
-        inner.reserve_name(name, container.id(), &operation)?;
+        let _new = inner.reserve_name(name, container.id(), &operation)?;
+        let _old = inner.lock_name(container.name())?;
         let mut record = container.record.clone();
         let old = std::mem::replace(&mut record.name, name.to_owned());
         inner.write_record(&record, &container.dir()?, &operation)?;
@@ -325,8 +323,7 @@ impl Container {
     /// [`StoreError::Mounted`] if it is mounted, unless forced. If something cannot be unlinked at the end, the container
     /// is gone all the same and the next collection tries again.
     pub fn remove(self, how: RemoveContainer) -> Result<(), StoreError> {
-        let container = self.current()?;
-        let _lock = container.lock()?;
+        let (_lock, container) = self.locked(LockMode::Exclusive)?;
         let inner = &container.store.inner;
         match how {
             RemoveContainer::Refuse => container.refuse_if_mounted()?,
@@ -335,7 +332,7 @@ impl Container {
         container.unmount_locked(Unmount::Lazy)?;
         let operation = inner.begin()?;
         {
-            let _names = inner.lock_names()?;
+            let _name = inner.lock_name(container.name())?;
             operation.workspace().discard(&inner.layout.containers, container.id())?;
             inner.sync(&inner.layout.containers)?;
             inner.layout.names.remove_file(container.name()).optional()?;
@@ -348,17 +345,42 @@ impl Container {
         format!("container-{}", self.id())
     }
 
-    /// Excludes every other operation that changes this container.
-    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
-        self.store.inner.require_writable()?;
-        Ok(Lock::acquire(&self.store.inner.layout.locks, &self.lock_name(), LockMode::Exclusive)?)
+    /// Excludes every other operation that changes this container, or with a shared lock that removes it, and tells what
+    /// it is from then on: until the lock was there, another process may have renamed or removed it.
+    pub(super) fn locked(&self, mode: LockMode) -> Result<(Lock, Self), StoreError> {
+        let inner = &self.store.inner;
+        inner.require_writable()?;
+        // What is not there gets no lock.
+        self.current()?;
+        let lock = Lock::acquire(&inner.layout.locks, &self.lock_name(), mode)?;
+        match self.current() {
+            Err(gone @ StoreError::NotFound { .. }) => {
+                // Its lock went with it; this is another.
+                drop(lock);
+                Lock::tidy(&inner.layout.locks, &self.lock_name())?;
+                Err(gone)
+            }
+            current => Ok((lock, current?)),
+        }
     }
 
     /// This container as it is now; another process may have renamed or removed it.
     pub(super) fn current(&self) -> Result<Self, StoreError> {
         match self.store.inner.container_with_id(self.id())? {
             Some(record) => Ok(Self { store: self.store.clone(), record }),
-            None => Err(StoreError::NotFound { what: "container", name: self.name().to_owned() }),
+            None => Err(self.not_found()),
+        }
+    }
+
+    fn not_found(&self) -> StoreError {
+        StoreError::NotFound { what: "container", name: self.name().to_owned() }
+    }
+
+    /// What was read of it without a lock, which is worth nothing if it was removed meanwhile.
+    fn unless_removed<T>(&self, read: Result<T, StoreError>) -> Result<T, StoreError> {
+        match self.store.inner.layout.containers.find(self.id())? {
+            Some(_) => read,
+            None => Err(self.not_found()),
         }
     }
 
@@ -370,12 +392,14 @@ impl Container {
             return Ok((container, layers));
         }
         let operation = inner.begin()?;
-        let _lock = container.lock()?;
+        let (_lock, current) = container.locked(LockMode::Exclusive)?;
+        container = current;
+        let inner = &container.store.inner;
         let made = container.store.unpack_again(&container.record, &operation);
         let made = made.map_err(|error| inner.lacking(container.name(), error))?;
         if made.keys != container.record.stack {
             // A layer that was shared may be bound now, or the reverse.
-            let mut record = container.current()?.record;
+            let mut record = container.record.clone();
             record.stack = made.keys;
             inner.write_record(&record, &container.dir()?, &operation)?;
             container.record = record;
@@ -395,7 +419,8 @@ impl Container {
     }
 
     pub(super) fn dir(&self) -> Result<Dir, StoreError> {
-        Ok(self.store.inner.layout.containers.open_dir(self.id())?)
+        let dir = self.store.inner.layout.containers.open_dir(self.id()).optional()?;
+        dir.ok_or_else(|| self.not_found())
     }
 
     /// Does `act` on what its root is made of. `layers` are those of its record, opened.

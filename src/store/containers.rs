@@ -112,7 +112,7 @@ impl Store {
         }
         driver::abandon_root(&source_of(&id), &dir)?;
         {
-            let _names = inner.lock_names()?;
+            let _name = known_as.as_deref().map(|name| inner.lock_name(name)).transpose()?;
             operation.workspace().discard(&inner.layout.containers, &id)?;
             inner.sync(&inner.layout.containers)?;
             if let Some(name) = known_as {

@@ -15,7 +15,7 @@ use super::operation::Operation;
 use super::records::check_name;
 use crate::container::{ContainerLayer, ContainerRecord, root_state};
 use crate::driver::{RootOptions, RootState};
-use crate::fs::{StagedDir, Timestamp, unique_name};
+use crate::fs::{LockMode, StagedDir, Timestamp, unique_name};
 use crate::image::time;
 use crate::layer::Ensured;
 
@@ -84,7 +84,7 @@ impl Store {
         let (id, name) = identity(options)?;
         let driver = inner.new_driver()?;
         let operation = inner.begin()?;
-        inner.pin_manifest(&operation, image)?;
+        inner.pin_held(&operation, image)?;
         let Ensured { keys, layers, .. } = self.stack_pinned(image, &operation)?;
         let mut record = ContainerRecord::new(id, name, image.record(), keys, driver.kind());
         describe(&mut record, options)?;
@@ -107,8 +107,7 @@ impl Store {
     ) -> Result<Container, StoreError> {
         let inner = &self.inner;
         inner.write_new_record(&record, staged.dir())?;
-        let _names = inner.lock_names()?;
-        inner.reserve_name(&record.name, &record.id, operation)?;
+        let _name = inner.reserve_name(&record.name, &record.id, operation)?;
         staged.publish(&inner.layout.containers, &record.id)?;
         inner.sync(&inner.layout.containers)?;
         Ok(Container { store: self.clone(), record })
@@ -136,7 +135,7 @@ impl Container {
         let pinned = inner.image(image).and_then(|image| inner.pin_manifest(&operation, &image));
         pinned.map_err(|error| inner.lacking(container.name(), error))?;
         // Nobody mounts it meanwhile.
-        let _lock = container.lock()?;
+        let (_lock, container) = container.locked(LockMode::Exclusive)?;
         if let RootState::Mounted(path) = root_state(container.id(), &container.dir()?)? {
             return Err(StoreError::Mounted { container: container.name().to_owned(), path });
         }

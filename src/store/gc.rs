@@ -14,7 +14,7 @@ use super::{Inner, Store};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::driver::{self, RootState};
-use crate::fs::{Lock, LockMode, Optional, Workspace};
+use crate::fs::{Kind, Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
 use crate::layer::Stacking;
 
@@ -79,6 +79,7 @@ impl Store {
         let report = collection.end();
         operation.end()?;
         if !dry_run {
+            self.inner.tidy_locks()?;
             self.settle()?;
         }
         Ok(report)
@@ -118,6 +119,20 @@ impl Store {
                 && let Ok(key) = key.parse()
             {
                 inner.layers.remove(key, workspace)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Removes the files of locks that nobody holds: whoever wants one makes it again.
+    fn tidy_locks(&self) -> Result<(), StoreError> {
+        let locks = &self.layout.locks;
+        for entry in locks.names()? {
+            // Those of the whole store, which have no object in their names, are few and stay.
+            if let Some(name) = str::from_utf8(&entry.name).ok().filter(|name| name.contains('-')) {
+                Lock::tidy(locks, name)?;
             }
         }
         Ok(())
@@ -256,10 +271,20 @@ impl<'a> Collection<'a> {
 
     /// Removes names of containers that a dead process reserved and never used.
     fn names(&mut self) -> Result<(), StoreError> {
-        let _names = self.inner.lock_names()?;
         let names = &self.inner.layout.names;
         for entry in names.names()? {
             let name = String::from_utf8_lossy(&entry.name).into_owned();
+            if self.inner.container_named(&name)?.is_some() {
+                continue;
+            }
+            // Somebody may be about to use it. What is no file is nobody's.
+            let held = match entry.kind {
+                Some(Kind::File) => Lock::try_acquire_present(names, &name)?,
+                _ => None,
+            };
+            if held.is_none() && entry.kind == Some(Kind::File) {
+                continue;
+            }
             if self.inner.container_named(&name)?.is_none() {
                 self.report.leftovers += 1;
                 if !self.dry_run {

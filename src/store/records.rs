@@ -1,6 +1,8 @@
 //! The records of containers on disk, and the names that lead to them.
 //!
-//! A name counts only if the container that it leads to says the same, so a name left by a crash is no name.
+//! A name counts only if the container that it leads to says the same, so a name left by a crash is no name. From one in
+//! the making it is told by its lock: the file of a name is locked by whoever gives or takes that name, from before it is
+//! there and until the container says the same or is gone. So nobody waits for anybody who wants another name.
 
 use std::io::Write;
 
@@ -8,25 +10,46 @@ use super::Inner;
 use super::error::StoreError;
 use super::operation::Operation;
 use crate::container::ContainerRecord;
-use crate::fs::{Context, Dir, Durability, Lock, LockMode};
+use crate::fs::{Context, Dir, Durability, Lock};
 
 pub(super) const RECORD: &str = "container.json";
 /// Bytes of a record at most: room for a megabyte of labels and more.
 const LONGEST_RECORD: u64 = 64 << 20;
-const NAMES_LOCK: &str = "names";
 
 impl Inner {
-    /// Excludes every other giving and taking of container names.
-    pub(super) fn lock_names(&self) -> Result<Lock, StoreError> {
-        Ok(Lock::acquire(&self.layout.locks, NAMES_LOCK, LockMode::Exclusive)?)
+    /// Gives `name` to the container `id`, which says so before the lock that is returned is dropped.
+    pub(super) fn reserve_name(
+        &self,
+        name: &str,
+        id: &str,
+        operation: &Operation,
+    ) -> Result<Lock, StoreError> {
+        let (names, durability) = (&self.layout.names, self.options.durability);
+        let refuse_if_used = || match self.container_named(name)? {
+            Some(other) => Err(StoreError::NameInUse { name: name.to_owned(), id: other.id }),
+            None => Ok(()),
+        };
+        let mut staged = operation.workspace().file()?;
+        let path = staged.path();
+        staged.file().write_all(id.as_bytes()).at("write", &path)?;
+        let reserved = Lock::of_new(staged.file()).at("lock", &path)?;
+        while let Some(refused) = staged.publish_new(names, name, durability)? {
+            refuse_if_used()?;
+            // Somebody is about to use it or to give it up, or died before that.
+            if let Some(_before) = self.lock_name(name)? {
+                refuse_if_used()?;
+                refused.publish(names, name, durability)?;
+                break;
+            }
+            staged = refused;
+        }
+        self.sync(names)?;
+        Ok(reserved)
     }
 
-    /// Gives `name` to the container `id`; the caller holds the lock on names.
-    pub(super) fn reserve_name(&self, name: &str, id: &str, operation: &Operation) -> Result<(), StoreError> {
-        if let Some(other) = self.container_named(name)? {
-            return Err(StoreError::NameInUse { name: name.to_owned(), id: other.id });
-        }
-        Ok(operation.workspace().replace(id.as_bytes(), &self.layout.names, name, self.options.durability)?)
+    /// Excludes everybody else who gives or takes `name`; `None` if there is no such name.
+    pub(super) fn lock_name(&self, name: &str) -> Result<Option<Lock>, StoreError> {
+        Ok(Lock::acquire_present(&self.layout.names, name)?)
     }
 
     /// Writes the record of a container that nobody sees yet into its directory `dir`.

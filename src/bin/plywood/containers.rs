@@ -124,11 +124,12 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
     }
     let mut listed = Vec::with_capacity(containers.len());
     for container in &containers {
-        let (state, path) = match container.state() {
-            Ok(state) => describe(state),
-            Err(error) => return Err(error.into()),
+        let (state, path) = describe(container.state()?);
+        let usage = match (args.size || output.json).then(|| container.usage()).transpose() {
+            // It was removed since they were listed.
+            Err(StoreError::NotFound { .. }) => continue,
+            usage => usage?,
         };
-        let usage = if args.size || output.json { Some(container.usage()?) } else { None };
         listed.push(Listed {
             id: container.id(),
             name: container.name(),
