@@ -145,8 +145,8 @@ pub use store::{
     CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice, ExportOptions, GcOptions, GcReport,
     HistoryEntry, Image, ImageSummary, Images, Info, LabelFilter, LenderInfo, LenderState, LoadOptions,
     LoadedImage, Mounted, Moved, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage,
-    RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, UnmountError,
-    Unpack,
+    RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, StoreUsage,
+    UnmountError, Unpack, UsageOptions,
 };
 
 /// The examples in README.md are held to what they say.

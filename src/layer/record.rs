@@ -38,6 +38,11 @@ pub struct Record {
     pub tar_bytes: u64,
     /// Bytes of data in its files, holes not counted.
     pub data_bytes: u64,
+    /// Bytes of the blocks of 4 KiB that its files have data in, and one block for each of its directories: what `du` says
+    /// where blocks are of that size. Of a layer that was unpacked
+    /// before this was noted it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated_bytes: Option<u64>,
     /// Number of entries in the tar.
     pub entries: u64,
     /// Whether the layer says what its root directory is like.
@@ -127,6 +132,7 @@ impl Record {
             blob,
             tar_bytes: unpacked.tar_bytes,
             data_bytes: unpacked.data_bytes,
+            allocated_bytes: Some(unpacked.allocated_bytes),
             entries: unpacked.entries,
             declares_root: unpacked.declares_root,
             highest_ids: unpacked.highest_ids,
@@ -155,6 +161,7 @@ impl Record {
             blob: digest,
             tar_bytes: 0,
             data_bytes: 0,
+            allocated_bytes: None,
             entries,
             declares_root,
             highest_ids,
@@ -183,6 +190,11 @@ impl Record {
                 found => Err(RecordError::Version { found }),
             },
         }
+    }
+
+    /// Bytes that it takes on disk, as far as the record tells.
+    pub fn disk_bytes(&self) -> u64 {
+        self.allocated_bytes.unwrap_or(self.data_bytes)
     }
 
     /// The content of a `layer.json`.
@@ -282,6 +294,7 @@ mod tests {
             blob: Digest::of(b"blob"),
             tar_bytes: 1024,
             data_bytes: 0,
+            allocated_bytes: Some(4096),
             entries: 3,
             declares_root: true,
             highest_ids: HighestIds { uid: 1000, gid: 7 },
@@ -303,6 +316,15 @@ mod tests {
         let json = record.to_json();
         assert_eq!(Record::parse(&json).unwrap(), record);
         assert_eq!(Record::parse(&json).unwrap().to_json(), json);
+    }
+
+    #[test]
+    fn a_record_that_lacks_what_was_added_later_is_read() {
+        let json =
+            String::from_utf8(record().to_json()).unwrap().replace("  \"allocatedBytes\": 4096,\n", "");
+        let old = Record::parse(json.as_bytes()).unwrap();
+        assert_eq!(old, Record { allocated_bytes: None, ..record() });
+        assert_eq!(String::from_utf8(old.to_json()).unwrap(), json);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod save;
 mod stack;
 mod summary;
 mod survey;
+mod usage;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ pub use prune::{LabelFilter, PruneImages, PruneOptions, PruneReport, PrunedConta
 pub use remove::{RemoveImage, Removed};
 pub use save::{ArchiveFormat, SaveOptions};
 pub use summary::ImageSummary;
+pub use usage::{Bytes, ContainerUsage, ImageUsage, LayerUsage, StoreUsage, UsageOptions};
 
 use layout::{Access, Layout};
 use lenders::Lender;

@@ -175,6 +175,15 @@ fn tables_are_for_people_and_ids_for_scripts() {
     assert_eq!(info["images"], 1);
     assert_eq!(info["containers"], 1);
     assert!(tool.text(&["info"]).contains("\nDriver      copy\n"));
+
+    let used = tool.json(&["system", "df"]);
+    assert_eq!(used["images"][0]["containers"], 1);
+    assert_eq!(used["reclaimable"], serde_json::json!({"blobs": 0, "layers": 0}));
+    assert_eq!(used["containers"][0]["size"], used["writable"]);
+    let said = tool.text(&["system", "df", "-v"]);
+    for word in ["RECLAIMABLE", "\nImages  ", "\nContainers:\n", "base:1", "0B (0%)"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod rootless;
 mod trees;
 mod trouble;
 mod truth;
+mod usage;
 mod world;
 
 #[path = "../common/mod.rs"]

@@ -141,7 +141,7 @@ pub(crate) enum Command {
     /// Work with containers: list, mount, remove, prune
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerCommand),
-    /// Look after the store as a whole: collect, prune, check
+    /// Look after the store as a whole: what takes space, collect, prune, check
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
     Gc(GcArgs),
@@ -191,6 +191,7 @@ pub(crate) enum ContainerCommand {
 /// `plywood system …`
 #[derive(Subcommand, Debug)]
 pub(crate) enum SystemCommand {
+    Df(DfArgs),
     Gc(GcArgs),
     Check(CheckArgs),
     Info(InfoArgs),

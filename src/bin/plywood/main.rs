@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `args` | what can be said on the command line |
 //! | `global` | which store, opened how |
-//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` `prune` | the commands |
+//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` `prune` `usage` | the commands |
 //! | `output` `errors` `progress` `human` | how things are printed |
 //! | `files` `signals` | the world outside the store |
 
@@ -28,6 +28,7 @@ mod prune;
 mod save;
 mod signals;
 mod store;
+mod usage;
 
 use std::env;
 use std::ffi::OsString;
@@ -121,6 +122,7 @@ fn run_container(context: &Context, command: &ContainerCommand) -> Result<(), Fa
 
 fn run_system(context: &Context, command: &SystemCommand) -> Result<(), Failure> {
     match command {
+        SystemCommand::Df(args) => usage::df(context, args),
         SystemCommand::Gc(args) => store::gc(context, args),
         SystemCommand::Check(args) => check::check(context, args),
         SystemCommand::Info(args) => store::info(context, args),

@@ -4,6 +4,7 @@
 //! up to four times until they fit: half a millisecond for one root of a hundred layers, whichever root is asked for.
 //! `mountstats` is the same list without them.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -50,6 +51,11 @@ impl Points {
     /// Where the mounts are that bear this name.
     pub fn named<'a>(&'a self, source: impl AsRef<OsStr> + 'a) -> impl Iterator<Item = &'a Path> {
         self.0.iter().filter(move |point| point.source == source.as_ref()).map(|point| &*point.path)
+    }
+
+    /// The names of everything that is mounted: to ask for many.
+    pub fn by_name(&self) -> HashSet<&OsStr> {
+        self.0.iter().map(|point| &*point.source).collect()
     }
 
     /// What that is called which is mounted at `path`, an absolute path without symlinks; of several on top of each other

@@ -2,11 +2,38 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::os::unix::fs::FileExt;
 
 use crate::changeset::Data;
 use crate::zeros::{DataRuns, zeros};
+
+/// Bytes of a block, in which file systems count what a file takes: theirs of ext4, xfs and btrfs, unless they were made
+/// otherwise. It is not asked for, so that equal layers have equal records.
+pub(super) const BLOCK: u64 = 4096;
+
+/// What was written to files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Written {
+    /// Bytes of data.
+    pub(super) data: u64,
+    /// Bytes of the blocks that they are in.
+    pub(super) allocated: u64,
+}
+
+impl Written {
+    /// This much data in one file, which begins a block wherever it goes on behind a hole.
+    pub(super) fn of(data: u64) -> Self {
+        Self { data, allocated: data.next_multiple_of(BLOCK) }
+    }
+}
+
+impl AddAssign for Written {
+    fn add_assign(&mut self, other: Self) {
+        self.data += other.data;
+        self.allocated += other.allocated;
+    }
+}
 
 /// Writes the data of one file. What is a hole in the tar becomes a hole, and so do long runs of zeros: image builders
 /// unpack and pack files with holes by tools that know none, and what reads the same need not take space on disk. A
@@ -46,8 +73,8 @@ impl<'f> Content<'f> {
         runs.piece(data.bytes, |run| put(run, data.bytes, data.offset))
     }
 
-    /// Gives the file its size; how many bytes were written.
-    pub(super) fn finish(mut self) -> io::Result<u64> {
+    /// Gives the file its size; how much was written.
+    pub(super) fn finish(mut self) -> io::Result<Written> {
         if self.runs.position() < self.size {
             let (file, end, written) = (self.file, &mut self.end, &mut self.written);
             self.runs.hole_until(self.size, |run| {
@@ -59,7 +86,7 @@ impl<'f> Content<'f> {
         if self.end < self.size {
             self.file.set_len(self.size)?;
         }
-        Ok(self.written)
+        Ok(Written::of(self.written))
     }
 }
 
@@ -86,7 +113,7 @@ mod tests {
                 content.write(Data { offset: offset + (index * piece) as u64, bytes }).unwrap();
             }
         }
-        let written = content.finish().unwrap();
+        let written = content.finish().unwrap().data;
         file.sync_all().unwrap();
         let mut found = vec![1; size as usize];
         file.read_exact_at(&mut found, 0).unwrap();

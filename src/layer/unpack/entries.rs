@@ -10,6 +10,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::content::Written;
 use super::error::UnpackError;
 use super::place::{Of, Places, Waiting};
 use super::writers::Outbox;
@@ -31,7 +32,7 @@ pub(super) struct Unpacker<'a> {
     /// Metadata of the root, if the layer says so.
     pub(super) root: Option<Metadata>,
     pub(super) losses: Losses,
-    pub(super) data_bytes: u64,
+    pub(super) written: Written,
     pub(super) entries: u64,
     pub(super) highest_ids: HighestIds,
     aside: Option<Aside>,
@@ -77,7 +78,7 @@ impl<'a> Unpacker<'a> {
             ids: owner::Ids::of_process(),
             root: None,
             losses: Losses::new(options.losses),
-            data_bytes: 0,
+            written: Written::default(),
             entries: 0,
             highest_ids: HighestIds::default(),
             aside: None,
@@ -90,7 +91,7 @@ impl<'a> Unpacker<'a> {
         let read = self.read(tar);
         // Also after a failure: what was handed out came earlier in the tar, and if it fails it is the cause.
         if let Some(outbox) = &mut self.outbox {
-            self.data_bytes += outbox.settle()?;
+            self.written += outbox.settle()?;
         }
         read
     }

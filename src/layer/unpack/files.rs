@@ -127,7 +127,7 @@ impl Unpacker<'_> {
             }
             content.write(data).at_path("write", || path_of(file))?;
         }
-        self.data_bytes += content.finish().at_path("write", || path_of(file))?;
+        self.written += content.finish().at_path("write", || path_of(file))?;
         Ok(())
     }
 }

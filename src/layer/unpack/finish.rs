@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::content::BLOCK;
 use super::entries::Unpacker;
 use super::error::UnpackError;
 use super::{First, Unpacked};
@@ -22,10 +23,12 @@ impl Unpacker<'_> {
         let root = self.root.clone().unwrap_or_else(Metadata::default_directory);
         self.set_metadata(self.places.root, Path::new("."), &FileType::Directory, &root, &LayerPath::ROOT)?;
         let implied = opaque.implied;
+        let directories = 1 + self.places.known.len() as u64;
         Ok(Unpacked {
             entries: self.entries,
             tar_bytes: 0,
-            data_bytes: self.data_bytes,
+            data_bytes: self.written.data,
+            allocated_bytes: self.written.allocated + directories * BLOCK,
             declares_root: self.root.is_some(),
             highest_ids: self.highest_ids,
             implied,

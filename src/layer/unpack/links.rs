@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::content::Written;
 use super::entries::{Unpacker, refused, split};
 use super::error::UnpackError;
 use super::place::{Of, Waiting};
@@ -129,7 +130,7 @@ impl Unpacker<'_> {
                 let file = dir.create_file(name, 0o600)?;
                 let source = below.stack.open(found, lower)?;
                 copy_content(&source, &file, size).at_path("copy to", || dir.path_of(name))?;
-                self.data_bytes += size.min(lower.stat.allocated);
+                self.written += Written::of(size.min(lower.stat.allocated));
             }
             ref other => object::create(dir, Path::new(name), other)?,
         }

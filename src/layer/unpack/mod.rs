@@ -104,6 +104,8 @@ pub struct Unpacked {
     pub tar_bytes: u64,
     /// Bytes of data written; holes are not counted, nor are the long runs of zeros that became holes.
     pub data_bytes: u64,
+    /// Bytes of the blocks of 4 KiB that the data is in, and one block for each directory.
+    pub allocated_bytes: u64,
     /// Whether the layer says what its root directory is like.
     pub declares_root: bool,
     /// The highest owners in it.

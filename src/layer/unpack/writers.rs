@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::content::Content;
+use super::content::{Content, Written};
 use super::error::UnpackError;
 use super::files::Touch;
 use crate::changeset::{ChangesetError, Data, Reader};
@@ -52,7 +52,7 @@ struct State {
 /// What became of the parcels so far.
 #[derive(Default)]
 struct Done {
-    data_bytes: u64,
+    written: Written,
     /// Of the failures the first in the tar, by the number of its entry.
     failure: Option<(u64, fs::Error)>,
 }
@@ -139,7 +139,7 @@ impl Drop for AtWork<'_> {
 
 impl Done {
     fn add(&mut self, other: Self) {
-        self.data_bytes += other.data_bytes;
+        self.written += other.written;
         let failures = self.failure.take().into_iter().chain(other.failure);
         self.failure = failures.min_by_key(|(index, _)| *index);
     }
@@ -186,7 +186,7 @@ impl Parcel {
             let written = pieces.try_for_each(|piece| content.write(piece)).and_then(|()| content.finish());
             let written = written.at_path("write", || path_of(&file));
             match written.and_then(|bytes| touch.apply(&file).map(|()| bytes)) {
-                Ok(bytes) => done.data_bytes += bytes,
+                Ok(bytes) => done.written += bytes,
                 Err(error) => {
                     done.failure = Some((index, error));
                     break;
@@ -253,13 +253,13 @@ impl<'a> Outbox<'a> {
     /// # Errors
     ///
     /// What failed first in the order of the tar.
-    pub(super) fn settle(&mut self) -> Result<u64, UnpackError> {
+    pub(super) fn settle(&mut self) -> Result<Written, UnpackError> {
         self.writers.lock().take(&mut self.parcel);
         self.writers.help_all();
         let state = self.writers.lock();
         let settled = self.writers.settled.wait_while(state, |state| state.at_work > 0);
         let mut state = settled.unwrap_or_else(PoisonError::into_inner);
-        let Done { data_bytes, failure } = std::mem::take(&mut state.done);
-        failure.map_or(Ok(data_bytes), |(_, error)| Err(error.into()))
+        let Done { written, failure } = std::mem::take(&mut state.done);
+        failure.map_or(Ok(written), |(_, error)| Err(error.into()))
     }
 }

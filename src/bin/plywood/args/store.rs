@@ -36,6 +36,17 @@ pub(crate) struct GcArgs {
     pub(crate) dry_run: bool,
 }
 
+/// Tell what takes how much of the disk, and what would be free without it
+///
+/// Images are counted as long as their blobs are, layers as they are unpacked, containers by what they changed.
+/// Reclaimable is what no container needs: `rmi` and `gc` free it, and `rm` what containers have of their own.
+#[derive(Args, Debug)]
+pub(crate) struct DfArgs {
+    /// Also each image, layer and container
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
 /// Tell whether everything in the store is there and as it should be
 ///
 /// Changes nothing. Exits with 1 if something is wrong.
