@@ -11,6 +11,7 @@
 //! a name only when the hash is known; nothing is ever written to a named blob. Knows nothing of what the bytes mean.
 
 mod source;
+mod strangers;
 mod writer;
 
 use std::fs::File;

@@ -6,15 +6,17 @@
 //! behind them, not for as long as it takes to remove a tree.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use super::error::StoreError;
 use super::operation::{GC_LOCK, Operation, Pinned};
+use super::strangers::is_name;
 use super::survey::{IMAGES, STACKS};
 use super::{Inner, Store};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::driver::{self, RootState};
-use crate::fs::{Kind, Lock, LockMode, Optional, Workspace};
+use crate::fs::{Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
 use crate::layer::Stacking;
 
@@ -45,6 +47,8 @@ pub struct GcReport {
     pub leftovers: u64,
     /// Bytes of these blobs and, as recorded, of these layers.
     pub bytes: u64,
+    /// What lies in the store and is none of its own. It stays, whatever it is.
+    pub strangers: Vec<PathBuf>,
 }
 
 /// What a collection takes for gone: a dry run cannot remove it first.
@@ -75,6 +79,7 @@ impl Store {
         collection.blobs(&needed)?;
         collection.layers(&needed)?;
         collection.names()?;
+        collection.report.strangers = self.inner.strangers()?;
         collection.facts(&needed)?;
         let report = collection.end();
         operation.end()?;
@@ -273,22 +278,18 @@ impl<'a> Collection<'a> {
     fn names(&mut self) -> Result<(), StoreError> {
         let names = &self.inner.layout.names;
         for entry in names.names()? {
-            let name = String::from_utf8_lossy(&entry.name).into_owned();
-            if self.inner.container_named(&name)?.is_some() {
+            // What is no name is none of ours.
+            let name = std::str::from_utf8(&entry.name).ok().filter(|name| is_name(name, entry.kind));
+            let Some(name) = name else { continue };
+            if self.inner.container_named(name)?.is_some() {
                 continue;
             }
-            // Somebody may be about to use it. What is no file is nobody's.
-            let held = match entry.kind {
-                Some(Kind::File) => Lock::try_acquire_present(names, &name)?,
-                _ => None,
-            };
-            if held.is_none() && entry.kind == Some(Kind::File) {
-                continue;
-            }
-            if self.inner.container_named(&name)?.is_none() {
+            // Somebody may be about to use it.
+            let Some(_held) = Lock::try_acquire_present(names, name)? else { continue };
+            if self.inner.container_named(name)?.is_none() {
                 self.report.leftovers += 1;
                 if !self.dry_run {
-                    self.workspace.discard(names, &name).optional()?;
+                    self.workspace.discard(names, name).optional()?;
                 }
             }
         }

@@ -31,6 +31,7 @@ mod records;
 mod remove;
 mod save;
 mod stack;
+mod strangers;
 mod summary;
 mod survey;
 mod usage;

@@ -1,21 +1,21 @@
 //! Collection, beside a model that reads the documents on disk and knows nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use plywood::digest::Digest;
 use plywood::driver::DriverKind;
 use plywood::image::Reference;
 use plywood::store::{
-    CreateOptions, GcOptions, Image, LoadOptions, RemoveContainer, RemoveImage, Store, Unpack,
+    CommitOptions, CreateOptions, GcOptions, Image, LoadOptions, RemoveContainer, RemoveImage, Store, Unpack,
 };
 use serde_json::{Value, json};
 
 use crate::common::image::{Compression, ImageSpec, Layout, image};
-use crate::common::privilege::{self, Privilege};
+use crate::common::privilege::{self, ALL, Privilege};
 use crate::common::sha256;
 use crate::common::tar::tar;
 use crate::world::*;
@@ -427,4 +427,108 @@ fn a_view_keeps_its_image_and_goes_with_it() {
             assert!(names_in(&world.path().join(dir)).is_empty(), "{dir}");
         }
     });
+}
+
+/// Every name in a store with its size and what it takes on disk, but for what was found out about the machine.
+fn listing(root: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut listed = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let stat = fs::symlink_metadata(&path).unwrap();
+        if stat.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        let name = path.strip_prefix(root).unwrap().to_owned();
+        let size = if stat.is_dir() { 0 } else { stat.len() };
+        if name != Path::new("cache/probe.json") {
+            listed.insert(name, (size, stat.blocks()));
+        }
+    }
+    listed
+}
+
+#[test]
+fn after_everything_was_removed_a_store_is_as_small_as_a_new_one() {
+    privilege::under_with_fuse(ALL, |privilege| {
+        for &kind in drivers(privilege) {
+            let world = World::driver(kind);
+            let mut new = listing(&world.path());
+            // Some locks are made when they are first wanted, and stay.
+            let lasting = ["locks/gc", "locks/index"];
+            new.extend(lasting.map(|name| (PathBuf::from(name), (0, 0))));
+            let image = world.load_image(&sample());
+            let container = world.store.create_container(&image, &CreateOptions::named("one")).unwrap();
+            let clone = container.clone_as(&CreateOptions::named("two")).unwrap();
+            let mounted = container.mount().unwrap_or_else(|error| panic!("{}", chain(&error)));
+            edit(mounted.path());
+            let mut container = mounted.unmount().unwrap();
+            container.rename("three").unwrap();
+            container.update(|notes| drop(notes.labels.insert("a".into(), "b".into()))).unwrap();
+            let committed = container.commit(&CommitOptions::default()).unwrap();
+            world.store.tag(&committed, &Reference::parse_familiar("mine:1").unwrap()).unwrap();
+            world.store.create_container(&committed, &CreateOptions::named("four")).unwrap();
+            if world.store.mount_image(&committed).is_ok() {
+                world.store.unmount_image(&committed).unwrap();
+            }
+            world.store.list_images().unwrap();
+            world.store.check(&Default::default()).unwrap();
+            drop((container, clone));
+            for container in world.store.containers().unwrap() {
+                container.remove(RemoveContainer::Refuse).unwrap();
+            }
+            for image in world.store.images().unwrap() {
+                world.store.remove_image(&image.id().to_string(), RemoveImage::Force).unwrap();
+            }
+            world.store.gc(&GcOptions::default()).unwrap();
+            assert_eq!(listing(&world.path()), new, "{privilege:?}, {kind}");
+        }
+    });
+}
+
+#[test]
+fn what_is_not_the_stores_is_told_and_stays_and_what_the_dead_left_goes() {
+    let world = World::driver(DriverKind::Copy);
+    let image = world.load_image(&one("image"));
+    world.store.create_container(&image, &CreateOptions::named("web")).unwrap();
+    let id = sha256(b"nothing");
+    let key = format!("layer-sha256-{id}");
+    let left = [format!("locks/{key}"), format!("locks/container-{id}"), format!("locks/view-{id}")];
+    for name in &left {
+        fs::write(world.path().join(name), "").unwrap();
+    }
+    // Without a record, as nobody publishes it.
+    fs::create_dir_all(world.path().join(format!("layers/sha256-{id}/tree"))).unwrap();
+    fs::create_dir_all(world.path().join("staging/anything")).unwrap();
+    fs::write(world.path().join(format!("names/{id}x")), &id).unwrap();
+    let strange = [
+        "notes",
+        "containers/nobody",
+        "layers/notes",
+        "layers/sha256-1",
+        "names/a-directory",
+        "locks/notes",
+        "names/.hidden",
+        "oci/blobs/md5",
+        "oci/blobs/sha256/.tmp1234",
+        "oci/notes.txt",
+        "views/x",
+    ];
+    for (number, name) in strange.iter().enumerate() {
+        let path = world.path().join(name);
+        if number % 2 == 0 { fs::create_dir(path).unwrap() } else { fs::write(path, "mine").unwrap() }
+    }
+
+    let would = world.store.gc(&GcOptions::dry_run()).unwrap();
+    let did = world.store.gc(&GcOptions::default()).unwrap();
+    assert_eq!(did, would);
+    assert_eq!((did.leftovers, did.layers.len(), did.blobs.len()), (2, 1, 0));
+    let told: BTreeSet<_> = did.strangers.into_iter().collect();
+    assert_eq!(told, strange.map(|name| world.path().join(name)).into());
+    for name in strange {
+        assert!(world.path().join(name).exists(), "{name}");
+    }
+    assert!(left.iter().all(|name| !world.path().join(name).exists()));
+    assert_eq!(names_in(&world.path().join("staging")), BTreeSet::new());
+    assert_eq!(exported(&world.store.container("web").unwrap()).0.len(), 3);
 }

@@ -32,8 +32,12 @@ pub(crate) fn gc(context: &Context, args: &GcArgs) -> Result<(), Failure> {
             "layers": report.layers,
             "leftovers": report.leftovers,
             "bytes": report.bytes,
+            "strangers": report.strangers.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>(),
             "dry_run": args.dry_run,
         }));
+    }
+    for path in &report.strangers {
+        output.warn(&format!("{path:?} does not belong into a store, and stays"));
     }
     if output.quiet {
         return Ok(());

@@ -21,11 +21,9 @@ use super::damage::Damage;
 use super::error::StoreError;
 use super::names::Named;
 use super::operation::Operation;
-use super::records::is_id;
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::image::Reference;
-use crate::layer::LayerKey;
 
 /// Differences of one layer that are told.
 const MOST_DIFFERENCES: usize = 20;
@@ -180,20 +178,7 @@ impl<'a> Check<'a> {
 
     /// Looks for what is none of ours.
     fn strangers(&mut self) -> Result<(), StoreError> {
-        let layout = &self.store.inner.layout;
-        let mut strangers = layout.strangers()?;
-        for entry in layout.containers.names()? {
-            let name = String::from_utf8_lossy(&entry.name);
-            if !is_id(&name) {
-                strangers.push(layout.containers.path_of(&*name));
-            }
-        }
-        for entry in layout.layers.names()? {
-            let name = String::from_utf8_lossy(&entry.name);
-            if name.parse::<LayerKey>().is_err() {
-                strangers.push(layout.layers.path_of(&*name));
-            }
-        }
+        let strangers = self.store.inner.strangers()?;
         self.report.damages.extend(strangers.into_iter().map(|path| Damage::Stranger { path }));
         Ok(())
     }
