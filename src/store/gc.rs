@@ -151,6 +151,8 @@ struct Collection<'a> {
     /// Only to tell what would go.
     dry_run: bool,
     report: GcReport,
+    /// Targets of which everything that they lead to is known to be needed.
+    known: HashSet<Digest>,
     _alone: Lock,
 }
 
@@ -159,7 +161,14 @@ impl<'a> Collection<'a> {
     fn begin(inner: &'a Inner, operation: &'a Operation, dry_run: bool) -> Result<Self, StoreError> {
         let alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
         let workspace = operation.workspace();
-        Ok(Self { inner, workspace, dry_run, report: GcReport::default(), _alone: alone })
+        Ok(Self {
+            inner,
+            workspace,
+            dry_run,
+            report: GcReport::default(),
+            known: HashSet::new(),
+            _alone: alone,
+        })
     }
 
     /// Lets others go on; what was collected is still to be unlinked.
@@ -188,7 +197,7 @@ impl<'a> Collection<'a> {
     }
 
     /// Adds everything that a container stands on. It can go on without the documents of its image.
-    fn need_container(&self, record: &ContainerRecord, needed: &mut Pinned) -> Result<(), StoreError> {
+    fn need_container(&mut self, record: &ContainerRecord, needed: &mut Pinned) -> Result<(), StoreError> {
         match self.need(&record.image.target, needed) {
             Err(error) if error.is_damage() => {
                 tracing::warn!(container = record.id, %error, "the image of a container is damaged; its layers stay");
@@ -205,10 +214,15 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    /// Adds everything that `target` leads to.
-    fn need(&self, target: &Descriptor, needed: &mut Pinned) -> Result<(), StoreError> {
-        needed.blobs.extend(self.inner.closure(target)?.iter().map(ToString::to_string));
-        needed.layers.extend(self.inner.layer_keys(target)?.iter().map(ToString::to_string));
+    /// Adds everything that `target` leads to. Many containers may come from one image, which is read once.
+    fn need(&mut self, target: &Descriptor, needed: &mut Pinned) -> Result<(), StoreError> {
+        if self.known.contains(&target.digest) {
+            return Ok(());
+        }
+        let (blobs, layers) = self.inner.closure_and_layers(target)?;
+        needed.blobs.extend(blobs.iter().map(ToString::to_string));
+        needed.layers.extend(layers.iter().map(ToString::to_string));
+        self.known.insert(target.digest);
         Ok(())
     }
 

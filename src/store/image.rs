@@ -245,26 +245,26 @@ impl Inner {
     pub(super) fn closure(&self, target: &Descriptor) -> Result<Vec<Digest>, StoreError> {
         let mut found = Vec::new();
         self.walk(target, |descriptor, manifest| {
-            found.push(descriptor.digest);
-            if let Some(manifest) = manifest {
-                found.push(manifest.config.digest);
-                found.extend(manifest.layers.iter().map(|layer| layer.digest));
-            }
+            found.extend(parts(descriptor, manifest));
             Ok(())
         })?;
         Ok(found)
     }
 
-    /// Every key that a layer of the images behind `target` can have.
-    pub(super) fn layer_keys(&self, target: &Descriptor) -> Result<Vec<LayerKey>, StoreError> {
-        let mut keys = Vec::new();
-        self.walk(target, |_, manifest| {
+    /// The same, with every key that a layer of the images behind `target` can have.
+    pub(super) fn closure_and_layers(
+        &self,
+        target: &Descriptor,
+    ) -> Result<(Vec<Digest>, Vec<LayerKey>), StoreError> {
+        let (mut blobs, mut keys) = (Vec::new(), Vec::new());
+        self.walk(target, |descriptor, manifest| {
+            blobs.extend(parts(descriptor, manifest));
             if let Some(manifest) = manifest.filter(|manifest| manifest.is_image()) {
                 keys.extend(LayerKey::candidates(self.config(manifest)?.rootfs.diff_ids));
             }
             Ok(())
         })?;
-        Ok(keys)
+        Ok((blobs, keys))
     }
 
     /// Visits `target` and everything that it lists, manifests with what they say. Entries of an index may be absent; they
@@ -297,6 +297,13 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// A document, and what it lists itself if it is a manifest.
+fn parts<'d>(descriptor: &'d Descriptor, manifest: Option<&'d Manifest>) -> impl Iterator<Item = Digest> {
+    let listed =
+        manifest.into_iter().flat_map(|manifest| [&manifest.config].into_iter().chain(&manifest.layers));
+    [descriptor].into_iter().chain(listed).map(|blob| blob.digest)
 }
 
 impl Store {

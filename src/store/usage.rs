@@ -226,10 +226,9 @@ impl Store {
                     })
                 }
                 // The images for other machines belong to it as well.
-                (Ok(_), _) => inner.closure(target).and_then(|blobs| {
-                    let layers = inner.layer_keys(target)?;
-                    Ok(Content { blobs, layers })
-                }),
+                (Ok(_), _) => {
+                    inner.closure_and_layers(target).map(|(blobs, layers)| Content { blobs, layers })
+                }
                 (Err(error), _) => Err(error),
             };
             contents.push(match content {
