@@ -10,6 +10,7 @@ mod conformance;
 mod containers;
 mod copies;
 mod filesystems;
+mod fixture;
 mod fuse;
 mod holes;
 mod images;
