@@ -7,7 +7,7 @@
 //! remove     renamed out; the name unlinked; the record and each directory removed, the two that overlayfs made too
 //! ```
 //!
-//! Directories that are the same for every container (`containers`, `names`, `staging`) stay open; all else is reached
+//! A container is called `c`, or as its thread. Directories that are the same for every container (`containers`, `names`, `staging`) stay open; all else is reached
 //! from them. Where it has to last, the record, the name and the three directories that hold them are synced, and the
 //! removal too; files of one moment are written first and synced then, which is the cheapest order.
 
@@ -36,6 +36,8 @@ pub(crate) struct Bare {
     /// Topmost first.
     lowers: Vec<PathBuf>,
     durable: bool,
+    /// What its container is called.
+    name: String,
 }
 
 impl Bare {
@@ -46,7 +48,19 @@ impl Bare {
             Ok(open(at.join(name), DIRECTORY, Mode::empty())?)
         };
         let (containers, names, staging) = (dir("containers")?, dir("names")?, dir("staging")?);
-        Ok(Self { containers, names, staging, at, lowers, durable: durability == Durability::Full })
+        let (durable, name) = (durability == Durability::Full, "c".to_owned());
+        Ok(Self { containers, names, staging, at, lowers, durable, name })
+    }
+
+    /// The same for a container of this name.
+    pub(crate) fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
+    /// A container that is made and removed.
+    pub(crate) fn come_and_go(&self) -> Result<()> {
+        self.create()?;
+        self.remove()
     }
 
     /// The life of one container, each of its four steps timed.
@@ -57,7 +71,7 @@ impl Bare {
         self.mount()?;
         let used = Instant::now();
         // No path that a user gave is resolved.
-        unmount(self.at.join("containers/c/merged"), UnmountFlags::NOFOLLOW)?;
+        unmount(self.at.join("containers").join(&self.name).join("merged"), UnmountFlags::NOFOLLOW)?;
         let unmounted = Instant::now();
         self.remove()?;
         Ok([created - begin, used - created, unmounted - used, unmounted.elapsed()])
@@ -71,18 +85,18 @@ impl Bare {
     }
 
     fn create(&self) -> Result<()> {
-        mkdirat(&self.staging, "c", Mode::from_raw_mode(0o700))?;
-        let dir = openat(&self.staging, "c", DIRECTORY, Mode::empty())?;
+        mkdirat(&self.staging, &self.name, Mode::from_raw_mode(0o700))?;
+        let dir = openat(&self.staging, &self.name, DIRECTORY, Mode::empty())?;
         for (name, mode) in [("upper", 0o755), ("work", 0o700), ("merged", 0o700)] {
             mkdirat(&dir, name, Mode::from_raw_mode(mode))?;
         }
         let record = self.file(&dir, "container.json", 1000)?;
-        let name = self.file(&self.names, "c", 64)?;
+        let name = self.file(&self.names, &self.name, 64)?;
         self.sync(&record)?;
         self.sync(&dir)?;
         self.sync(&name)?;
         self.sync(&self.names)?;
-        renameat(&self.staging, "c", &self.containers, "c")?;
+        renameat(&self.staging, &self.name, &self.containers, &self.name)?;
         self.sync(&self.containers)
     }
 
@@ -95,7 +109,7 @@ impl Bare {
 
     fn mount(&self) -> Result<()> {
         let open_dir = |path: &Path| open(path, DIRECTORY, Mode::empty());
-        let dir = openat(&self.containers, "c", DIRECTORY, Mode::empty())?;
+        let dir = openat(&self.containers, &self.name, DIRECTORY, Mode::empty())?;
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "source", "bare")?;
         for lower in &self.lowers {
@@ -111,15 +125,19 @@ impl Bare {
     }
 
     fn remove(&self) -> Result<()> {
-        renameat(&self.containers, "c", &self.staging, "c")?;
+        renameat(&self.containers, &self.name, &self.staging, &self.name)?;
         self.sync(&self.containers)?;
-        unlinkat(&self.names, "c", AtFlags::empty())?;
-        let dir = openat(&self.staging, "c", DIRECTORY, Mode::empty())?;
+        unlinkat(&self.names, &self.name, AtFlags::empty())?;
+        let dir = openat(&self.staging, &self.name, DIRECTORY, Mode::empty())?;
         unlinkat(&dir, "container.json", AtFlags::empty())?;
         for name in ["upper", "work/work", "work", "merged"] {
-            unlinkat(&dir, name, AtFlags::REMOVEDIR)?;
+            match unlinkat(&dir, name, AtFlags::REMOVEDIR) {
+                // It was never mounted.
+                Err(rustix::io::Errno::NOENT) if name == "work/work" => {}
+                done => done?,
+            }
         }
-        Ok(unlinkat(&self.staging, "c", AtFlags::REMOVEDIR)?)
+        Ok(unlinkat(&self.staging, &self.name, AtFlags::REMOVEDIR)?)
     }
 
     /// What a commit leaves, without what is in it: layer, config and manifest, then the index.

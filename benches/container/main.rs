@@ -5,6 +5,7 @@
 //! $ cargo bench --bench container                                  # in a temporary directory
 //! $ cargo bench --bench container -- --dir /mnt/scratch --repetitions 200
 //! $ cargo bench --bench container -- --filter 100/ --split         # each step by itself as well
+//! $ cargo bench --bench container -- --parallel                    # many at a time
 //! $ cargo bench --bench container -- --quick                       # only to see whether it works
 //! ```
 //!
@@ -32,6 +33,7 @@ mod images;
 #[path = "../common/layout.rs"]
 mod layout;
 mod options;
+mod parallel;
 
 use std::error::Error;
 use std::path::Path;
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if let Some(words) = &options.one_of_many {
+        return parallel::one_of_many(words);
+    }
     let mut scratch = tempfile::Builder::new();
     scratch.prefix("plywood-bench-");
     let scratch = match &options.place {
@@ -72,6 +77,14 @@ fn run(options: &Options) -> Result<()> {
         None => scratch.tempdir()?,
     };
     print_header(options, scratch.path());
+    if options.parallel || options.quick {
+        parallel::measure(scratch.path(), options)?;
+        std::fs::remove_dir_all(scratch.path().join("store"))?;
+        std::fs::remove_dir_all(scratch.path().join("images"))?;
+    }
+    if options.parallel {
+        return Ok(());
+    }
     let (few, many, files) = if options.quick { (2, 20, 100) } else { (10, 10_000, 100_000) };
     for images in [few, many] {
         lives(images, scratch.path(), options)?;

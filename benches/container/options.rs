@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::Result;
 
-const USAGE: &str = "[--quick] [--split] [--filter TEXT] [--repetitions N] [--dir DIR]";
+const USAGE: &str = "[--quick] [--split] [--parallel] [--filter TEXT] [--repetitions N] [--dir DIR]";
 
 pub(crate) struct Options {
     /// Only cases with this in their names.
@@ -15,6 +15,10 @@ pub(crate) struct Options {
     pub(crate) repetitions: usize,
     /// Each step by itself as well.
     pub(crate) split: bool,
+    /// Only what many do at a time.
+    pub(crate) parallel: bool,
+    /// What one of many processes is told to do.
+    pub(crate) one_of_many: Option<Vec<OsString>>,
     /// Tiny stores, once.
     pub(crate) quick: bool,
 }
@@ -25,13 +29,21 @@ impl Options {
         // Cargo says --bench when benches are to be measured. If not, they are only tried, as a test.
         let quick = !words.iter().any(|word| word == "--bench") || words.iter().any(|word| word == "--quick");
         let repetitions = if quick { 1 } else { 101 };
-        let mut options = Self { filter: String::new(), place: None, repetitions, split: false, quick };
+        let (filter, place, split, parallel, one_of_many) = (String::new(), None, false, false, None);
+        let mut options = Self { filter, place, repetitions, split, parallel, one_of_many, quick };
+        if let [first, rest @ ..] = &words[..]
+            && first == "--one-of-many"
+        {
+            options.one_of_many = Some(rest.to_vec());
+            return Ok(options);
+        }
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word:?} needs a value"));
             match word.to_str() {
                 Some("--bench" | "--quick") => {}
                 Some("--split") => options.split = true,
+                Some("--parallel") => options.parallel = true,
                 Some("--filter") => options.filter = value()?.to_string_lossy().into_owned(),
                 Some("--dir") => options.place = Some(value()?.into()),
                 Some("--repetitions") => options.repetitions = value()?.to_string_lossy().parse()?,
