@@ -278,14 +278,21 @@ impl<'w> Member<'w> {
 
     fn edit(&mut self) {
         let Some(name) = self.own_container() else { return self.create() };
+        self.change(name);
+    }
+
+    /// Writes what nobody else writes.
+    fn change(&mut self, name: String) {
         let path = format!("base/{}", self.dice.roll(5) + 10);
-        let content = format!("{} of {}", self.made, self.number);
+        let content = self.fresh("written");
         self.must(format!("edit {name}"), |hands| hands.edit(&name, &path, &content));
         self.own.containers.get_mut(&name).unwrap().insert(path, content);
     }
 
     fn commit(&mut self) {
         let Some(container) = self.own_container() else { return self.create() };
+        // Equal images are one image, and then it would not be for one to say when nobody needs it any more.
+        self.change(container.clone());
         let name = format!("{}:1", self.fresh("own"));
         let (_, id) =
             self.must(format!("commit {container} {name}"), |hands| hands.commit(&container, &name));
