@@ -193,6 +193,11 @@ fn clear(dir: &Dir) -> Result<(), DriverError> {
     }
 }
 
+/// Whether a server works for the root in `dir`.
+pub(super) fn is_served_in(dir: &Dir) -> Result<bool, DriverError> {
+    server::is_alive(dir)
+}
+
 /// Says that nobody serves the root in `dir` any more.
 pub(super) fn is_gone(dir: &Dir) -> DriverError {
     let what =

@@ -284,6 +284,30 @@ pub fn abandon(dir: &Dir) -> Result<(), DriverError> {
     Ok(())
 }
 
+/// Whether the root named `source` with the private directory `dir`, of a driver of this kind, may look into its layers now:
+/// whether it is mounted, here or in another mount namespace, or held as a handle by some process.
+///
+/// # Errors
+///
+/// [`DriverError`] if that cannot be told.
+pub fn sees_layers(kind: DriverKind, source: &str, dir: &Dir) -> Result<bool, DriverError> {
+    if kind == DriverKind::Copy {
+        return Ok(false);
+    }
+    if matches!(state(source, dir)?, RootState::Mounted(_)) || !mounts::everywhere(source)?.is_empty() {
+        return Ok(true);
+    }
+    match kind {
+        DriverKind::Fuse => fuse::is_served_in(dir),
+        // A root that is only read has nothing that the kernel would mark.
+        _ => match in_use::refuse(dir, private::UPPER, source) {
+            Ok(()) => Ok(false),
+            Err(DriverError::InUse { .. }) => Ok(true),
+            Err(error) => Err(error),
+        },
+    }
+}
+
 /// Takes the root named `source` out of sight wherever this process sees it, and everything that is mounted in its private
 /// directory `dir`, whichever driver made it.
 ///

@@ -180,6 +180,38 @@ enum Taken {
     Nameless,
 }
 
+impl Dir {
+    /// Lets others know that this directory is being read, until this handle and all that were cloned from it are closed. It
+    /// makes nothing and needs no right to write. `false` if somebody is just taking the directory away
+    /// ([`Dir::hold_alone`]). Where a file system has no such locks, nobody is told.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if the kernel has no memory for it.
+    pub fn hold(&self) -> Result<bool> {
+        self.flock_if_possible(FlockOperation::NonBlockingLockShared)
+    }
+
+    /// Whether nobody else holds this directory; nobody will, until this handle is closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::hold`].
+    pub fn hold_alone(&self) -> Result<bool> {
+        self.flock_if_possible(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn flock_if_possible(&self, operation: FlockOperation) -> Result<bool> {
+        match Lock::flock(self.as_fd(), operation) {
+            Err(error @ (Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::BADF)) => {
+                tracing::debug!(%error, "directories cannot be locked here");
+                Ok(true)
+            }
+            done => done.at_path("lock", || self.path_of("")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

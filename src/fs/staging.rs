@@ -92,6 +92,25 @@ impl Staging {
         Ok((live, swept))
     }
 
+    /// What lies there and belongs to nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](super::Error) if the directory cannot be read.
+    pub fn abandoned(&self) -> Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        for entry in self.dir.names()? {
+            match self.owned(OsStr::from_bytes(&entry.name)) {
+                // A workspace in the making has no lock yet, and one that ends has none any more.
+                Ok(None) => found.push(entry.name),
+                Ok(Some(_)) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
     /// The directory `name` if a live process owns it.
     fn owned(&self, name: &OsStr) -> Result<Option<Dir>> {
         let dir = match self.dir.open_dir(name) {
@@ -190,6 +209,17 @@ impl Workspace {
             Durability::Full => into.sync(),
             Durability::Relaxed => Ok(()),
         }
+    }
+
+    /// Takes the directory `name` out of `from`, to be given another name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](super::Error) if it is missing, no directory, or the file system refuses.
+    pub fn adopt(&self, from: &Dir, name: impl AsRef<Path>) -> Result<StagedDir<'_>> {
+        let fresh = self.fresh();
+        from.rename(name, &self.dir, &fresh)?;
+        Ok(StagedDir { dir: self.dir.open_dir(&fresh)?, workspace: self, name: fresh })
     }
 
     /// Takes `name` out of `from`, in one step, to be removed with this workspace.

@@ -21,6 +21,7 @@ use super::bind;
 use super::key::{LayerKey, merged_digest};
 use super::record::{HighestIds, Record};
 use super::store::{Layer, LayerError, LayerStore, State};
+use crate::digest::Digest;
 use crate::fs::{Dir, Result, Stat, Workspace};
 use crate::path::LayerPath;
 use crate::stack::marks::Families;
@@ -83,6 +84,28 @@ impl LayerStore {
         if let State::Good(layer) = self.seek(key)? {
             return Ok(*layer);
         }
+        self.merge_again(layers, digest, work)
+    }
+
+    /// Makes the layer that `layers` are merged into once more, and puts it in the place of the one that is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`LayerStore::ensure_merged`]; what is there is then still there.
+    pub fn renew_merged(&self, layers: &[LayerKey], work: &Workspace) -> Result<Layer, LayerError> {
+        let digest = merged_digest(layers);
+        let _lock = self.lock(LayerKey::Merged(digest))?;
+        self.merge_again(layers, digest, work)
+    }
+
+    /// Merges `layers` under the lock of what they become.
+    fn merge_again(
+        &self,
+        layers: &[LayerKey],
+        digest: Digest,
+        work: &Workspace,
+    ) -> Result<Layer, LayerError> {
+        let key = LayerKey::Merged(digest);
         let open = |key: &LayerKey| self.find(*key)?.ok_or(LayerError::Gone { key: *key });
         let opened = layers.iter().map(open).collect::<Result<Vec<Layer>, _>>()?;
         let stack = Stack::new(opened.iter().rev().map(|layer| &layer.tree));
@@ -220,7 +243,7 @@ impl Copies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::{DiffId, Digest};
+    use crate::digest::DiffId;
 
     fn layers(count: usize) -> Vec<LayerKey> {
         let key = |number: usize| LayerKey::Free(DiffId::of_tar(Digest::of(number.to_be_bytes())));

@@ -23,14 +23,14 @@ use crate::digest::{DiffId, Digest};
 use crate::fs::{self, Dir, Lock, LockMode, Optional, StagedDir, Workspace, boot_id};
 use crate::stack::Tree;
 
-const RECORD: &str = "layer.json";
-const TREE: &str = "tree";
+pub(super) const RECORD: &str = "layer.json";
+pub(super) const TREE: &str = "tree";
 
 /// Layers that are open at a time while they are waited for.
 const SETTLED_AT_ONCE: usize = 100;
 
 /// A record is as long as the list of what its layer assumes, which limits on entries bound.
-const LONGEST_RECORD: u64 = 4 << 30;
+pub(super) const LONGEST_RECORD: u64 = 4 << 30;
 
 /// The unpacked layers of a store.
 #[derive(Debug)]
@@ -251,33 +251,50 @@ impl LayerStore {
         if let Some(layer) = self.look_again(key, &name)? {
             return Ok(State::Good(Box::new(layer)));
         }
-        let Some(dir) = self.layers.find_dir(&name)? else { return Ok(State::Absent) };
+        loop {
+            if let Some(state) = self.look_closely(key, &name)? {
+                return Ok(state);
+            }
+        }
+    }
+
+    /// The same by reading its record; `None` if it was replaced meanwhile.
+    fn look_closely(&self, key: LayerKey, name: &str) -> Result<Option<State>, LayerError> {
+        let Some(dir) = self.layers.find_dir(name)? else { return Ok(Some(State::Absent)) };
         // Every lock that is made or removed changes their directory, so that is seldom older than a layer.
         let passed = self.locks.stat(".")?.ctime;
         let seen = dir.stat(".")?;
-        let Some(json) = dir.find_content(RECORD, LONGEST_RECORD)? else { return Ok(State::Untrusted) };
+        let Some(json) = dir.find_content(RECORD, LONGEST_RECORD)? else { return Ok(Some(State::Untrusted)) };
         let record = match Record::parse(&json) {
             Ok(record) => record,
             // The last boot may have ended before the record was on disk.
             Err(RecordError::Damaged(error)) => {
                 tracing::debug!(layer = %key, %error, "the record of a layer is damaged");
-                return Ok(State::Untrusted);
+                return Ok(Some(State::Untrusted));
             }
             Err(source) => return Err(LayerError::Record { path: dir.path_of(RECORD), source }),
         };
         if !record.is_trusted(self.boot.as_deref()) {
-            return Ok(State::Untrusted);
+            return Ok(Some(State::Untrusted));
         }
-        let Some(tree) = dir.find_dir(TREE)? else { return Ok(State::Untrusted) };
+        let Some(tree) = dir.find_dir(TREE)? else { return Ok(Some(State::Untrusted)) };
+        // Held first and looked at then: what is there still will not go before it is let go.
+        let is_held = tree.hold()?;
+        if !is_held || !self.layers.find(name)?.is_some_and(|there| there.is_same_inode(&seen)) {
+            return Ok(None);
+        }
         self.known.keep(key, &record, json.len(), &seen, passed);
-        Ok(State::Good(Box::new(Layer::new(key, tree, record))))
+        Ok(Some(State::Good(Box::new(Layer::new(key, tree, record)))))
     }
 
     /// The layer under `key`, if it is the one whose record was read before.
     fn look_again(&self, key: LayerKey, name: &str) -> Result<Option<Layer>, LayerError> {
         let Some(seen) = self.known.get(key) else { return Ok(None) };
         let Some(tree) = self.layers.find_dir(Path::new(name).join(TREE))? else { return Ok(None) };
-        // Not before: what is the same now was the same when the tree was opened.
+        if !tree.hold()? {
+            return Ok(None);
+        }
+        // Not before: what is the same now was the same when the tree was opened, and will stay while it is held.
         let is_same = self.layers.find(name)?.is_some_and(|dir| seen.is_in(&dir));
         Ok(is_same.then(|| Layer::new(key, tree, seen.record)))
     }
@@ -297,14 +314,14 @@ impl LayerStore {
         if record.settled {
             staged.dir().sync_file_system()?;
         }
-        let name = key.to_string();
         // One that is not trusted may stand in the way.
-        work.discard(&self.layers, &name).optional()?;
-        let dir = staged.publish(&self.layers, &name)?;
+        let dir = self.put(key, staged, work)?;
         if record.settled {
             self.layers.sync()?;
         }
-        Ok(Layer::new(key, dir.open_dir(TREE)?, record))
+        let tree = dir.open_dir(TREE)?;
+        tree.hold()?;
+        Ok(Layer::new(key, tree, record))
     }
 
     /// The directory that the tree of a staged layer goes into.
@@ -352,7 +369,7 @@ impl Drop for LayerLock<'_> {
     }
 }
 
-fn write(dir: &Dir, name: &str, content: &[u8]) -> Result<(), LayerError> {
+pub(super) fn write(dir: &Dir, name: &str, content: &[u8]) -> Result<(), LayerError> {
     use std::io::Write as _;
     let mut file = dir.create_file(name, 0o644)?;
     let written = file.write_all(content);

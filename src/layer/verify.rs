@@ -10,6 +10,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::store::Layer;
 use crate::fs::{Context, DeviceNumber, Dir, Kind, Result, Stat};
 use crate::path::LayerPath;
 use crate::stack::Tree;
@@ -30,14 +31,58 @@ impl std::fmt::Display for Difference {
     }
 }
 
+/// What in the layer `found` is not as in `expected`, which was made just now, in words and in order; the first `most` of
+/// it. If they were made for bases that differ, the directories that neither describes are left out.
+///
+/// # Errors
+///
+/// [`Error`](crate::fs::Error) if something cannot be read.
+pub fn layer_differences(expected: &Layer, found: &Layer, most: usize) -> Result<Vec<String>> {
+    let (made, kept) = (&expected.record, &found.record);
+    let facts = [
+        (made.diff_id == kept.diff_id || !made.merged.is_empty(), "diff id"),
+        (made.families == kept.families, "marks"),
+        (made.tar_bytes == kept.tar_bytes, "length of the tar"),
+        (made.data_bytes == kept.data_bytes, "number of bytes"),
+        (made.entries == kept.entries, "number of entries"),
+        (made.declares_root == kept.declares_root, "word on the root directory"),
+        (made.highest_ids == kept.highest_ids, "highest owners"),
+    ];
+    let mut said: Vec<String> = facts
+        .iter()
+        .filter(|(same, _)| !same)
+        .map(|(_, what)| format!("its record has another {what}"))
+        .collect();
+    let open = match made.assumed == kept.assumed {
+        true => BTreeSet::new(),
+        false => {
+            [made, kept].into_iter().flat_map(|record| &record.assumed).map(|one| one.path.clone()).collect()
+        }
+    };
+    let trees = differences_but(&expected.tree, &found.tree, most, open)?;
+    said.extend(trees.iter().map(ToString::to_string));
+    Ok(said)
+}
+
 /// What in `found` is not as in `expected`, in order; the first `most` of it. Both are trees of one layer.
 ///
 /// # Errors
 ///
 /// [`Error`](crate::fs::Error) if something cannot be read.
 pub fn differences(expected: &Tree, found: &Tree, most: usize) -> Result<Vec<Difference>> {
+    differences_but(expected, found, most, BTreeSet::new())
+}
+
+/// The same, whatever the directories in `open` are like.
+fn differences_but(
+    expected: &Tree,
+    found: &Tree,
+    most: usize,
+    open: BTreeSet<LayerPath>,
+) -> Result<Vec<Difference>> {
     let mut comparison = Comparison {
         most,
+        open,
         differences: Vec::new(),
         links: BTreeMap::new(),
         buffers: [(); 2].map(|()| vec![0; 128 << 10]),
@@ -54,6 +99,8 @@ pub fn differences(expected: &Tree, found: &Tree, most: usize) -> Result<Vec<Dif
 
 struct Comparison {
     most: usize,
+    /// Directories that may be as they like.
+    open: BTreeSet<LayerPath>,
     differences: Vec<Difference>,
     /// The inode that stands for an inode of the other tree, for files with several names.
     links: BTreeMap<u64, u64>,
@@ -77,6 +124,9 @@ impl Comparison {
         if expected.kind != found.kind {
             self.differs(path, "is of another type");
             return Ok(());
+        }
+        if expected.kind == Kind::Directory && self.open.contains(path) {
+            return self.directories([&parents[0].open_dir(name)?, &parents[1].open_dir(name)?], path);
         }
         let attributes = parents[0].xattrs(name)?;
         let is_deletion = expected.node == DeviceNumber::WHITEOUT && expected.kind == Kind::CharDevice

@@ -43,7 +43,7 @@ pub struct GcReport {
     pub blobs: Vec<Digest>,
     /// Keys of layers that nothing led to.
     pub layers: Vec<String>,
-    /// Work that dead processes left behind, and names of containers that are gone.
+    /// Work that dead processes left behind, names of containers that are gone, and layers that were replaced.
     pub leftovers: u64,
     /// Bytes of these blobs and, as recorded, of these layers.
     pub bytes: u64,
@@ -81,6 +81,7 @@ impl Store {
         collection.names()?;
         collection.report.strangers = self.inner.strangers()?;
         collection.facts(&needed)?;
+        collection.replaced()?;
         let report = collection.end();
         operation.end()?;
         if !dry_run {
@@ -285,6 +286,12 @@ impl<'a> Collection<'a> {
         for file in [IMAGES, STACKS] {
             self.inner.forget_facts(file, self.workspace, |manifest| needed.blobs.contains(manifest))?;
         }
+        Ok(())
+    }
+
+    /// Removes layers that were replaced and that nobody looks into any more.
+    fn replaced(&mut self) -> Result<(), StoreError> {
+        self.report.leftovers += self.inner.sweep_replaced(self.workspace, self.dry_run)?.removed;
         Ok(())
     }
 

@@ -29,6 +29,7 @@ mod probing;
 mod prune;
 mod records;
 mod remove;
+mod replaced;
 mod save;
 mod stack;
 mod strangers;
@@ -44,7 +45,7 @@ use crate::driver::Probe;
 use crate::fs::{Dir, Staging};
 use crate::layer::LayerStore;
 
-pub use check::{CheckOptions, CheckReport};
+pub use check::{CheckOptions, CheckReport, CheckStage};
 pub use commit::CommitOptions;
 pub use container::{Container, ContainerState, ExportOptions, Notes, RemoveContainer};
 pub use containers::{Containers, DamagedContainer};
