@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use std::fs::File;
-//! use plywood::{ArchiveFormat, CommitOptions, CreateOptions, GcOptions, LoadOptions, RemoveContainer, SaveOptions};
+//! use plywood::{ArchiveFormat, CheckStage, CommitOptions, CreateOptions, GcOptions, LoadOptions, RemoveContainer, SaveOptions};
 //! use plywood::{ConfigChange, Store};
 //! # // The hidden lines make an image with one layer, in which there is one file.
 //! # use plywood::changeset::{Entry, EntryKind, Writer};

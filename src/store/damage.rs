@@ -47,6 +47,15 @@ pub enum Damage {
         /// The images and containers that need it; none, if nothing leads to it.
         needed_by: Vec<String>,
     },
+    /// A blob that cannot be read.
+    BlobUnreadable {
+        /// Its digest.
+        digest: Digest,
+        /// Why.
+        error: Box<StoreError>,
+        /// The images and containers that need it; none, if nothing leads to it.
+        needed_by: Vec<String>,
+    },
     /// A layer that is not as it was unpacked.
     Layer {
         /// Its key.
@@ -65,6 +74,15 @@ pub enum Damage {
         /// What is wrong with it.
         error: Box<StoreError>,
     },
+    /// A container whose name does not lead to it.
+    ContainerName {
+        /// Its id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// The container that the name leads to, if it leads to one.
+        found: Option<String>,
+    },
     /// Something in the store that is none of its own.
     Stranger {
         /// Where.
@@ -80,8 +98,10 @@ impl Damage {
             Self::BlobMissing { .. } => "blob-missing",
             Self::BlobSize { .. } => "blob-size",
             Self::BlobContent { .. } => "blob-content",
+            Self::BlobUnreadable { .. } => "blob-unreadable",
             Self::Layer { .. } => "layer",
             Self::Container { .. } => "container",
+            Self::ContainerName { .. } => "container-name",
             Self::Stranger { .. } => "stranger",
         }
     }
@@ -92,9 +112,10 @@ impl Damage {
             Self::Document { digest, .. }
             | Self::BlobMissing { digest, .. }
             | Self::BlobSize { digest, .. }
-            | Self::BlobContent { digest, .. } => digest.to_string(),
+            | Self::BlobContent { digest, .. }
+            | Self::BlobUnreadable { digest, .. } => digest.to_string(),
             Self::Layer { key, .. } => key.to_string(),
-            Self::Container { id, .. } => id.clone(),
+            Self::Container { id, .. } | Self::ContainerName { id, .. } => id.clone(),
             Self::Stranger { path } => path.display().to_string(),
         }
     }
@@ -106,8 +127,9 @@ impl Damage {
             | Self::BlobMissing { needed_by, .. }
             | Self::BlobSize { needed_by, .. }
             | Self::BlobContent { needed_by, .. }
+            | Self::BlobUnreadable { needed_by, .. }
             | Self::Layer { needed_by, .. } => needed_by,
-            Self::Container { .. } | Self::Stranger { .. } => &[],
+            Self::Container { .. } | Self::ContainerName { .. } | Self::Stranger { .. } => &[],
         }
     }
 }
@@ -123,6 +145,9 @@ impl fmt::Display for Damage {
                 write!(f, "blob {digest} has {found} bytes, expected {expected}")
             }
             Self::BlobContent { digest, found, .. } => write!(f, "blob {digest} holds {found}"),
+            Self::BlobUnreadable { digest, error, .. } => {
+                write!(f, "blob {digest} cannot be read: {}", Chain(error))
+            }
             Self::Layer { key, differences, .. } => {
                 write!(f, "layer {key} is not as it was: {}", differences.join("; "))
             }
@@ -131,6 +156,12 @@ impl fmt::Display for Damage {
             }
             Self::Container { id, name: None, error } => {
                 write!(f, "container {id} cannot be used: {}", Chain(error))
+            }
+            Self::ContainerName { id, name, found: Some(found) } => {
+                write!(f, "the name {name} of container {id} leads to {found}")
+            }
+            Self::ContainerName { id, name, found: None } => {
+                write!(f, "the name {name} does not lead to container {id}")
             }
             Self::Stranger { path } => write!(f, "{path:?} does not belong into a store"),
         }?;
@@ -142,7 +173,7 @@ impl fmt::Display for Damage {
 }
 
 /// An error with its causes.
-struct Chain<'e>(&'e StoreError);
+pub(super) struct Chain<'e>(pub(super) &'e StoreError);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

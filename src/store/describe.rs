@@ -94,6 +94,7 @@ impl StoreError {
             Self::Container(ContainerError::Diff(error)) => diff(error),
             Self::Container(ContainerError::Pack(error)) => pack(error),
             Self::Copy(error) => copy(error),
+            Self::Cancelled => ("cancelled", facts![]),
             Self::Io(error) => file(error),
         }
     }

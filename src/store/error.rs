@@ -220,6 +220,9 @@ pub enum StoreError {
     /// A root cannot be made, mounted or unmounted.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// The caller wished to stop.
+    #[error("it was cancelled")]
+    Cancelled,
     /// The file system refused one step.
     #[error(transparent)]
     Io(#[from] fs::Error),

@@ -15,7 +15,7 @@ use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
 use crate::image::Descriptor;
 use crate::layer::{
-    EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Stacking, agree,
+    EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Progress, Stacking, agree,
 };
 
 /// The layers of an image, bottom first.
@@ -92,16 +92,48 @@ impl Store {
         self.unpack_layers(layers, &open, None, operation, cancel)
     }
 
-    /// Unpacks every layer of `image`, pinned by `operation`, into a directory of layers of its own.
+    /// Unpacks `layers`, pinned by `operation`, into a directory of layers of their own. `told` hears how many bytes of
+    /// blobs were read more.
     pub(super) fn make_layers(
         &self,
-        image: &Image,
+        layers: Layers<'_>,
         into: &LayerStore,
         operation: &Operation,
+        cancel: Option<&AtomicBool>,
+        told: &(dyn Fn(u64) + Sync),
     ) -> Result<Ensured, StoreError> {
-        let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
-        let open = |digest: &Digest| self.inner.content().open_blob(digest);
-        self.ensure_layers(layers, into, &open, None, operation, None)
+        let open = |digest: &Digest| -> Result<Box<dyn Read + Send>, BlobError> {
+            Ok(Box::new(self.inner.content().open_blob(digest)?))
+        };
+        let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
+            let digest = blob.digest;
+            let open = move || open(&digest).map_err(std::io::Error::other);
+            LayerSource::new(diff_id, digest, blob.size, Box::new(open))
+        };
+        let sources: Vec<_> = layers.blobs.iter().zip(layers.diff_ids).map(source).collect();
+        let cancelled = cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
+        let seen = std::sync::Mutex::new(std::collections::BTreeMap::new());
+        let progress = |progress: Progress| {
+            let Progress::Read { diff_id, bytes } = progress else { return };
+            let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // A layer may be read twice, and what is told once counts.
+            let before = seen.entry(diff_id).or_insert(0);
+            if bytes > *before {
+                told(bytes - *before);
+                *before = bytes;
+            }
+        };
+        let mut options = self.ensure_options();
+        options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
+        options.progress = Some(&progress);
+        Ok(into.ensure(&sources, operation.workspace(), &options)?)
+    }
+
+    fn ensure_options<'o>(&self) -> EnsureOptions<'o> {
+        let mut options = EnsureOptions::default();
+        options.parallelism = self.inner.options.parallelism;
+        options.limits.clone_from(&self.inner.options.limits);
+        options
     }
 
     /// Unpacks every layer of `image`, pinned by `operation`, that is not unpacked, and merges the lowest where they are more
@@ -132,18 +164,6 @@ impl Store {
         operation: &Operation,
         cancel: Option<&AtomicBool>,
     ) -> Result<Ensured, StoreError> {
-        self.ensure_layers(layers, &self.inner.layers, open, meanwhile, operation, cancel)
-    }
-
-    fn ensure_layers(
-        &self,
-        layers: Layers<'_>,
-        into: &LayerStore,
-        open: &(dyn Fn(&Digest) -> Result<File, BlobError> + Sync),
-        meanwhile: Option<&(dyn Fn() + Sync)>,
-        operation: &Operation,
-        cancel: Option<&AtomicBool>,
-    ) -> Result<Ensured, StoreError> {
         let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
             let digest = blob.digest;
             let open = move || -> std::io::Result<Box<dyn Read + Send>> {
@@ -153,12 +173,10 @@ impl Store {
         };
         let sources: Vec<_> = layers.blobs.iter().zip(layers.diff_ids).map(source).collect();
         let cancelled = cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
-        let mut options = EnsureOptions::default();
-        options.parallelism = self.inner.options.parallelism;
-        options.limits.clone_from(&self.inner.options.limits);
+        let mut options = self.ensure_options();
         options.meanwhile = meanwhile;
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
-        Ok(into.ensure(&sources, operation.workspace(), &options)?)
+        Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
     }
 
     /// Unpacks the layers of a container again, of which some were lost; they may be called otherwise now.

@@ -11,7 +11,7 @@ use super::Inner;
 use super::error::StoreError;
 use super::records::{check_name, is_id};
 use crate::fs::{Dir, Kind};
-use crate::layer::LayerKey;
+use crate::layer::{LayerKey, LayerStore};
 
 /// Locks of the whole store, `names` before each name had its own.
 const LOCKS: [&str; 4] = ["create", "gc", "index", "names"];
@@ -40,7 +40,8 @@ impl Inner {
         let mut strangers = layout.strangers()?;
         strangers.extend(layout.blobs.strangers()?);
         strangers.extend(strangers_in(&layout.containers, |name, _| is_id(name))?);
-        strangers.extend(strangers_in(&layout.layers, |name, _| name.parse::<LayerKey>().is_ok())?);
+        let is_layer = |name: &str, _| name.parse::<LayerKey>().is_ok() || LayerStore::is_replaced(name);
+        strangers.extend(strangers_in(&layout.layers, is_layer)?);
         strangers.extend(strangers_in(&layout.views, |name, _| is_view(name))?);
         strangers.extend(strangers_in(&layout.names, is_name)?);
         strangers.extend(strangers_in(&layout.locks, |name, _| is_lock(name))?);

@@ -1,10 +1,11 @@
 //! The bytes of blobs: each is hashed, several at a time.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Check;
+use super::{Check, CheckStage};
 use crate::blob::{BlobError, Blobs};
 use crate::digest::{Digest, Hasher};
 use crate::fs::Context;
@@ -18,24 +19,20 @@ impl Check<'_> {
         let list = blobs.list()?;
         let all: u64 = list.iter().map(|(_, size)| size).sum();
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let (wrong, failure) = (Mutex::new(Vec::new()), Mutex::new(None));
+        let wrong = Mutex::new(BTreeMap::new());
         let work = || {
             while let Some((digest, _)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let told = |count: u64| {
                     let done = done.fetch_add(count, Ordering::Relaxed) + count;
-                    if let Some(progress) = self.options.progress {
-                        progress(done.min(all), all);
-                    }
+                    self.tell(CheckStage::Blobs, done.min(all), all);
+                    self.refuse_cancelled().is_ok()
                 };
                 match hash(blobs, digest, told) {
-                    Ok(found) if found != *digest => {
-                        wrong.lock().unwrap_or_else(PoisonError::into_inner).push((*digest, found));
-                    }
-                    Ok(_) => {}
+                    Ok(found) if found.is_none_or(|found| found == *digest) => {}
                     // It was collected just now, or is told as missing.
                     Err(BlobError::Missing { .. }) => {}
-                    Err(error) => {
-                        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    found => {
+                        wrong.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, found);
                     }
                 }
             }
@@ -46,33 +43,37 @@ impl Check<'_> {
             }
             work();
         });
-        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error.into());
-        }
-        let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
-        wrong.sort_unstable();
-        for (digest, found) in wrong {
+        self.refuse_cancelled()?;
+        for (digest, found) in wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let needed_by = self.needed_by(&digest);
+            let damage = match found {
+                Ok(None) => continue,
+                Ok(Some(found)) => Damage::BlobContent { digest, found, needed_by },
+                Err(error) => Damage::BlobUnreadable { digest, error: Box::new(error.into()), needed_by },
+            };
             // A size that is wrong, or a document that cannot be read, was told already.
-            if !self.report.damages.iter().any(|damage| damage.subject() == digest.to_string()) {
-                let needed_by = self.needed_by(&digest);
-                self.report.damages.push(Damage::BlobContent { digest, found, needed_by });
+            if !self.report.damages.iter().any(|known| known.subject() == damage.subject()) {
+                self.report.damages.push(damage);
             }
         }
         Ok(())
     }
 }
 
-/// What the bytes of a blob hash to. `told` hears how many more were read.
-fn hash(blobs: &Blobs, digest: &Digest, told: impl Fn(u64)) -> Result<Digest, BlobError> {
+/// What the bytes of a blob hash to. `told` hears how many more were read, and says whether to go on; if not there is no
+/// outcome.
+fn hash(blobs: &Blobs, digest: &Digest, told: impl Fn(u64) -> bool) -> Result<Option<Digest>, BlobError> {
     let mut file = blobs.open_blob(digest)?;
     let mut hasher = Hasher::new(digest.algorithm());
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
+            Ok(0) => return Ok(Some(hasher.finish())),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
-                told(count as u64);
+                if !told(count as u64) {
+                    return Ok(None);
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).at_path("read", || blobs.path(digest)).map_err(BlobError::from),

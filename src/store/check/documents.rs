@@ -12,8 +12,8 @@ use crate::store::image::Document;
 use crate::store::names::Named;
 
 impl Check<'_> {
-    /// Reads every document of an image and notes what it needs.
-    pub(super) fn image(&mut self, named: Named, needing: &Needing<'_>) -> Result<(), StoreError> {
+    /// Reads every document of an image and notes what it needs; whether all can be read.
+    pub(super) fn image(&mut self, named: Named, needing: &Needing<'_>) -> Result<bool, StoreError> {
         let is_known =
             self.blobs.contains_key(&named.target.digest) || self.damaged.contains_key(&named.target.digest);
         self.report.images += u64::from(!is_known);
@@ -26,7 +26,8 @@ impl Check<'_> {
         let mut whole = true;
         let mut open = vec![(named.target.clone(), inner.options.limits.index_depth)];
         while let Some((descriptor, depth)) = open.pop() {
-            self.operation.pin_blobs([&descriptor.digest])?;
+            self.refuse_cancelled()?;
+            self.pin([&descriptor.digest])?;
             let document = match inner.document(&descriptor) {
                 // An index keeps its entries for platforms that were never loaded.
                 Err(StoreError::Blob(BlobError::Missing { .. }))
@@ -49,7 +50,7 @@ impl Check<'_> {
                 Document::Index(_) => {}
                 Document::Manifest(manifest) => {
                     let parts = || manifest.layers.iter().chain([&manifest.config]);
-                    self.operation.pin_blobs(parts().map(|part| &part.digest))?;
+                    self.pin(parts().map(|part| &part.digest))?;
                     // What must not be passed on may be absent.
                     for part in parts().filter(|part| part.urls.is_empty()) {
                         self.need(part, needing);
@@ -70,7 +71,7 @@ impl Check<'_> {
         if whole {
             self.readable.push(Readable { named, label });
         }
-        Ok(())
+        Ok(whole)
     }
 
     pub(super) fn need(&mut self, descriptor: &Descriptor, needing: &Needing<'_>) {

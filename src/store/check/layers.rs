@@ -1,79 +1,375 @@
 //! Unpacked layers: each is made once more, beside the store, and compared.
+//!
+//! What stands for a layer on one base may be another than on the next: a variant that is bound to its base, or the
+//! shared one, if that assumes what is true there. So stacks are made as a whole, and each layer is compared with the one
+//! that this stack would use. Merged layers are merged once more from what was made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Check, MOST_DIFFERENCES, Readable};
-use crate::image::Descriptor;
-use crate::layer::{LayerKey, LayerStore, differences};
-use crate::store::Image;
-use crate::store::damage::Damage;
+use super::{Check, CheckStage, MOST_DIFFERENCES, Readable};
+use crate::digest::{ChainId, DiffId};
+use crate::fs::Dir;
+use crate::image::{Descriptor, MediaType};
+use crate::layer::{Layer, LayerError, LayerKey, LayerStore, MOST_STACKED, Stacking, layer_differences};
+use crate::store::damage::{Chain, Damage};
 use crate::store::error::StoreError;
+use crate::store::operation::Operation;
+use crate::store::stack::Layers;
+
+/// Layers that somebody stacks, bottom first.
+struct Wanted {
+    label: String,
+    blobs: Vec<Descriptor>,
+    diff_ids: Vec<DiffId>,
+}
+
+/// A layer that is not as it should be.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Wrong {
+    pub(in crate::store) differences: Vec<String>,
+    pub(in crate::store) needed_by: BTreeSet<String>,
+    /// Nothing is wrong with it, but it cannot be relied on and would be made again when it is needed.
+    pub(in crate::store) is_untrusted: bool,
+    /// Another one is in its place.
+    pub(in crate::store) mended: bool,
+}
+
+/// What has been found out about layers.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Compared {
+    pub(in crate::store) wrong: BTreeMap<LayerKey, Wrong>,
+    /// Those that were compared, whatever came of it.
+    done: BTreeSet<LayerKey>,
+    /// Those that were made for a base that nobody has who was looked at so far, and what is wrong with them apart from
+    /// that.
+    baseless: BTreeMap<LayerKey, Vec<String>>,
+}
+
+/// What was found of one stack.
+#[derive(Default)]
+struct Found {
+    /// Under which key each layer is here, and under which beside.
+    keys: Vec<(LayerKey, LayerKey)>,
+    /// What is wrong: its key, what is there unless it cannot be relied on, and under which key it was made beside.
+    wrong: Vec<(LayerKey, Option<Layer>, LayerKey)>,
+}
+
+/// What stands for a layer that was made once more.
+enum Place {
+    Nothing,
+    /// Something that cannot be relied on.
+    Untrusted(LayerKey),
+    /// Made for another base.
+    Baseless(Layer),
+    Here(Layer),
+}
 
 impl Check<'_> {
     /// Makes the layers of one image after the other once more, beside the store, and compares.
     pub(super) fn layers(&mut self) -> Result<(), StoreError> {
-        let mut compared = BTreeSet::new();
-        let mut wrong: BTreeMap<LayerKey, (Vec<String>, BTreeSet<String>)> = BTreeMap::new();
-        for Readable { named, label } in std::mem::take(&mut self.readable) {
-            let image = self.store.inner.image(named)?;
-            let keys = image.layer_keys();
-            for key in &keys {
-                if let Some((_, needed_by)) = wrong.get_mut(key) {
-                    needed_by.insert(label.clone());
-                }
-            }
-            // Of damaged blobs nothing can be made, which was told.
-            let is_damaged = |blob: &Descriptor| {
-                self.report.damages.iter().any(|damage| damage.subject() == blob.digest.to_string())
-            };
-            let here = keys.iter().any(|key| !compared.contains(key));
-            if image.config().is_none() || !here || image.manifest().layers.iter().any(is_damaged) {
-                continue;
-            }
-            self.operation.pin_layers(keys)?;
-            for (key, differences) in self.compare(&image, &mut compared)? {
-                wrong.entry(key).or_default().0 = differences;
-                wrong.entry(key).or_default().1.insert(label.clone());
+        let compared = self.compare_layers(false)?;
+        self.report.compared = compared.done.len() as u64;
+        for (key, Wrong { differences, needed_by, is_untrusted, .. }) in compared.wrong {
+            if !is_untrusted {
+                let needed_by = needed_by.into_iter().collect();
+                self.report.damages.push(Damage::Layer { key, differences, needed_by });
             }
         }
-        self.report.compared = compared.len() as u64;
-        self.report.damages.extend(wrong.into_iter().map(|(key, (differences, needed_by))| Damage::Layer {
-            key,
-            differences,
-            needed_by: needed_by.into_iter().collect(),
-        }));
         Ok(())
     }
 
-    /// The layers of `image` that are not as they should be.
-    pub(super) fn compare(
-        &self,
-        image: &Image,
-        compared: &mut BTreeSet<LayerKey>,
-    ) -> Result<Vec<(LayerKey, Vec<String>)>, StoreError> {
-        let inner = &self.store.inner;
-        let beside = self.operation.workspace().directory()?;
-        let again = LayerStore::new(
-            beside.dir().ensure_dir("layers", 0o700)?,
-            beside.dir().ensure_dir("locks", 0o700)?,
-        );
-        let made = self.store.make_layers(image, &again, self.operation)?;
-        let mut wrong = Vec::new();
-        for layer in made.layers {
-            // What was not unpacked yet, or in another boot, is made anew when it is needed.
-            if !compared.insert(layer.key) {
+    /// The same, and puts what was made in the place of what is wrong if it is to `mend`.
+    pub(in crate::store) fn compare_layers(&mut self, mend: bool) -> Result<Compared, StoreError> {
+        let mut compared = Compared::default();
+        let Some(operation) = self.operation else {
+            self.report.skipped.push(
+                "layers were not compared: the store can only be read, and no other place to make them was given"
+                    .to_owned(),
+            );
+            return Ok(compared);
+        };
+        let wanted = self.wanted()?;
+        let all: u64 = wanted.iter().flat_map(|one| &one.blobs).map(|blob| blob.size).sum();
+        let mut before = 0;
+        for one in wanted {
+            self.refuse_cancelled()?;
+            let size: u64 = one.blobs.iter().map(|blob| blob.size).sum();
+            self.tell(CheckStage::Layers, before, all);
+            let keys = LayerKey::candidates(one.diff_ids.iter().copied());
+            for key in &keys {
+                if let Some(wrong) = compared.wrong.get_mut(key) {
+                    wrong.needed_by.insert(one.label.clone());
+                }
+            }
+            let mut is_new = one.diff_ids.len() > MOST_STACKED;
+            for key in keys.iter().filter(|key| !compared.done.contains(key)) {
+                is_new |= self.store.inner.layers.has(*key)?;
+            }
+            if is_new {
+                operation.pin_layers(keys)?;
+                self.compare(&one, operation, mend, (before, all), &mut compared)?;
+            }
+            before += size;
+        }
+        self.tell(CheckStage::Layers, all, all);
+        for (key, differences) in std::mem::take(&mut compared.baseless) {
+            compared.done.insert(key);
+            if differences.is_empty() {
                 continue;
             }
-            let Some(found) = inner.layers.get(layer.key)? else {
-                compared.remove(&layer.key);
-                continue;
+            // Nobody stands on it, so it need not be there.
+            let mended = mend && self.store.inner.layers.remove(key, operation.workspace())?;
+            let wrong = compared.wrong.entry(key).or_default();
+            (wrong.differences, wrong.mended) = (differences, mended);
+        }
+        Ok(compared)
+    }
+
+    /// Everything that somebody stacks and of which the blobs are there, as far up as that goes.
+    fn wanted(&mut self) -> Result<Vec<Wanted>, StoreError> {
+        let damaged: BTreeSet<String> = self.report.damages.iter().map(Damage::subject).collect();
+        let mut found = Vec::new();
+        for Readable { named, label } in std::mem::take(&mut self.readable) {
+            let image = match self.store.inner.image(named) {
+                // None of its platforms is there; or it was removed just now.
+                Err(error) if error.is_damage() => continue,
+                image => image?,
             };
-            let found = differences(&layer.tree, &found.tree, MOST_DIFFERENCES)?;
-            if !found.is_empty() {
-                wrong.push((layer.key, found.iter().map(ToString::to_string).collect()));
+            found.push(Wanted {
+                label,
+                blobs: image.manifest().layers.clone(),
+                diff_ids: image.diff_ids().to_vec(),
+            });
+        }
+        let sources = self.sources(&found)?;
+        for record in std::mem::take(&mut self.orphaned) {
+            let label = format!("container {}", record.name);
+            let layers: Option<(Vec<_>, Vec<_>)> =
+                record.stack.iter().map(|key| sources.get(key).cloned()).collect();
+            found.extend(layers.map(|(blobs, diff_ids)| Wanted { label, blobs, diff_ids }));
+        }
+        for one in &mut found {
+            let first = one.blobs.iter().position(|blob| damaged.contains(&blob.digest.to_string()));
+            let whole = first.unwrap_or(one.blobs.len()).min(one.diff_ids.len());
+            one.blobs.truncate(whole);
+            one.diff_ids.truncate(whole);
+        }
+        Ok(found)
+    }
+
+    /// From which blobs layers can be made, and which they are: as the images say, and the records of layers that are there.
+    fn sources(&self, known: &[Wanted]) -> Result<BTreeMap<LayerKey, (Descriptor, DiffId)>, StoreError> {
+        let mut sources = BTreeMap::new();
+        if self.orphaned.is_empty() {
+            return Ok(sources);
+        }
+        let inner = &self.store.inner;
+        for key in inner.layers.list()? {
+            let layer = match inner.layers.get(key) {
+                Ok(Some(layer)) if layer.record.merged.is_empty() => layer.record,
+                Ok(_) | Err(LayerError::Record { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(size) = inner.layout.blobs.size(&layer.blob)? {
+                let blob = Descriptor::new(MediaType::OCI_LAYER, layer.blob, size);
+                sources.insert(key, (blob, layer.diff_id));
             }
         }
-        beside.discard()?;
-        Ok(wrong)
+        for one in known {
+            for (&diff_id, blob) in one.diff_ids.iter().zip(&one.blobs) {
+                sources.insert(LayerKey::Free(diff_id), (blob.clone(), diff_id));
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Compares the layers of one stack with those that were unpacked.
+    fn compare(
+        &mut self,
+        wanted: &Wanted,
+        operation: &Operation,
+        mend: bool,
+        (before, all): (u64, u64),
+        compared: &mut Compared,
+    ) -> Result<(), StoreError> {
+        let work = operation.workspace();
+        let beside = work.directory()?;
+        let trees = beside.dir().ensure_dir("layers", 0o700)?;
+        let again = LayerStore::new(trees.try_clone()?, beside.dir().ensure_dir("locks", 0o700)?);
+        let layers = Layers { blobs: &wanted.blobs, diff_ids: &wanted.diff_ids };
+        let read = std::sync::atomic::AtomicU64::new(before);
+        let told = |more| {
+            let done = read.fetch_add(more, std::sync::atomic::Ordering::Relaxed) + more;
+            self.tell(CheckStage::Layers, done.min(all), all);
+        };
+        let made = match self.store.make_layers(layers, &again, operation, self.cancel, &told) {
+            Ok(made) => made,
+            Err(StoreError::Layer(LayerError::Unpack { diff_id, source })) => {
+                let error = StoreError::Layer(LayerError::Unpack { diff_id, source });
+                let wrong = compared.wrong.entry(LayerKey::Free(diff_id)).or_default();
+                wrong.differences = vec![Chain(&error).to_string()];
+                wrong.needed_by.insert(wanted.label.clone());
+                beside.discard()?;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let found = self.compare_each(wanted, made.layers, compared)?;
+        let merged = match found.keys.len() > MOST_STACKED {
+            true => self.compare_merged(wanted, &found.keys, &again, operation, compared)?,
+            false => Vec::new(),
+        };
+        if mend {
+            // Not before all were compared: one may share files with another.
+            self.mend_layers(found.wrong, &trees, operation, compared)?;
+            for group in merged {
+                self.store.inner.layers.renew_merged(&group, operation.workspace())?;
+                compared.wrong.entry(LayerKey::merged(&group)).or_default().mended = true;
+            }
+        }
+        drop(trees);
+        Ok(beside.discard()?)
+    }
+
+    /// Compares each of the layers that were `made` with what stands for it here.
+    fn compare_each(
+        &self,
+        wanted: &Wanted,
+        made: Vec<Layer>,
+        compared: &mut Compared,
+    ) -> Result<Found, StoreError> {
+        let mut chain: Option<ChainId> = None;
+        let mut all = Found::default();
+        for (expected, &diff_id) in made.iter().zip(&wanted.diff_ids) {
+            let top = chain.map_or_else(|| ChainId::base(diff_id), |below| below.with(diff_id));
+            chain = Some(top);
+            let (key, found, differences) = match self.place(expected, LayerKey::Bound(top))? {
+                Place::Nothing => {
+                    all.keys.push((expected.key, expected.key));
+                    continue;
+                }
+                Place::Baseless(found) => {
+                    all.keys.push((expected.key, expected.key));
+                    if !compared.done.contains(&found.key) {
+                        let differences = layer_differences(expected, &found, MOST_DIFFERENCES)?;
+                        compared.baseless.insert(found.key, differences);
+                    }
+                    continue;
+                }
+                Place::Untrusted(key) => {
+                    if compared.wrong.get(&key).is_some_and(|wrong| wrong.mended || wrong.is_untrusted) {
+                        continue;
+                    }
+                    (key, None, Vec::new())
+                }
+                Place::Here(found) => {
+                    all.keys.push((found.key, expected.key));
+                    compared.baseless.remove(&found.key);
+                    if !compared.done.insert(found.key) {
+                        continue;
+                    }
+                    let differences = layer_differences(expected, &found, MOST_DIFFERENCES)?;
+                    if differences.is_empty() {
+                        continue;
+                    }
+                    (found.key, Some(found), differences)
+                }
+            };
+            let wrong = compared.wrong.entry(key).or_default();
+            wrong.needed_by.insert(wanted.label.clone());
+            wrong.differences = differences;
+            if found.is_none() {
+                all.keys.push((key, expected.key));
+                wrong.is_untrusted = true;
+            }
+            all.wrong.push((key, found, expected.key));
+        }
+        Ok(all)
+    }
+
+    /// Puts what was made in `trees` in the place of what is `wrong`.
+    fn mend_layers(
+        &self,
+        wrong: Vec<(LayerKey, Option<Layer>, LayerKey)>,
+        trees: &Dir,
+        operation: &Operation,
+        compared: &mut Compared,
+    ) -> Result<(), StoreError> {
+        let (layers, work) = (&self.store.inner.layers, operation.workspace());
+        for (key, found, made) in wrong {
+            let made = work.adopt(trees, made.to_string())?;
+            // If it is not to be done, somebody else did it.
+            match &found {
+                Some(found) => layers.replace(found, made, work)?,
+                None => layers.renew(key, made, work)?,
+            };
+            compared.wrong.entry(key).or_default().mended = true;
+        }
+        Ok(())
+    }
+
+    /// What is used where `expected` is, which is `bound` if it depends on its base.
+    fn place(&self, expected: &Layer, bound: LayerKey) -> Result<Place, StoreError> {
+        let layers = &self.store.inner.layers;
+        let free = LayerKey::Free(expected.record.diff_id);
+        for key in [bound, free] {
+            match layers.get(key) {
+                Ok(Some(found)) if key == free && found.record.assumed != expected.record.assumed => {
+                    return Ok(Place::Baseless(found));
+                }
+                Ok(Some(found)) => return Ok(Place::Here(found)),
+                Ok(None) | Err(LayerError::Record { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if layers.has(key)? {
+                return Ok(Place::Untrusted(key));
+            }
+        }
+        Ok(Place::Nothing)
+    }
+
+    /// Merges what was made once more, and compares that with what is merged here; returns what was merged into something
+    /// wrong. `keys` are those here and there.
+    fn compare_merged(
+        &self,
+        wanted: &Wanted,
+        keys: &[(LayerKey, LayerKey)],
+        again: &LayerStore,
+        operation: &Operation,
+        compared: &mut Compared,
+    ) -> Result<Vec<Vec<LayerKey>>, StoreError> {
+        let layers = &self.store.inner.layers;
+        let here: Vec<LayerKey> = keys.iter().map(|(here, _)| *here).collect();
+        let there: BTreeMap<LayerKey, LayerKey> = keys.iter().copied().collect();
+        let mut renew = Vec::new();
+        for group in Stacking::of(&here).merged {
+            let key = LayerKey::merged(&group);
+            if let Some(wrong) = compared.wrong.get_mut(&key) {
+                wrong.needed_by.insert(wanted.label.clone());
+            }
+            if compared.done.contains(&key) || compared.wrong.contains_key(&key) || !layers.has(key)? {
+                continue;
+            }
+            operation.pin_layers([key])?;
+            let mut wrong = Wrong::default();
+            match layers.get(key)? {
+                None => wrong.is_untrusted = true,
+                Some(found) => {
+                    compared.done.insert(key);
+                    let made: Vec<LayerKey> = group.iter().map(|key| there[key]).collect();
+                    let expected = again.ensure_merged(&made, operation.workspace())?;
+                    wrong.differences = layer_differences(&expected, &found, MOST_DIFFERENCES)?;
+                    if found.record.merged != group {
+                        wrong.differences.insert(0, "its record has another list of layers".to_owned());
+                    }
+                }
+            }
+            if wrong.is_untrusted || !wrong.differences.is_empty() {
+                wrong.needed_by.insert(wanted.label.clone());
+                compared.wrong.insert(key, wrong);
+                renew.push(group);
+            }
+        }
+        Ok(renew)
     }
 }

@@ -14,19 +14,41 @@ mod documents;
 mod layers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Store;
 use super::containers::DamagedContainer;
 use super::damage::Damage;
 use super::error::StoreError;
+use super::layout::Access;
 use super::names::Named;
 use super::operation::Operation;
+use super::records::is_id;
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
+use crate::fs::{Dir, Staging, unique_name};
 use crate::image::Reference;
 
 /// Differences of one layer that are told.
 const MOST_DIFFERENCES: usize = 20;
+
+/// What a check is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum CheckStage {
+    /// Reading documents and records; counted in images and containers.
+    Documents,
+    /// Hashing blobs; counted in bytes.
+    Blobs,
+    /// Making layers again to compare them; counted in bytes of their blobs.
+    Layers,
+}
+
+/// Told how far a stage is, of how much in all, by several threads.
+pub(super) type Told<'a> = Option<&'a (dyn Fn(CheckStage, u64, u64) + Sync)>;
 
 /// How to check.
 #[derive(Clone, Copy, Default)]
@@ -34,13 +56,20 @@ const MOST_DIFFERENCES: usize = 20;
 pub struct CheckOptions<'a> {
     /// Every byte, and not only whether it is there.
     pub deep: bool,
-    /// Told how many bytes were looked at, of how many in all, by several threads.
-    pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
+    /// Told how far a stage is, of how much in all, by several threads.
+    pub progress: Option<&'a (dyn Fn(CheckStage, u64, u64) + Sync)>,
+    /// Set by another thread to give up.
+    pub cancel: Option<&'a AtomicBool>,
+    /// A directory in which layers can be made to be compared, for a store that can only be read; everything in it that was
+    /// not there before is removed. It must be able to hold what the store holds: owners, devices, attributes. Without it
+    /// a store that can only be read is checked without its layers.
+    pub scratch: Option<&'a Path>,
 }
 
 impl std::fmt::Debug for CheckOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CheckOptions").field("deep", &self.deep).finish_non_exhaustive()
+        let Self { deep, scratch, .. } = self;
+        f.debug_struct("CheckOptions").field("deep", deep).field("scratch", scratch).finish_non_exhaustive()
     }
 }
 
@@ -60,6 +89,11 @@ pub struct CheckReport {
     pub compared: u64,
     /// Containers.
     pub containers: u64,
+    /// What lies in the store and is nobody's any more: work that dead processes left, layers that were replaced, names of
+    /// containers that are gone. That is no damage, and [`Store::gc`] takes it away.
+    pub leftovers: Vec<PathBuf>,
+    /// What could not be looked at, and why.
+    pub skipped: Vec<String>,
 }
 
 impl Store {
@@ -68,13 +102,45 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] only if looking itself is impossible: the names cannot be read, or the disk fails.
+    /// [`StoreError`] only if looking itself is impossible: the names cannot be read, or the disk fails; and
+    /// [`StoreError::Cancelled`].
     pub fn check(&self, options: &CheckOptions<'_>) -> Result<CheckReport, StoreError> {
-        let operation = self.inner.begin()?;
-        let report = Check::new(self, &operation, options).run();
+        let how = How { deep: options.deep, progress: options.progress, cancel: options.cancel };
+        match (self.inner.layout.access, options.scratch) {
+            (Access::ReadWrite, _) => {
+                let operation = self.inner.begin()?;
+                let report = Check::new(self, Some(&operation), how).run();
+                operation.end()?;
+                report
+            }
+            (Access::ReadOnly, None) => Check::new(self, None, how).run(),
+            (Access::ReadOnly, Some(scratch)) => {
+                let scratch = Dir::open_ambient(scratch)?;
+                let name = format!("plywood-check-{}", unique_name()?);
+                scratch.create_dir(&name, 0o700)?;
+                let report = self.check_in(&scratch.open_dir(&name)?, how);
+                scratch.remove_all(&name)?;
+                report
+            }
+        }
+    }
+
+    /// Checks, and makes layers in the empty directory `beside`.
+    fn check_in(&self, beside: &Dir, how: How<'_>) -> Result<CheckReport, StoreError> {
+        let staging = Staging::new(beside.ensure_dir("staging", 0o700)?);
+        let operation = Operation::begin(&beside.ensure_dir("locks", 0o700)?, &staging)?;
+        let report = Check::new(self, Some(&operation), how).run();
         operation.end()?;
         report
     }
+}
+
+/// How a check goes about it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct How<'a> {
+    pub(super) deep: bool,
+    pub(super) progress: Told<'a>,
+    pub(super) cancel: Option<&'a AtomicBool>,
 }
 
 /// A blob that somebody needs.
@@ -109,36 +175,60 @@ struct Readable {
 }
 
 /// One check under way.
-struct Check<'a> {
+pub(super) struct Check<'a> {
     store: &'a Store,
-    operation: &'a Operation,
-    options: &'a CheckOptions<'a>,
-    report: CheckReport,
+    /// Keeps what is looked at; none, if nothing can be written and nothing made.
+    operation: Option<&'a Operation>,
+    deep: bool,
+    progress: Told<'a>,
+    cancel: Option<&'a AtomicBool>,
+    pub(super) report: CheckReport,
     blobs: BTreeMap<Digest, Needed>,
     /// Documents that were found damaged, so that each is told once.
     damaged: BTreeMap<Digest, (StoreError, BTreeSet<String>)>,
     readable: Vec<Readable>,
+    /// Containers whose image cannot be read.
+    orphaned: Vec<ContainerRecord>,
 }
 
 impl<'a> Check<'a> {
-    fn new(store: &'a Store, operation: &'a Operation, options: &'a CheckOptions<'a>) -> Self {
+    pub(super) fn new(store: &'a Store, operation: Option<&'a Operation>, how: How<'a>) -> Self {
         let report = CheckReport::default();
-        let (blobs, damaged, readable) = Default::default();
-        Self { store, operation, options, report, blobs, damaged, readable }
+        let How { deep, progress, cancel } = how;
+        let (blobs, damaged, readable, orphaned) = Default::default();
+        Self { store, operation, deep, progress, cancel, report, blobs, damaged, readable, orphaned }
     }
 
     fn run(mut self) -> Result<CheckReport, StoreError> {
-        let inner = &self.store.inner;
-        for named in inner.names()?.images() {
+        let images = self.store.inner.names()?.images();
+        self.everything_but_layers(images)?;
+        if self.deep {
+            self.layers()?;
+        }
+        Ok(self.report)
+    }
+
+    /// Looks at `images`, at the containers, at all that these need, and at what lies beside it.
+    pub(super) fn everything_but_layers(&mut self, images: Vec<Named>) -> Result<(), StoreError> {
+        let containers = self.containers()?;
+        let all = (images.len() + containers.len()) as u64;
+        let mut done = 0;
+        for named in images {
+            self.tell(CheckStage::Documents, done, all);
             let digest = || named.target.digest.to_string();
             let name = named.names.first().map_or_else(digest, Reference::familiar);
             self.image(named, &Needing::Image(name))?;
+            done += 1;
         }
-        let containers = self.containers()?;
-        for record in &containers {
+        for record in containers {
+            self.tell(CheckStage::Documents, done, all);
             let named = Named { target: record.image.target.clone(), names: Vec::new() };
-            self.image(named, &Needing::Container(&record.name))?;
+            if !self.image(named, &Needing::Container(&record.name))? {
+                self.orphaned.push(record);
+            }
+            done += 1;
         }
+        self.tell(CheckStage::Documents, all, all);
         let damaged = std::mem::take(&mut self.damaged);
         self.report.damages.extend(damaged.into_iter().map(|(digest, (error, by))| Damage::Document {
             digest,
@@ -147,12 +237,32 @@ impl<'a> Check<'a> {
         }));
         self.sizes()?;
         self.strangers()?;
-        self.report.layers = inner.layers.list()?.len() as u64;
-        if self.options.deep {
+        self.leftovers()?;
+        self.report.layers = self.store.inner.layers.list()?.len() as u64;
+        if self.deep {
             self.bytes()?;
-            self.layers()?;
         }
-        Ok(self.report)
+        Ok(())
+    }
+
+    fn tell(&self, stage: CheckStage, done: u64, all: u64) {
+        if let Some(told) = self.progress {
+            told(stage, done, all);
+        }
+    }
+
+    fn refuse_cancelled(&self) -> Result<(), StoreError> {
+        match self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            true => Err(StoreError::Cancelled),
+            false => Ok(()),
+        }
+    }
+
+    fn pin<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) -> Result<(), StoreError> {
+        match self.operation {
+            Some(operation) => Ok(operation.pin_blobs(digests)?),
+            None => Ok(()),
+        }
     }
 
     /// Reads the records of all containers, and what their drivers know of them.
@@ -165,15 +275,49 @@ impl<'a> Check<'a> {
         }
         for record in &records {
             let Some(dir) = containers.find_dir(&record.id)? else { continue };
-            if let Err(error) = inner.driver(record.driver)?.writable(&dir)
-                && containers.find(&record.id)?.is_some()
+            let root = inner.driver(record.driver).and_then(|driver| Ok(driver.writable(&dir).map(drop)?));
+            let here = || containers.find(&record.id).map(|found| found.is_some());
+            if let Err(error) = root
+                && here()?
             {
                 let (id, name) = (record.id.clone(), Some(record.name.clone()));
-                self.report.damages.push(Damage::Container { id, name, error: Box::new(error.into()) });
+                self.report.damages.push(Damage::Container { id, name, error: Box::new(error) });
+            }
+            let led_to = inner.layout.names.find_content(&record.name, 4096)?;
+            let found = led_to.map(|id| String::from_utf8_lossy(&id).into_owned());
+            // It may have been renamed or removed just now.
+            if found.as_ref() != Some(&record.id)
+                && inner.container_with_id(&record.id)?.is_some_and(|now| now.name == record.name)
+            {
+                let (id, name) = (record.id.clone(), record.name.clone());
+                self.report.damages.push(Damage::ContainerName { id, name, found });
             }
         }
         self.report.containers = records.len() as u64;
         Ok(records)
+    }
+
+    /// Looks for what is nobody's any more.
+    fn leftovers(&mut self) -> Result<(), StoreError> {
+        let inner = &self.store.inner;
+        let layout = &inner.layout;
+        let mut left = Vec::new();
+        for name in inner.staging.abandoned()? {
+            left.push(layout.staging.path_of(OsStr::from_bytes(&name)));
+        }
+        for replaced in inner.layers.replaced()? {
+            left.push(layout.layers.path_of(&replaced.name));
+        }
+        for entry in layout.names.names()? {
+            let name = String::from_utf8_lossy(&entry.name).into_owned();
+            let id = layout.names.find_content(&name, 4096).unwrap_or_default().unwrap_or_default();
+            let id = String::from_utf8_lossy(&id).into_owned();
+            if !is_id(&id) || layout.containers.find(&id)?.is_none() {
+                left.push(layout.names.path_of(&name));
+            }
+        }
+        self.report.leftovers = left;
+        Ok(())
     }
 
     /// Looks for what is none of ours.

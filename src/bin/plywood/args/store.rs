@@ -1,6 +1,8 @@
 //! What can be said to the commands about the store as a whole, about anything in it, and about the tool.
 
-use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
 
 /// Show everything about images and containers, as JSON
 ///
@@ -55,6 +57,9 @@ pub(crate) struct CheckArgs {
     /// Look at every byte: hash all blobs, and compare unpacked layers with what they were unpacked from
     #[arg(long)]
     pub(crate) deep: bool,
+    /// Directory to make layers in, to compare them, if the store can only be read
+    #[arg(long, value_name = "DIR", requires = "deep", value_hint = ValueHint::DirPath)]
+    pub(crate) scratch: Option<PathBuf>,
 }
 
 /// Tell what this store and this machine can do, and why this driver
