@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use std::fs::File;
-//! use plywood::{ArchiveFormat, CheckStage, CommitOptions, CreateOptions, GcOptions, LoadOptions, RemoveContainer, SaveOptions};
+//! use plywood::{ArchiveFormat, CommitOptions, CreateOptions, GcOptions, LoadOptions, RemoveContainer, SaveOptions};
 //! use plywood::{ConfigChange, Store};
 //! # // The hidden lines make an image with one layer, in which there is one file.
 //! # use plywood::changeset::{Entry, EntryKind, Writer};
@@ -141,12 +141,12 @@ pub use layer::{Change, ChangeKind};
 pub use limits::Limits;
 pub use parallelism::Parallelism;
 pub use store::{
-    ArchiveFormat, CheckOptions, CheckReport, CommitOptions, Container, ContainerState, Containers,
-    CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice, ExportOptions, GcOptions, GcReport,
-    HistoryEntry, Image, ImageSummary, Images, Info, LabelFilter, LenderInfo, LenderState, LoadOptions,
-    LoadedImage, Mounted, Moved, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage,
-    RemoveContainer, RemoveImage, Removed, SaveOptions, Store, StoreError, StoreOptions, StoreUsage,
-    UnmountError, Unpack, UsageOptions,
+    ArchiveFormat, CheckOptions, CheckReport, CheckStage, CommitOptions, Container, ContainerState,
+    Containers, CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice, ExportOptions,
+    GcOptions, GcReport, HistoryEntry, Image, ImageSummary, Images, Info, LabelFilter, LenderInfo,
+    LenderState, LoadOptions, LoadedImage, Mounted, Moved, Outcome, PruneImages, PruneOptions, PruneReport,
+    PrunedContainer, PrunedImage, RemoveContainer, RemoveImage, Removed, RepairOptions, RepairReport,
+    Repaired, SaveOptions, Store, StoreError, StoreOptions, StoreUsage, UnmountError, Unpack, UsageOptions,
 };
 
 /// The examples in README.md are held to what they say.

@@ -48,9 +48,27 @@ pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// The value of the field `name` in what is left of a JSON object, if it is whole there and of this type.
+pub(crate) fn salvage<T: serde::de::DeserializeOwned>(json: &[u8], name: &str) -> Option<T> {
+    let label = format!("\"{name}\":");
+    let places = json.windows(label.len()).enumerate().filter(|(_, text)| *text == label.as_bytes());
+    places.map(|(at, _)| &json[at + label.len()..]).find_map(|rest| {
+        serde_json::Deserializer::from_slice(rest).into_iter::<T>().next().and_then(Result::ok)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_of_an_object_gives_whole_values_only() {
+        let json = br#"{"name":"web","labels":{"stack":"no","a\"b":"c"},"stack":[1,2],"crea"#;
+        assert_eq!(salvage::<String>(json, "name").as_deref(), Some("web"));
+        assert_eq!(salvage::<Vec<u8>>(json, "stack"), Some(vec![1, 2]));
+        assert_eq!(salvage::<Vec<u8>>(&json[..json.len() - 9], "stack"), None);
+        assert_eq!(salvage::<String>(json, "created"), None);
+    }
 
     #[test]
     fn a_quotation_is_the_word_itself_unless_it_is_long() {

@@ -26,6 +26,13 @@ pub use writer::{BlobWriter, ParkedBlob, StagedBlob};
 const LAYOUT_FILE: &str = "oci-layout";
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
+/// `oci-layout`.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    image_layout_version: String,
+}
+
 /// What can go wrong with a blob.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,20 +122,36 @@ impl Blobs {
         let fault = |reason: String| BlobError::NotALayout { path: layout.path_of(""), reason };
         let marker = layout.read(LAYOUT_FILE, 1 << 16).optional()?;
         let marker = marker.ok_or_else(|| fault(format!("there is no {LAYOUT_FILE}")))?;
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Layout {
-            image_layout_version: String,
-        }
-        let marker: Layout = serde_json::from_slice(&marker).map_err(|error| fault(error.to_string()))?;
+        let marker: Marker = serde_json::from_slice(&marker).map_err(|error| fault(error.to_string()))?;
         if !marker.image_layout_version.starts_with("1.") {
             return Err(fault(format!("its version is {:?}", marker.image_layout_version)));
         }
-        let blobs = match layout.open_dir("blobs").optional()? {
-            Some(blobs) => blobs,
-            None => return Err(fault("there is no directory blobs".to_owned())),
-        };
-        Ok(Self { layout, blobs })
+        Self::assume(layout)
+    }
+
+    /// Opens the image layout in `layout`, whether or not it says that it is one.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::NotALayout`] if it has no blobs.
+    pub fn assume(layout: Dir) -> Result<Self, BlobError> {
+        match layout.open_dir("blobs").optional()? {
+            Some(blobs) => Ok(Self { layout, blobs }),
+            None => {
+                let reason = "there is no directory blobs".to_owned();
+                Err(BlobError::NotALayout { path: layout.path_of(""), reason })
+            }
+        }
+    }
+
+    /// Whether `layout` does not say of which version it is: the file that should is missing or damaged.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if that cannot be told.
+    pub fn has_no_version(layout: &Dir) -> Result<bool, BlobError> {
+        let marker = layout.read(LAYOUT_FILE, 1 << 16).optional()?;
+        Ok(marker.is_none_or(|marker| serde_json::from_slice::<Marker>(&marker).is_err()))
     }
 
     /// The directory of the layout.

@@ -10,14 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use super::error::DriverError;
 use super::{DriverKind, IdMap, RootOptions};
-use crate::fs::{Context, Dir, Durability, Stat, Timestamp};
+use crate::fs::{Context, Dir, Durability, Optional, Stat, Timestamp, Workspace};
 use crate::path::LayerPath;
 use crate::stack::Tree;
-use crate::text::{escape, unescape};
+use crate::stack::marks::Families;
+use crate::text::{escape, salvage, unescape};
 use crate::whiteout::Namespace;
 
 /// Its name.
 pub(super) const NAME: &str = "root.json";
+
+/// What a damaged one is kept as.
+const DAMAGED: &str = "root.json.damaged";
 
 /// The only version there is.
 const VERSION: u32 = 1;
@@ -231,6 +235,61 @@ impl Record {
             directories: directories.collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// Writes the `root.json` of the root named `source` in `dir` again, from what is left of it and otherwise as of a root with
+/// the default options on layers with marks of `families`; or only tells. What is left of it is kept beside it. The answer
+/// says what it was made of; `None` if there is no root to write of.
+///
+/// # Errors
+///
+/// [`DriverError`] if the file system refuses; what was there is then still there.
+pub fn mend_record(
+    kind: DriverKind,
+    dir: &Dir,
+    source: &str,
+    families: Families,
+    to: Option<(&Workspace, Durability)>,
+) -> Result<Option<&'static str>, DriverError> {
+    let holds = if kind == DriverKind::Copy { "root" } else { "upper" };
+    if dir.find(holds)?.is_none() {
+        return Ok(None);
+    }
+    // Of what is no file at all nothing can be read.
+    let left = dir.find_content(NAME, LONGEST).unwrap_or_default().unwrap_or_default();
+    let settings = salvage::<Settings>(&left, "settings");
+    let mut message = match &settings {
+        Some(_) => "with the options that were left of the old one",
+        None => "with the default options",
+    };
+    let settings = settings.unwrap_or_default();
+    let record = match kind {
+        DriverKind::Overlay => {
+            let mut record = Record::overlay(families.own(), settings);
+            record.marks = salvage(&left, "marks").or(record.marks);
+            record
+        }
+        DriverKind::Fuse => Record::fuse(source, settings),
+        DriverKind::Copy => {
+            let none = Timestamp { seconds: 0, nanos: 0 };
+            let mut record = Record::copy(none..none, &[]);
+            // Where nothing is known to be untouched, everything is compared.
+            message = "everything in it will be compared, as it is not known any more what was touched";
+            if let Some(copied) = salvage::<Snapshot>(&left, "copied") {
+                (record.copied, message) = (Some(copied), "from what was left of the old one");
+            }
+            record
+        }
+    };
+    if let Some((workspace, durability)) = to {
+        if dir.find(NAME)?.is_some() {
+            dir.remove_file(DAMAGED).optional()?;
+            dir.hard_link(NAME, dir, DAMAGED)?;
+        }
+        let content = serde_json::to_vec(&record).map_err(|error| damaged(dir, &error))?;
+        workspace.replace(&content, dir, NAME, durability)?;
+    }
+    Ok(Some(message))
 }
 
 fn damaged(dir: &Dir, reason: &dyn std::fmt::Display) -> DriverError {

@@ -25,15 +25,18 @@ use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use crate::blob::Blobs;
-use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Staging};
+use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Staging, Workspace};
 
 /// The version of the format that this crate writes.
 pub(super) const VERSION: u32 = 1;
 
-const FORMAT_FILE: &str = "store.json";
+pub(super) const FORMAT_FILE: &str = "store.json";
+
+/// An `index.json` that could not be read, kept for whoever can.
+pub(super) const DAMAGED_INDEX: &str = "index.json.damaged";
 
 /// What a store holds, beside what it works with.
-const DIRECTORIES: [&str; 6] = ["layers", "containers", "views", "names", "cache", "oci"];
+pub(super) const DIRECTORIES: [&str; 6] = ["layers", "containers", "views", "names", "cache", "oci"];
 
 /// Feature flags that this crate knows, of each kind. None exist in version 1.
 const KNOWN: &[&str] = &[];
@@ -87,9 +90,16 @@ impl Layout {
     /// Opens the store in `root`.
     pub(super) fn open(root: Dir) -> Result<Self, StoreError> {
         let allowed = check_format(&root)?;
+        Self::assemble(root, allowed, false)
+    }
+
+    /// Opens the directories of the store in `root`. Its format is known; the word that `oci/` is a layout may be lacking if
+    /// that is to be `assumed`.
+    pub(super) fn assemble(root: Dir, allowed: Access, assumed: bool) -> Result<Self, StoreError> {
         let locks = root.open_dir("locks")?;
+        let oci = root.open_dir("oci")?;
         Ok(Self {
-            blobs: Blobs::open(root.open_dir("oci")?)?,
+            blobs: if assumed { Blobs::assume(oci)? } else { Blobs::open(oci)? },
             layers: root.open_dir("layers")?,
             containers: root.open_dir("containers")?,
             views: root.open_dir("views")?,
@@ -105,7 +115,7 @@ impl Layout {
     pub(super) fn strangers(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut strangers = Vec::new();
         for entry in self.root.names()? {
-            let is_ours = [&DIRECTORIES[..], &["locks", "staging", FORMAT_FILE]].concat();
+            let is_ours = [&DIRECTORIES[..], &["locks", "staging", FORMAT_FILE, DAMAGED_INDEX]].concat();
             if !is_ours.iter().any(|name| name.as_bytes() == entry.name) {
                 strangers.push(self.root.path_of(OsStr::from_bytes(&entry.name)));
             }
@@ -142,11 +152,20 @@ impl Layout {
         if durability == Durability::Full {
             root.sync()?;
         }
-        let format = Format { version: VERSION, features: Features::default() };
-        let format = serde_json::to_vec(&format).expect("numbers and strings are JSON");
-        workspace.replace(&format, &root, FORMAT_FILE, durability)?;
+        Self::write_format(&root, &workspace, durability)?;
         workspace.close()?;
         Self::open(root)
+    }
+
+    /// Writes the file that makes `root` a store.
+    pub(super) fn write_format(
+        root: &Dir,
+        workspace: &Workspace,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let format = Format { version: VERSION, features: Features::default() };
+        let format = serde_json::to_vec(&format).expect("numbers and strings are JSON");
+        Ok(workspace.replace(&format, root, FORMAT_FILE, durability)?)
     }
 
     /// Whether there is a store in `root`, whatever its version.

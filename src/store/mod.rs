@@ -29,6 +29,7 @@ mod probing;
 mod prune;
 mod records;
 mod remove;
+mod repair;
 mod replaced;
 mod save;
 mod stack;
@@ -63,6 +64,7 @@ pub use names::Moved;
 pub use options::{DriverChoice, StoreOptions};
 pub use prune::{LabelFilter, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage};
 pub use remove::{RemoveImage, Removed};
+pub use repair::{Outcome, RepairOptions, RepairReport, Repaired};
 pub use save::{ArchiveFormat, SaveOptions};
 pub use summary::ImageSummary;
 pub use usage::{Bytes, ContainerUsage, ImageUsage, LayerUsage, StoreUsage, UsageOptions};
@@ -169,14 +171,7 @@ impl StoreOptions {
     ///
     /// As [`Store::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
-        let root = match Dir::open_ambient(&path) {
-            Err(error) if error.is_not_found() => {
-                let (path, reason) = (path.as_ref().to_owned(), "there is no such directory".to_owned());
-                return Err(StoreError::NotAStore { path, reason });
-            }
-            root => root?,
-        };
-        Store::new(Layout::open(root)?, self.clone())
+        Store::new(Layout::open(open_root(path)?)?, self.clone())
     }
 
     /// Makes a store in the directory `path`.
@@ -211,6 +206,17 @@ impl StoreOptions {
             Layout::create(root, self.durability)?
         };
         Store::new(layout, self.clone())
+    }
+}
+
+/// Opens the directory that a store should be in.
+fn open_root(path: impl AsRef<Path>) -> Result<Dir, StoreError> {
+    match Dir::open_ambient(&path) {
+        Err(error) if error.is_not_found() => {
+            let (path, reason) = (path.as_ref().to_owned(), "there is no such directory".to_owned());
+            Err(StoreError::NotAStore { path, reason })
+        }
+        root => Ok(root?),
     }
 }
 

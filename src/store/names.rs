@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::Inner;
 use super::error::StoreError;
 use super::index_file::{IndexFile, Line};
+use super::operation::Operation;
 use crate::digest::Digest;
 use crate::fs::{Dir, Lock, LockMode};
 use crate::image::{Descriptor, Index, Reference};
@@ -19,8 +20,8 @@ use crate::limits::Limits;
 pub(super) const EMPTY_INDEX: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-const INDEX_FILE: &str = "index.json";
-const INDEX_LOCK: &str = "index";
+pub(super) const INDEX_FILE: &str = "index.json";
+pub(super) const INDEX_LOCK: &str = "index";
 
 /// One image of the store with all its names.
 #[derive(Clone, Debug)]
@@ -55,6 +56,11 @@ impl Default for Names {
 }
 
 impl Names {
+    /// What `index` lists.
+    pub(super) fn of(index: Index) -> Self {
+        Self::new(IndexFile::of(index))
+    }
+
     fn new(file: IndexFile) -> Self {
         Self { file, changed: false }
     }
@@ -199,11 +205,16 @@ impl Inner {
         let mut names = self.names()?;
         let done = change(&mut names)?;
         if names.changed {
-            let (json, layout) = (names.file.to_json(), self.layout.blobs.layout());
-            operation.workspace().replace(&json, layout, INDEX_FILE, self.options.durability)?;
+            self.write_names(&names, &operation)?;
         }
         operation.end()?;
         Ok(done)
+    }
+
+    /// Replaces the file. The caller holds the lock on names.
+    pub(super) fn write_names(&self, names: &Names, operation: &Operation) -> Result<(), StoreError> {
+        let (json, layout) = (names.file.to_json(), self.layout.blobs.layout());
+        Ok(operation.workspace().replace(&json, layout, INDEX_FILE, self.options.durability)?)
     }
 }
 

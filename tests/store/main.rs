@@ -20,6 +20,7 @@ mod many;
 mod many_layers;
 mod prune;
 mod refusals;
+mod repair;
 mod rootless;
 mod trees;
 mod trouble;

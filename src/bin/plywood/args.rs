@@ -146,6 +146,7 @@ pub(crate) enum Command {
     System(SystemCommand),
     Gc(GcArgs),
     Check(CheckArgs),
+    Repair(RepairArgs),
     Info(InfoArgs),
     Completions(CompletionsArgs),
     Version(VersionArgs),
@@ -194,6 +195,7 @@ pub(crate) enum SystemCommand {
     Df(DfArgs),
     Gc(GcArgs),
     Check(CheckArgs),
+    Repair(RepairArgs),
     Info(InfoArgs),
     Prune(SystemPruneArgs),
 }

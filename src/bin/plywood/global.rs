@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use plywood::driver::DriverKind;
-use plywood::{DriverChoice, LenderState, Limits, Store, StoreError, StoreOptions};
+use plywood::{
+    DriverChoice, LenderState, Limits, RepairOptions, RepairReport, Store, StoreError, StoreOptions,
+};
 
 use crate::args::{Driver, Durability, Global};
 use crate::errors::Failure;
@@ -95,6 +97,18 @@ impl Context {
                 Ok(None)
             }
             other => other.map(Some),
+        }
+    }
+
+    /// Repairs the store, also one that cannot be opened; without a store there is nothing to repair.
+    pub(crate) fn repair_if_there(&self, how: &RepairOptions<'_>) -> Result<RepairReport, Failure> {
+        let root = self.root()?;
+        match self.options().repair(&root, how) {
+            Err(error) if is_absent(&error) => {
+                self.output.warn(&format!("there is no store in {root:?} yet; `plywood load` makes one"));
+                Ok(RepairReport::default())
+            }
+            done => Ok(done?),
         }
     }
 

@@ -25,6 +25,7 @@ mod load;
 mod output;
 mod progress;
 mod prune;
+mod repair;
 mod save;
 mod signals;
 mod store;
@@ -82,6 +83,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::System(command) => run_system(context, command),
         Command::Gc(args) => store::gc(context, args),
         Command::Check(args) => check::check(context, args),
+        Command::Repair(args) => repair::repair(context, args),
         Command::Info(args) => store::info(context, args),
         Command::Completions(args) => store::completions(context, args),
         Command::Version(_) => store::version(context),
@@ -125,6 +127,7 @@ fn run_system(context: &Context, command: &SystemCommand) -> Result<(), Failure>
         SystemCommand::Df(args) => usage::df(context, args),
         SystemCommand::Gc(args) => store::gc(context, args),
         SystemCommand::Check(args) => check::check(context, args),
+        SystemCommand::Repair(args) => repair::repair(context, args),
         SystemCommand::Info(args) => store::info(context, args),
         SystemCommand::Prune(args) => prune::system(context, args),
     }

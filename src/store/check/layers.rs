@@ -30,8 +30,8 @@ pub(in crate::store) struct Wrong {
     pub(in crate::store) needed_by: BTreeSet<String>,
     /// Nothing is wrong with it, but it cannot be relied on and would be made again when it is needed.
     pub(in crate::store) is_untrusted: bool,
-    /// Another one is in its place.
-    pub(in crate::store) mended: bool,
+    /// It can be made again; if that was to be done, it has been.
+    pub(in crate::store) can_be_mended: bool,
 }
 
 /// What has been found out about layers.
@@ -118,9 +118,11 @@ impl Check<'_> {
                 continue;
             }
             // Nobody stands on it, so it need not be there.
-            let mended = mend && self.store.inner.layers.remove(key, operation.workspace())?;
+            if mend {
+                self.store.inner.layers.remove(key, operation.workspace())?;
+            }
             let wrong = compared.wrong.entry(key).or_default();
-            (wrong.differences, wrong.mended) = (differences, mended);
+            (wrong.differences, wrong.can_be_mended) = (differences, true);
         }
         Ok(compared)
     }
@@ -221,10 +223,9 @@ impl Check<'_> {
         };
         if mend {
             // Not before all were compared: one may share files with another.
-            self.mend_layers(found.wrong, &trees, operation, compared)?;
+            self.mend_layers(found.wrong, &trees, operation)?;
             for group in merged {
                 self.store.inner.layers.renew_merged(&group, operation.workspace())?;
-                compared.wrong.entry(LayerKey::merged(&group)).or_default().mended = true;
             }
         }
         drop(trees);
@@ -257,7 +258,7 @@ impl Check<'_> {
                     continue;
                 }
                 Place::Untrusted(key) => {
-                    if compared.wrong.get(&key).is_some_and(|wrong| wrong.mended || wrong.is_untrusted) {
+                    if compared.wrong.get(&key).is_some_and(|wrong| wrong.is_untrusted) {
                         continue;
                     }
                     (key, None, Vec::new())
@@ -277,7 +278,7 @@ impl Check<'_> {
             };
             let wrong = compared.wrong.entry(key).or_default();
             wrong.needed_by.insert(wanted.label.clone());
-            wrong.differences = differences;
+            (wrong.differences, wrong.can_be_mended) = (differences, true);
             if found.is_none() {
                 all.keys.push((key, expected.key));
                 wrong.is_untrusted = true;
@@ -293,7 +294,6 @@ impl Check<'_> {
         wrong: Vec<(LayerKey, Option<Layer>, LayerKey)>,
         trees: &Dir,
         operation: &Operation,
-        compared: &mut Compared,
     ) -> Result<(), StoreError> {
         let (layers, work) = (&self.store.inner.layers, operation.workspace());
         for (key, found, made) in wrong {
@@ -303,7 +303,6 @@ impl Check<'_> {
                 Some(found) => layers.replace(found, made, work)?,
                 None => layers.renew(key, made, work)?,
             };
-            compared.wrong.entry(key).or_default().mended = true;
         }
         Ok(())
     }
@@ -351,7 +350,7 @@ impl Check<'_> {
                 continue;
             }
             operation.pin_layers([key])?;
-            let mut wrong = Wrong::default();
+            let mut wrong = Wrong { can_be_mended: true, ..Wrong::default() };
             match layers.get(key)? {
                 None => wrong.is_untrusted = true,
                 Some(found) => {

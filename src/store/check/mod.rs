@@ -189,14 +189,21 @@ pub(super) struct Check<'a> {
     readable: Vec<Readable>,
     /// Containers whose image cannot be read.
     orphaned: Vec<ContainerRecord>,
+    /// Containers that are known though their records are not there.
+    more: Vec<ContainerRecord>,
 }
 
 impl<'a> Check<'a> {
     pub(super) fn new(store: &'a Store, operation: Option<&'a Operation>, how: How<'a>) -> Self {
         let report = CheckReport::default();
         let How { deep, progress, cancel } = how;
-        let (blobs, damaged, readable, orphaned) = Default::default();
-        Self { store, operation, deep, progress, cancel, report, blobs, damaged, readable, orphaned }
+        let (blobs, damaged, readable, orphaned, more) = Default::default();
+        Self { store, operation, deep, progress, cancel, report, blobs, damaged, readable, orphaned, more }
+    }
+
+    /// Looks also at what these containers need, whose records are not there.
+    pub(super) fn also(&mut self, containers: Vec<ContainerRecord>) {
+        self.more = containers;
     }
 
     fn run(mut self) -> Result<CheckReport, StoreError> {
@@ -210,7 +217,8 @@ impl<'a> Check<'a> {
 
     /// Looks at `images`, at the containers, at all that these need, and at what lies beside it.
     pub(super) fn everything_but_layers(&mut self, images: Vec<Named>) -> Result<(), StoreError> {
-        let containers = self.containers()?;
+        let mut containers = self.containers()?;
+        containers.append(&mut self.more);
         let all = (images.len() + containers.len()) as u64;
         let mut done = 0;
         for named in images {

@@ -62,6 +62,28 @@ pub(crate) struct CheckArgs {
     pub(crate) scratch: Option<PathBuf>,
 }
 
+/// Mend what is wrong in the store, and tell what cannot be mended
+///
+/// Damaged layers are made again from their blobs and swapped in, while containers that stand on them go on; records are
+/// completed. What cannot be saved is taken away where it would be in the way of loading it again, and is named; nothing
+/// that a container wrote is ever removed. Exits with 1 if something could not be mended.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  plywood repair --dry-run
+  plywood repair && plywood check --deep")]
+pub(crate) struct RepairArgs {
+    /// Only tell what would be done
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Look at documents and records only, and not at every byte
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print whole digests and ids
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+}
+
 /// Tell what this store and this machine can do, and why this driver
 ///
 /// Drivers are tried once, with a mount of their own; what came of it is kept in the store and believed as long as the
