@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::error::{Context, Error, Result};
+use super::error::{Context, Error, NoInodes, Result};
 use super::meta::{DeviceNumber, Timestamp};
 use super::stat::{Kind, Stat};
 
@@ -57,6 +57,10 @@ impl Dir {
     ///
     /// [`Error`] if that cannot be done.
     pub fn ensure_ambient(path: impl AsRef<Path>) -> Result<Self> {
+        match Self::open_ambient(&path) {
+            Err(error) if error.is_not_found() => {}
+            found => return found,
+        }
         std::fs::create_dir_all(&path).at("create directory", &path)?;
         Self::open_ambient(path)
     }
@@ -93,7 +97,17 @@ impl Dir {
         path: impl AsRef<Path>,
         source: impl Into<io::Error>,
     ) -> Error {
+        let source = source.into();
+        let source = match Errno::from_io_error(&source) {
+            Some(Errno::NOSPC) if self.has_no_inodes() => NoInodes.into(),
+            _ => source,
+        };
         Error::new(step, self.path_of(path), source)
+    }
+
+    /// Whether the file system has blocks left, but no inode; what cannot be told is no.
+    fn has_no_inodes(&self) -> bool {
+        sys::fstatvfs(&self.0).is_ok_and(|left| left.f_files > 0 && left.f_favail == 0 && left.f_bavail > 0)
     }
 
     /// Opens `path` with `flags` below this directory, following nothing.

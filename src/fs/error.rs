@@ -17,6 +17,17 @@ pub struct Error {
     pub source: io::Error,
 }
 
+/// The kernel said that there is no space, and there is; but a file needs an inode, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no inode left on the file system, which has space (os error 28)")]
+pub struct NoInodes;
+
+impl From<NoInodes> for io::Error {
+    fn from(error: NoInodes) -> Self {
+        Self::new(io::ErrorKind::StorageFull, error)
+    }
+}
+
 /// What file system steps return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -28,12 +39,20 @@ impl Error {
 
     /// The kernel's error number, where it was the kernel that refused.
     pub fn errno(&self) -> Option<Errno> {
-        Errno::from_io_error(&self.source)
+        match self.source.get_ref().is_some_and(|inner| inner.is::<NoInodes>()) {
+            true => Some(Errno::NOSPC),
+            false => Errno::from_io_error(&self.source),
+        }
     }
 
     /// Whether the object does not exist, or a directory on the way to it.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether there is no room: no block, no inode, or no more of what a quota allows.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.errno(), Some(Errno::NOSPC | Errno::DQUOT))
     }
 
     /// Whether the object exists already.

@@ -17,6 +17,9 @@ use super::dir::Dir;
 use super::error::{Context, Optional, Result};
 use super::stat::Stat;
 
+/// Files that can become a lock where no more can be made: removing takes one or two at a time, and gives them back.
+const SPARES: [&str; 4] = ["spare0", "spare1", "spare2", "spare3"];
+
 /// How much company a holder tolerates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LockMode {
@@ -130,7 +133,14 @@ impl Lock {
 
     fn take(dir: &Dir, name: &str, operation: FlockOperation) -> Result<Option<Self>> {
         loop {
-            match Self::take_file(dir.ensure_file(name, 0o600)?, dir, name, operation)? {
+            let file = match dir.ensure_file(name, 0o600) {
+                Err(full) if full.is_no_space() => match Self::use_spare(dir, name)? {
+                    true => continue,
+                    false => return Err(full),
+                },
+                file => file?,
+            };
+            match Self::take_file(file, dir, name, operation)? {
                 Taken::Nameless => {}
                 Taken::Held(lock) => return Ok(Some(lock)),
                 Taken::InTheWay => return Ok(None),
@@ -159,6 +169,33 @@ impl Lock {
             true => Taken::Held(Self { file }),
             false => Taken::Nameless,
         })
+    }
+
+    /// Keeps a few empty files in `dir` of which locks can be made where no more files can be.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if they cannot be made.
+    pub fn keep_spares(dir: &Dir) -> Result<()> {
+        SPARES.iter().try_for_each(|spare| dir.ensure_file(spare, 0o600).map(drop))
+    }
+
+    /// Whether `name` is that of a file which is kept by [`Lock::keep_spares`].
+    pub fn is_spare(name: &str) -> bool {
+        SPARES.contains(&name)
+    }
+
+    /// Makes the file of the lock `name` of a spare one. `false` if there is none.
+    fn use_spare(dir: &Dir, name: &str) -> Result<bool> {
+        for spare in SPARES {
+            match dir.rename_new(spare, dir, name) {
+                Err(error) if error.is_not_found() => {}
+                // Somebody else has made it.
+                Err(error) if error.is_exists() => return Ok(true),
+                done => return done.map(|()| true),
+            }
+        }
+        Ok(false)
     }
 
     /// Lets others in beside this holder: an exclusive lock becomes a shared one.

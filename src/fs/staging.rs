@@ -4,11 +4,16 @@
 //! staging/<unique>/       one workspace; owned while its lock is held, otherwise rubbish
 //!     lock
 //!     pins                what the operation relies on, one line each (see `store::pins`)
-//!     <number>            a file or directory on its way into the store, or one on its way out
+//!     <number>            a file or directory on its way into the store
+//!     taken-<number>      one on its way out
+//!     space               see `reserve`
 //! ```
 //!
 //! Nothing outside `staging/` is ever seen half-made: content is written here and renamed to its name once it is
 //! whole. What a dead process left is told from work in progress by its lock, never by its age.
+
+mod reserve;
+mod staged;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,6 +26,8 @@ use super::dir::Dir;
 use super::error::{Context, Optional, Result};
 use super::lock::{Lock, LockMode};
 use super::stat::Kind;
+use reserve::{Reserve, SPACE};
+pub use staged::{ParkedFile, StagedDir, StagedFile};
 
 /// What an operation waits for before it reports success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -36,28 +43,123 @@ pub enum Durability {
 #[derive(Debug)]
 pub struct Staging {
     dir: Dir,
+    reserve: Option<Reserve>,
 }
 
 const LOCK: &str = "lock";
+/// Begins the name of what was taken out of the store and only waits to be unlinked.
+const TAKEN: &str = "taken-";
 
 impl Staging {
     /// Uses `dir`.
     pub fn new(dir: Dir) -> Self {
-        Self { dir }
+        Self { dir, reserve: None }
     }
 
-    /// Makes a workspace for one operation.
+    /// Uses `dir`, and what is kept in `root` for a disk that is full.
+    pub fn with_reserve(dir: Dir, root: Dir) -> Self {
+        Self { dir, reserve: Some(Reserve::new(root)) }
+    }
+
+    /// Makes a workspace for one operation; on a disk that is full, of what is kept for that or of what the dead left.
+    ///
+    /// The caller must keep a sweep from running meanwhile.
     ///
     /// # Errors
     ///
     /// [`Error`](super::Error) if it cannot be made.
     pub fn workspace(&self) -> Result<Workspace> {
-        let staging = self.dir.try_clone()?;
+        match self.new_workspace() {
+            Err(full) if full.is_no_space() => match self.spare_workspace() {
+                Ok(Some(spare)) => Ok(spare),
+                Ok(None) => Err(full),
+                Err(error) => {
+                    tracing::warn!(%error, "what is kept for a full disk cannot be used");
+                    Err(full)
+                }
+            },
+            made => made,
+        }
+    }
+
+    fn new_workspace(&self) -> Result<Workspace> {
         let name = unique_name()?;
-        staging.create_dir(&name, 0o700)?;
-        let dir = staging.open_dir(&name)?;
-        let lock = Lock::acquire(&dir, LOCK, LockMode::Exclusive)?;
-        Ok(Workspace { staging, name, dir, lock: Some(lock), next: AtomicU64::new(0) })
+        self.dir.create_dir(&name, 0o700)?;
+        let made = self.dir.open_dir(&name).and_then(|dir| {
+            let lock = Lock::acquire(&dir, LOCK, LockMode::Exclusive)?;
+            self.owned_workspace(name.clone(), dir, lock)
+        });
+        if made.is_err()
+            && let Err(error) = self.dir.remove_all(&name)
+        {
+            tracing::warn!(%error, "cannot remove a staging directory; the next gc will");
+        }
+        made
+    }
+
+    fn owned_workspace(&self, name: String, dir: Dir, lock: Lock) -> Result<Workspace> {
+        let staging = self.dir.try_clone()?;
+        let reserve = self.reserve.as_ref().map(Reserve::try_clone).transpose()?;
+        Ok(Workspace {
+            staging,
+            name,
+            dir,
+            lock: Some(lock),
+            next: AtomicU64::new(0),
+            reserve,
+            is_spare: false,
+        })
+    }
+
+    /// A workspace that takes neither space nor an inode: the one that is kept, or else one that a dead process left.
+    fn spare_workspace(&self) -> Result<Option<Workspace>> {
+        if let Some(reserve) = &self.reserve {
+            let name = unique_name()?;
+            if reserve.take(&self.dir, &name)?
+                && let Some(spare) = self.adopt(&name)?
+            {
+                return Ok(Some(spare));
+            }
+        }
+        for entry in self.dir.names()? {
+            let name = String::from_utf8_lossy(&entry.name);
+            // Another process may be about the same one.
+            if entry.kind == Some(Kind::Directory)
+                && let Some(spare) = self.adopt(&name).optional()?.flatten()
+            {
+                return Ok(Some(spare));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the workspace `name` that of this process if it is nobody's. Nothing is left in it but its lock.
+    fn adopt(&self, name: &str) -> Result<Option<Workspace>> {
+        let dir = self.dir.open_dir(name)?;
+        if dir.find(LOCK)?.is_none() {
+            return Ok(None);
+        }
+        let Some(lock) = Lock::try_acquire(&dir, LOCK, LockMode::Exclusive)? else { return Ok(None) };
+        let mut spare = self.owned_workspace(name.to_owned(), dir, lock)?;
+        spare.is_spare = true;
+        spare.clear(|name| name != LOCK.as_bytes() && name != SPACE.as_bytes())?;
+        Ok(Some(spare))
+    }
+
+    /// Keeps something for a disk that is full, if there is not enough of it: so much that a file of `size` bytes can be
+    /// replaced. What is missing on a disk that is full now is made when it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](super::Error) if the disk fails.
+    pub fn keep_reserve(&self, work: &Workspace, size: u64) -> Result<()> {
+        match &self.reserve {
+            None => Ok(()),
+            Some(reserve) => match reserve.keep(work, size) {
+                Err(error) if error.is_no_space() => Ok(()),
+                done => done,
+            },
+        }
     }
 
     /// The workspaces of operations that are still running, and how much else there is: it belongs to nobody and is moved
@@ -147,6 +249,10 @@ pub struct Workspace {
     dir: Dir,
     lock: Option<Lock>,
     next: AtomicU64,
+    /// What is kept for a full disk.
+    reserve: Option<Reserve>,
+    /// Whether this was made of it.
+    is_spare: bool,
 }
 
 impl Workspace {
@@ -202,9 +308,7 @@ impl Workspace {
         name: impl AsRef<Path>,
         durability: Durability,
     ) -> Result<()> {
-        let mut staged = self.file()?;
-        staged.file.write_all(content).at_path("write", || self.dir.path_of(&staged.name))?;
-        staged.publish(into, &name, durability)?;
+        self.written(self.file()?, content)?.publish(into, &name, durability)?;
         match durability {
             Durability::Full => into.sync(),
             Durability::Relaxed => Ok(()),
@@ -222,13 +326,82 @@ impl Workspace {
         Ok(StagedDir { dir: self.dir.open_dir(&fresh)?, workspace: self, name: fresh })
     }
 
+    /// The same for content that replaces longer content, to make room: on a disk that is full it is written into space
+    /// that was kept for this.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workspace::replace`].
+    pub fn replace_at_any_price(
+        &self,
+        content: &[u8],
+        into: &Dir,
+        name: impl AsRef<Path>,
+        durability: Durability,
+    ) -> Result<()> {
+        let full = match self.replace(content, into, &name, durability) {
+            Err(error) if error.is_no_space() => error,
+            done => return done,
+        };
+        let Some(file) = self.kept_file()? else { return Err(full) };
+        let staged = self.written(StagedFile { file, workspace: self, name: SPACE.to_owned() }, content)?;
+        staged.file.set_len(content.len() as u64).at_path("truncate", || staged.path())?;
+        if durability == Durability::Full {
+            staged.file.sync_all().at_path("sync", || staged.path())?;
+        }
+        // The space of the old content is kept for the next time, which needs no more than that.
+        self.dir.exchange(SPACE, into, &name)?;
+        if durability == Durability::Full {
+            into.sync()?;
+        }
+        match &self.reserve {
+            Some(reserve) if !self.is_spare => reserve.give_back_space(&self.dir),
+            _ => Ok(()),
+        }
+    }
+
+    fn written<'a>(&self, mut staged: StagedFile<'a>, content: &[u8]) -> Result<StagedFile<'a>> {
+        staged.file.write_all(content).at_path("write", || staged.path())?;
+        Ok(staged)
+    }
+
+    /// The file whose space was kept, in this workspace by now.
+    fn kept_file(&self) -> Result<Option<File>> {
+        if self.dir.find(SPACE)?.is_none() {
+            let Some(reserve) = &self.reserve else { return Ok(None) };
+            if !reserve.take_space(&self.dir)? {
+                return Ok(None);
+            }
+        }
+        self.dir.ensure_file(SPACE, 0o600).map(Some)
+    }
+
     /// Takes `name` out of `from`, in one step, to be removed with this workspace.
     ///
     /// # Errors
     ///
     /// [`Error`](super::Error) if it is missing or the file system refuses.
     pub fn discard(&self, from: &Dir, name: impl AsRef<Path>) -> Result<()> {
-        from.rename(name, &self.dir, self.fresh())
+        let take = || from.rename(&name, &self.dir, format!("{TAKEN}{}", self.fresh()));
+        match take() {
+            // One more name may need one more block. What was taken before is nobody's.
+            Err(full) if full.is_no_space() => {
+                self.clear(|name| name.starts_with(TAKEN.as_bytes()))?;
+                take()
+            }
+            done => done,
+        }
+    }
+
+    /// Removes what is called so.
+    fn clear(&self, is_meant: impl Fn(&[u8]) -> bool) -> Result<()> {
+        for entry in self.dir.names()?.iter().filter(|entry| is_meant(&entry.name)) {
+            match entry.kind {
+                Some(Kind::File) => self.dir.remove_file(OsStr::from_bytes(&entry.name))?,
+                _ => self.dir.remove_all(&entry.name)?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes the workspace with everything that was not published.
@@ -245,12 +418,14 @@ impl Workspace {
             None => Ok(()),
             Some(_held) => {
                 // The lock goes last: until then a sweep sees that this is somebody's.
-                for entry in self.dir.names()?.iter().filter(|entry| entry.name != LOCK.as_bytes()) {
-                    match entry.kind {
-                        Some(Kind::File) => self.dir.remove_file(OsStr::from_bytes(&entry.name))?,
-                        _ => self.dir.remove_all(&entry.name)?,
-                    }
+                self.clear(|name| name != LOCK.as_bytes() && !(self.is_spare && name == SPACE.as_bytes()))?;
+                if self.is_spare
+                    && let Some(reserve) = &self.reserve
+                    && reserve.give_back(&self.staging, &self.name)?
+                {
+                    return Ok(());
                 }
+                self.clear(|name| name == SPACE.as_bytes())?;
                 self.dir.remove_file(LOCK).optional()?;
                 match self.staging.remove_dir(&self.name) {
                     Err(error) if error.is_exists() => self.staging.remove_all(&self.name),
@@ -269,205 +444,5 @@ impl Drop for Workspace {
     }
 }
 
-/// A file in a workspace on its way to a name.
-#[derive(Debug)]
-pub struct StagedFile<'a> {
-    file: File,
-    workspace: &'a Workspace,
-    name: String,
-}
-
-impl<'a> StagedFile<'a> {
-    /// The open file.
-    pub fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-
-    /// Where it lies until then, for messages.
-    pub fn path(&self) -> std::path::PathBuf {
-        self.workspace.dir.path_of(&self.name)
-    }
-
-    /// Gives it its name, replacing what had it. The caller syncs `into` once all its names are in place.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) if the file system refuses; nothing is visible then.
-    pub fn publish(self, into: &Dir, name: impl AsRef<Path>, durability: Durability) -> Result<()> {
-        if durability == Durability::Full {
-            self.file.sync_all().at_path("sync", || self.path())?;
-        }
-        self.workspace.dir.rename(&self.name, into, name)
-    }
-
-    /// Gives it its name if that is free; otherwise it is returned. The caller syncs `into`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) if the file system refuses; nothing is visible then.
-    pub fn publish_new(
-        self,
-        into: &Dir,
-        name: impl AsRef<Path>,
-        durability: Durability,
-    ) -> Result<Option<Self>> {
-        if durability == Durability::Full {
-            self.file.sync_all().at_path("sync", || self.path())?;
-        }
-        match self.workspace.dir.rename_new(&self.name, into, name) {
-            Err(error) if error.is_exists() => Ok(Some(self)),
-            done => done.map(|()| None),
-        }
-    }
-
-    /// Closes the file and keeps it: an operation may stage more files than a process may have open.
-    pub fn park(self) -> ParkedFile<'a> {
-        ParkedFile { workspace: self.workspace, name: self.name }
-    }
-
-    /// Removes it before its workspace goes.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) if it cannot be removed.
-    pub fn discard(self) -> Result<()> {
-        self.workspace.dir.remove_file(&self.name)
-    }
-}
-
-/// A file in a workspace that is not open at present.
-#[derive(Debug)]
-pub struct ParkedFile<'a> {
-    workspace: &'a Workspace,
-    name: String,
-}
-
-impl<'a> ParkedFile<'a> {
-    /// Opens it again, for reading and for giving it its name.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) if it cannot be opened.
-    pub fn reopen(self) -> Result<StagedFile<'a>> {
-        Ok(StagedFile { file: self.open()?, workspace: self.workspace, name: self.name })
-    }
-
-    /// Opens it for reading from its start.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) if it cannot be opened.
-    pub fn open(&self) -> Result<File> {
-        self.workspace.dir.open_file(&self.name)
-    }
-
-    /// Where it lies, for messages.
-    pub fn path(&self) -> std::path::PathBuf {
-        self.workspace.dir.path_of(&self.name)
-    }
-}
-
-/// A directory in a workspace on its way to a name.
-#[derive(Debug)]
-pub struct StagedDir<'a> {
-    dir: Dir,
-    workspace: &'a Workspace,
-    name: String,
-}
-
-impl StagedDir<'_> {
-    /// The open directory.
-    pub fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
-    /// Gives it its name, which must be free. What is in it is not synced; the caller has done that, or means not to.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) with [`Error::is_exists`](super::Error::is_exists) if the name is taken, otherwise if the file system refuses. The directory
-    /// then stays in the workspace.
-    pub fn publish(self, into: &Dir, name: impl AsRef<Path>) -> Result<Dir> {
-        self.workspace.dir.rename_new(&self.name, into, name)?;
-        Ok(self.dir)
-    }
-
-    /// Removes it before its workspace goes.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`](super::Error) if something cannot be removed.
-    pub fn discard(self) -> Result<()> {
-        self.workspace.dir.remove_all(&self.name)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn staging() -> (tempfile::TempDir, Dir, Staging) {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = Dir::open_ambient(temp.path()).unwrap();
-        let staging = Staging::new(dir.ensure_dir("staging", 0o700).unwrap());
-        (temp, dir, staging)
-    }
-
-    #[test]
-    fn what_is_not_published_is_gone_with_its_workspace() {
-        let (_temp, dir, staging) = staging();
-        let work = staging.workspace().unwrap();
-        work.file().unwrap().publish(&dir, "kept", Durability::Full).unwrap();
-        let tree = work.directory().unwrap();
-        tree.dir().create_file("inside", 0o644).unwrap();
-        drop(work.file().unwrap());
-        drop(tree);
-        drop(work);
-        assert!(dir.stat("kept").is_ok());
-        assert!(dir.open_dir("staging").unwrap().names().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_directory_never_replaces_another() {
-        let (_temp, dir, staging) = staging();
-        let work = staging.workspace().unwrap();
-        work.directory().unwrap().publish(&dir, "name").unwrap();
-        let second = work.directory().unwrap();
-        assert!(second.publish(&dir, "name").unwrap_err().is_exists());
-    }
-
-    #[test]
-    fn a_sweep_tells_the_living_from_the_dead() {
-        let (_temp, dir, staging) = staging();
-        let live = staging.workspace().unwrap();
-        let inner = dir.open_dir("staging").unwrap();
-        inner.ensure_dir("of-a-dead-process", 0o700).unwrap().create_file("lock", 0o600).unwrap();
-        inner.create_file("stray", 0o600).unwrap();
-        let rubbish = staging.workspace().unwrap();
-        let (living, swept) = staging.sweep(&rubbish, false).unwrap();
-        assert_eq!((living.len(), swept), (1, 2));
-        rubbish.close().unwrap();
-        live.close().unwrap();
-        assert!(inner.names().unwrap().is_empty());
-    }
-
-    #[test]
-    fn sweeps_and_ends_of_operations_do_not_meet() {
-        let (_temp, dir, staging) = staging();
-        let inner = dir.open_dir("staging").unwrap();
-        let ended = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let rubbish = staging.workspace().unwrap();
-                while !ended.load(Ordering::Relaxed) {
-                    staging.sweep(&rubbish, true).unwrap();
-                }
-                rubbish.close().unwrap();
-            });
-            let outcome = (0..2000).try_for_each(|_| staging.workspace()?.close());
-            ended.store(true, Ordering::Relaxed);
-            outcome.unwrap();
-        });
-        assert!(inner.names().unwrap().is_empty());
-    }
-}
+mod tests;

@@ -4,8 +4,10 @@
 //! both; each is synced before the next names it, and the name comes last. A commit without changes adds no layer.
 
 use std::io::Write;
+use std::sync::atomic::AtomicBool;
 
 use super::Store;
+use super::cancel::{self, While};
 use super::container::Container;
 use super::error::StoreError;
 use super::image::Image;
@@ -20,7 +22,7 @@ use crate::layer::{Layer, PackOptions, Selection};
 /// How to make an image of a container.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct CommitOptions {
+pub struct CommitOptions<'a> {
     /// What to call it. Default: nothing; it is then found by its id.
     pub name: Option<Reference>,
     /// Changes to the image's config, applied in this order, all or none.
@@ -40,9 +42,11 @@ pub struct CommitOptions {
     pub selection: Selection,
     /// How to write the layer.
     pub pack: PackOptions,
+    /// Set by another thread to give up.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
-impl CommitOptions {
+impl CommitOptions<'_> {
     /// With this name.
     pub fn named(name: Reference) -> Self {
         Self { name: Some(name), ..Self::default() }
@@ -83,21 +87,21 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Container`] if a file cannot be part of a layer, [`StoreError::Blob`] if there is no space. No image is
-    /// visible then, and its name points where it did.
-    pub fn commit(&self, options: &CommitOptions) -> Result<Image, StoreError> {
-        let (container, layers) = self.restored()?;
+    /// [`StoreError::Container`] if a file cannot be part of a layer, [`StoreError::Blob`] if there is no space,
+    /// [`StoreError::Cancelled`]. No image is visible then, its name points where it did, and what was written is removed.
+    pub fn commit(&self, options: &CommitOptions<'_>) -> Result<Image, StoreError> {
+        let (container, layers) = self.restored(options.cancel)?;
         let operation = container.store.inner.begin()?;
         let outcome = container.commit_in(layers, &operation, options);
         let outcome = outcome.map_err(|error| container.store.inner.lacking(container.name(), error));
-        container.store.conclude(operation, outcome)
+        container.store.conclude(operation, cancel::told(outcome))
     }
 
     fn commit_in(
         &self,
         layers: Vec<Layer>,
         operation: &Operation,
-        options: &CommitOptions,
+        options: &CommitOptions<'_>,
     ) -> Result<Image, StoreError> {
         let store = &self.store;
         let base =
@@ -134,7 +138,7 @@ impl Container {
     fn pack_layer(
         &self,
         layers: Vec<Layer>,
-        options: &CommitOptions,
+        options: &CommitOptions<'_>,
         operation: &Operation,
     ) -> Result<Option<(DiffId, Descriptor)>, StoreError> {
         let inner = &self.store.inner;
@@ -143,7 +147,8 @@ impl Container {
         let path = writer.path();
         let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
         let packed = self.with_layers(layers, |layer| {
-            Ok(layer.pack(&mut encoder, &options.selection, &options.pack)?)
+            let out = While::wanted(&mut encoder, options.cancel);
+            Ok(layer.pack(out, &options.selection, &options.pack)?)
         })?;
         encoder.flush().at("write", &path)?;
         let staged = encoder.finish().at("write", &path)?.finish()?;

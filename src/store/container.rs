@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
+use super::cancel::{self, While};
 use super::error::StoreError;
 use super::layout::Access;
 use super::mounted::Mounted;
@@ -28,11 +30,13 @@ use crate::layer::{Change, Layer, PackOptions, Selection};
 /// How to export a container.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct ExportOptions {
+pub struct ExportOptions<'a> {
     /// What to leave out: names that the engine put into the root, attributes.
     pub selection: Selection,
     /// How to write the tar.
     pub pack: PackOptions,
+    /// Set by another thread to give up.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 /// What a container is doing, as the kernel sees it now.
@@ -172,7 +176,7 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if it cannot be counted.
+    /// [`StoreError::NotFound`] if it was removed meanwhile; otherwise if it cannot be counted.
     pub fn usage(&self) -> Result<Usage, StoreError> {
         let driver = self.store.inner.driver(self.record.driver)?;
         self.unless_removed(driver.usage(&self.dir()?).map_err(StoreError::from))
@@ -221,7 +225,7 @@ impl Container {
     }
 
     fn mount_at(&self, at: Option<&MountPoint>) -> Result<Mounted, StoreError> {
-        let (container, layers) = self.restored()?;
+        let (container, layers) = self.restored(None)?;
         let (_lock, container) = container.locked(LockMode::Exclusive)?;
         let inner = &container.store.inner;
         let driver = inner.driver(container.record.driver)?;
@@ -274,7 +278,7 @@ impl Container {
     ///
     /// [`StoreError::Container`] if that cannot be told.
     pub fn changes(&self) -> Result<Vec<Change>, StoreError> {
-        let (container, layers) = self.restored()?;
+        let (container, layers) = self.restored(None)?;
         let changes = container.with_layers(layers, |layer| Ok(layer.changes(&Selection::default())?));
         container.unless_removed(changes)
     }
@@ -284,12 +288,14 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Container`] if something cannot be read, or `out` fails.
-    pub fn export(&self, out: impl Write, options: &ExportOptions) -> Result<(), StoreError> {
-        let (container, layers) = self.restored()?;
+    /// [`StoreError::Container`] if something cannot be read, or `out` fails; [`StoreError::Cancelled`]. What was written
+    /// by then is no tar.
+    pub fn export(&self, out: impl Write, options: &ExportOptions<'_>) -> Result<(), StoreError> {
+        let (container, layers) = self.restored(options.cancel)?;
+        let out = While::wanted(out, options.cancel);
         let exported = container
             .with_layers(layers, |layer| Ok(layer.export(out, &options.selection, &options.pack)?));
-        container.unless_removed(exported).map(drop)
+        cancel::told(container.unless_removed(exported).map(drop))
     }
 
     /// Gives it another name.
@@ -316,7 +322,7 @@ impl Container {
         Ok(())
     }
 
-    /// Removes it with everything it changed.
+    /// Removes it with everything it changed. Works on a disk that is full.
     ///
     /// # Errors
     ///
@@ -385,7 +391,7 @@ impl Container {
     }
 
     /// This container as it is now, with all its layers: those that a power cut took are made again from their blobs.
-    pub(super) fn restored(&self) -> Result<(Self, Vec<Layer>), StoreError> {
+    pub(super) fn restored(&self, cancel: Option<&AtomicBool>) -> Result<(Self, Vec<Layer>), StoreError> {
         let mut container = self.current()?;
         let inner = &container.store.inner;
         if let Some(layers) = inner.find_stack(&container.record.stack)? {
@@ -395,7 +401,7 @@ impl Container {
         let (_lock, current) = container.locked(LockMode::Exclusive)?;
         container = current;
         let inner = &container.store.inner;
-        let made = container.store.unpack_again(&container.record, &operation);
+        let made = container.store.unpack_again(&container.record, &operation, cancel);
         let made = made.map_err(|error| inner.lacking(container.name(), error))?;
         if made.keys != container.record.stack {
             // A layer that was shared may be bound now, or the reverse.
@@ -438,7 +444,11 @@ impl Inner {
     /// The driver of a root that exists, whether or not it could make one here.
     pub(super) fn driver(&self, kind: DriverKind) -> Result<Box<dyn Driver>, StoreError> {
         match self.layout.access {
-            Access::ReadWrite => Ok(self.probe()?.driver_anyway(kind)),
+            Access::ReadWrite => match self.probe() {
+                // On a full disk nothing can be tried, and removing needs no more than reading.
+                Err(error) if error.is_no_space() => Ok(driver::reader(kind)),
+                probe => Ok(probe?.driver_anyway(kind)),
+            },
             // Nothing can be tried here, and reading needs nothing that could be found out.
             Access::ReadOnly => Ok(driver::reader(kind)),
         }

@@ -5,8 +5,10 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use super::Store;
+use super::cancel;
 use super::container::Container;
 use super::error::StoreError;
 use super::image::Image;
@@ -22,7 +24,7 @@ use crate::layer::Ensured;
 /// How to make a container.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct CreateOptions {
+pub struct CreateOptions<'a> {
     /// What people call it. Default: the beginning of its id.
     pub name: Option<String>,
     /// Notes by name, kept with it.
@@ -34,9 +36,11 @@ pub struct CreateOptions {
     /// What tunes its root, kept with it for every mount. `access`, `durability` and `route` have no effect; nor does any of
     /// it on a clone, whose root is tuned as its original's.
     pub root: RootOptions,
+    /// Set by another thread to give up while layers are unpacked.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
-impl CreateOptions {
+impl CreateOptions<'_> {
     /// With this name.
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..Self::default() }
@@ -78,14 +82,20 @@ impl Store {
     ///
     /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotAnImage`] for an artifact,
     /// [`StoreError::Driver`] if the driver that was asked for does not work here, [`StoreError::Layer`] if a layer is
-    /// damaged. No container is visible then.
-    pub fn create_container(&self, image: &Image, options: &CreateOptions) -> Result<Container, StoreError> {
+    /// damaged, [`StoreError::Cancelled`]. No container is visible then; layers that were unpacked by then stay, as those
+    /// of any image in the store.
+    pub fn create_container(
+        &self,
+        image: &Image,
+        options: &CreateOptions<'_>,
+    ) -> Result<Container, StoreError> {
         let inner = &self.inner;
         let (id, name) = identity(options)?;
         let driver = inner.new_driver()?;
         let operation = inner.begin()?;
         inner.pin_held(&operation, image)?;
-        let Ensured { keys, layers, .. } = self.stack_pinned(image, &operation)?;
+        let Ensured { keys, layers, .. } =
+            cancel::told(self.stack_pinned(image, &operation, options.cancel))?;
         let mut record = ContainerRecord::new(id, name, image.record(), keys, driver.kind());
         describe(&mut record, options)?;
 
@@ -125,8 +135,8 @@ impl Container {
     ///
     /// [`StoreError::Mounted`] if it is mounted: what is half-written there would be half-written in the copy. Otherwise
     /// as [`Store::create_container`].
-    pub fn clone_as(&self, options: &CreateOptions) -> Result<Self, StoreError> {
-        let (container, layers) = self.restored()?;
+    pub fn clone_as(&self, options: &CreateOptions<'_>) -> Result<Self, StoreError> {
+        let (container, layers) = self.restored(options.cancel)?;
         let store = &container.store;
         let inner = &store.inner;
         let (id, name) = identity(options)?;
@@ -153,7 +163,7 @@ impl Container {
 }
 
 /// A new id, and the name that was asked for.
-fn identity(options: &CreateOptions) -> Result<(String, String), StoreError> {
+fn identity(options: &CreateOptions<'_>) -> Result<(String, String), StoreError> {
     let id = unique_name()? + &unique_name()?;
     let name = options.name.clone().unwrap_or_else(|| id[..12].to_owned());
     check_name(&name)?;
@@ -161,7 +171,7 @@ fn identity(options: &CreateOptions) -> Result<(String, String), StoreError> {
 }
 
 /// Writes into the record what the caller says of the container.
-fn describe(record: &mut ContainerRecord, options: &CreateOptions) -> Result<(), StoreError> {
+fn describe(record: &mut ContainerRecord, options: &CreateOptions<'_>) -> Result<(), StoreError> {
     record.labels.extend(options.labels.clone());
     record.metadata.extend(options.metadata.clone());
     record.created = options.created.map(time::format).transpose().map_err(StoreError::Time)?;

@@ -8,6 +8,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::cancel::Unwanted;
 use super::error::StoreError;
 use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
@@ -107,7 +108,8 @@ fn with_path(path: &std::path::Path, mut facts: Facts) -> Facts {
 
 fn file(error: &fs::Error) -> Described {
     let step = error.step;
-    (system(&error.source).0, with_path(&error.path, facts![step]))
+    let (kind, _) = system(&error.source);
+    (kind, with_path(&error.path, facts![step]))
 }
 
 /// An error of the system, or one of ours that had to pass through `Read` or `Write`.
@@ -119,13 +121,23 @@ fn system(error: &io::Error) -> Described {
         if let Some(error) = inner.downcast_ref::<BlobError>() {
             return blob(error);
         }
+        if let Some(error) = inner.downcast_ref::<fs::Error>() {
+            return file(error);
+        }
+        if inner.is::<Unwanted>() {
+            return ("cancelled", facts![]);
+        }
+        if inner.is::<fs::NoInodes>() {
+            return ("no-inodes", facts![]);
+        }
         if let Some(error) = inner.source().and_then(|source| source.downcast_ref::<io::Error>()) {
             return system(error);
         }
     }
     let kind = match Errno::from_io_error(error) {
         Some(Errno::ACCESS | Errno::PERM) => "permission",
-        Some(Errno::NOSPC | Errno::DQUOT) => "no-space",
+        Some(Errno::NOSPC) => "no-space",
+        Some(Errno::DQUOT) => "quota",
         Some(Errno::ROFS) => "read-only",
         Some(Errno::NOENT) => "not-found",
         Some(Errno::MFILE | Errno::NFILE) => "too-many-files",

@@ -229,6 +229,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether there is no room on the disk.
+    pub(super) fn is_no_space(&self) -> bool {
+        matches!(self.kind(), "no-space" | "no-inodes" | "quota")
+    }
+
     /// Whether this says that the content of an image is not what it should be, and not that this process cannot get at
     /// it.
     pub(super) fn is_damage(&self) -> bool {

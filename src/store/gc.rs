@@ -61,7 +61,8 @@ pub(super) struct Without {
 }
 
 impl Store {
-    /// Removes everything that no name, container or operation in progress needs.
+    /// Removes everything that no name, container or operation in progress needs. Works on a disk that is full to the last
+    /// block or inode.
     ///
     /// # Errors
     ///
@@ -86,9 +87,29 @@ impl Store {
         operation.end()?;
         if !dry_run {
             self.inner.tidy_locks()?;
-            self.settle()?;
+            self.tidy()?;
         }
         Ok(report)
+    }
+
+    /// What a collection does once there is as much room as there will be.
+    fn tidy(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let done = self.settle().and_then(|()| {
+            let operation = inner.begin()?;
+            let index = inner.layout.blobs.layout().stat("index.json")?.size;
+            inner.staging.keep_reserve(operation.workspace(), index)?;
+            Lock::keep_spares(&inner.layout.locks)?;
+            Ok(operation.end()?)
+        });
+        match done {
+            // What was collected is collected.
+            Err(error) if error.is_no_space() => {
+                tracing::warn!(%error, "the disk is still full after a collection");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Ends an operation. If it failed, what it brought goes with it, unless something else leads to that by now.

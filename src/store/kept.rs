@@ -109,7 +109,7 @@ impl Inner {
         if superfluous > FEW.max(left.len()) {
             left.sort_unstable();
             let text: String = left.iter().map(|(name, fact)| line(name, fact)).collect();
-            workspace.replace(text.as_bytes(), &self.cache()?, file, Durability::Relaxed)?;
+            workspace.replace_at_any_price(text.as_bytes(), &self.cache()?, file, Durability::Relaxed)?;
         }
         Ok(())
     }

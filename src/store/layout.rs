@@ -12,6 +12,7 @@
 //!   cache/                  what can be found out again, see `probing`; reserved for the build cache
 //!   locks/                  one file for each thing that two processes may want
 //!   staging/<unique>/       work in progress, see `fs::Staging`
+//!   reserve/                what a full disk is left with, see `fs::staging::reserve`
 //! ```
 //!
 //! Only `oci/` is for others to read. The rest is closed to other users: layers hold set-user-id programs of whatever
@@ -115,7 +116,8 @@ impl Layout {
     pub(super) fn strangers(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut strangers = Vec::new();
         for entry in self.root.names()? {
-            let is_ours = [&DIRECTORIES[..], &["locks", "staging", FORMAT_FILE, DAMAGED_INDEX]].concat();
+            let is_ours =
+                [&DIRECTORIES[..], &["locks", "staging", "reserve", FORMAT_FILE, DAMAGED_INDEX]].concat();
             if !is_ours.iter().any(|name| name.as_bytes() == entry.name) {
                 strangers.push(self.root.path_of(OsStr::from_bytes(&entry.name)));
             }
@@ -140,8 +142,9 @@ impl Layout {
             }
             dir.set_mode(".", mode)?;
         }
-        let workspace = Staging::new(root.ensure_dir("staging", 0o700)?).workspace()?;
-        let staging = root.open_dir("staging")?;
+        let staging = root.ensure_dir("staging", 0o700)?;
+        let keeper = Staging::with_reserve(staging.try_clone()?, root.try_clone()?);
+        let workspace = keeper.workspace()?;
         staging.remove_xattr(".", "system.posix_acl_default")?;
         staging.set_mode(".", 0o700)?;
         let oci = root.open_dir("oci")?;
@@ -149,6 +152,8 @@ impl Layout {
             workspace.replace(super::names::EMPTY_INDEX, &oci, "index.json", durability)?;
         }
         Blobs::create(oci, &workspace, durability)?;
+        keeper.keep_reserve(&workspace, 0)?;
+        Lock::keep_spares(&locks)?;
         if durability == Durability::Full {
             root.sync()?;
         }

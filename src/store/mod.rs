@@ -3,6 +3,7 @@
 //! This is where the parts meet: archives bring blobs, blobs become layers, layers are stacked for containers, and names
 //! say what is kept. What each step leaves on disk, and in which order, is decided here.
 
+mod cancel;
 mod check;
 mod commit;
 mod container;
@@ -141,7 +142,7 @@ impl Store {
     }
 
     fn new(layout: Layout, options: StoreOptions) -> Result<Self, StoreError> {
-        let staging = Staging::new(layout.staging.try_clone()?);
+        let staging = Staging::with_reserve(layout.staging.try_clone()?, layout.root.try_clone()?);
         let (lenders, lent) = lenders::open(&options.additional, &layout.root)?;
         let layers = LayerStore::new(layout.layers.try_clone()?, layout.locks.try_clone()?).with_lent(lent);
         let probe = OnceLock::new();
@@ -222,7 +223,7 @@ fn open_root(path: impl AsRef<Path>) -> Result<Dir, StoreError> {
 
 /// Whether a directory holds nothing but what a store in the making holds, or the root of a file system.
 fn is_free(root: &Dir) -> Result<bool, StoreError> {
-    const OURS: [&[u8]; 8] =
-        [b"layers", b"containers", b"views", b"names", b"cache", b"oci", b"locks", b"staging"];
+    const OURS: [&[u8]; 9] =
+        [b"layers", b"containers", b"views", b"names", b"cache", b"oci", b"locks", b"staging", b"reserve"];
     Ok(root.names()?.iter().all(|entry| OURS.contains(&&*entry.name) || entry.name == b"lost+found"))
 }

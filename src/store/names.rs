@@ -214,7 +214,13 @@ impl Inner {
     /// Replaces the file. The caller holds the lock on names.
     pub(super) fn write_names(&self, names: &Names, operation: &Operation) -> Result<(), StoreError> {
         let (json, layout) = (names.file.to_json(), self.layout.blobs.layout());
-        Ok(operation.workspace().replace(&json, layout, INDEX_FILE, self.options.durability)?)
+        let (work, durability) = (operation.workspace(), self.options.durability);
+        // To name less must be possible on a full disk, or it stays full.
+        match layout.find(INDEX_FILE)?.is_some_and(|old| (json.len() as u64) < old.size) {
+            true => work.replace_at_any_price(&json, layout, INDEX_FILE, durability)?,
+            false => work.replace(&json, layout, INDEX_FILE, durability)?,
+        }
+        Ok(())
     }
 }
 

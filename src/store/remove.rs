@@ -33,7 +33,7 @@ pub struct Removed {
 
 impl Store {
     /// Removes an image as docker does: by name, that name, and the image with its last name; by id, the image with all
-    /// its names.
+    /// its names. Works on a disk that is full.
     ///
     /// # Errors
     ///

@@ -13,6 +13,7 @@ use super::{Inner, Store};
 use crate::blob::{BlobError, BlobSource};
 use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
+use crate::fs::Source;
 use crate::image::Descriptor;
 use crate::layer::{
     EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Progress, Stacking, agree,
@@ -138,8 +139,13 @@ impl Store {
 
     /// Unpacks every layer of `image`, pinned by `operation`, that is not unpacked, and merges the lowest where they are more
     /// than can be stacked. The layers that are returned are those to be stacked; the keys are all.
-    pub(super) fn stack_pinned(&self, image: &Image, operation: &Operation) -> Result<Ensured, StoreError> {
-        let mut ensured = self.unpack_pinned(image, operation, None)?;
+    pub(super) fn stack_pinned(
+        &self,
+        image: &Image,
+        operation: &Operation,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Ensured, StoreError> {
+        let mut ensured = self.unpack_pinned(image, operation, cancel)?;
         if ensured.keys.len() <= MOST_STACKED {
             return Ok(ensured);
         }
@@ -167,7 +173,7 @@ impl Store {
         let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
             let digest = blob.digest;
             let open = move || -> std::io::Result<Box<dyn Read + Send>> {
-                Ok(Box::new(open(&digest).map_err(std::io::Error::other)?))
+                Ok(Box::new(Source::from(open(&digest).map_err(std::io::Error::other)?)))
             };
             LayerSource::new(diff_id, digest, blob.size, Box::new(open))
         };
@@ -184,9 +190,10 @@ impl Store {
         &self,
         record: &ContainerRecord,
         operation: &Operation,
+        cancel: Option<&AtomicBool>,
     ) -> Result<Ensured, StoreError> {
         let image = self.inner.image(Named { target: record.image.target.clone(), names: Vec::new() })?;
         self.inner.pin_manifest(operation, &image)?;
-        self.stack_pinned(&image, operation)
+        self.stack_pinned(&image, operation, cancel)
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::Inner;
 use super::error::StoreError;
 use super::records::{check_name, is_id};
-use crate::fs::{Dir, Kind};
+use crate::fs::{Dir, Kind, Lock};
 use crate::layer::{LayerKey, LayerStore};
 
 /// Locks of the whole store, `names` before each name had its own.
@@ -20,6 +20,10 @@ const LOCKS: [&str; 4] = ["create", "gc", "index", "names"];
 const LOCKED: [&str; 3] = ["container", "layer", "view"];
 
 fn is_lock(name: &str) -> bool {
+    // Kept for a full disk, of which locks can be made.
+    if Lock::is_spare(name) {
+        return true;
+    }
     LOCKS.contains(&name) || name.split_once('-').is_some_and(|(kind, _)| LOCKED.contains(&kind))
 }
 

@@ -48,7 +48,7 @@ impl Store {
             operation.workspace().discard(&inner.layout.views, &id)?;
         }
         let driver = inner.new_driver()?;
-        let Ensured { keys, layers, .. } = self.stack_pinned(image, &operation)?;
+        let Ensured { keys, layers, .. } = self.stack_pinned(image, &operation, None)?;
         let record = ContainerRecord::new(id, String::new(), image.record(), keys, driver.kind());
         let staged = operation.workspace().directory_with(0o700)?;
         let layer = ContainerLayer::new(&record.id, staged.dir().try_clone()?, layers, &*driver);

@@ -106,7 +106,7 @@ impl Scene {
         let root = self.world.path();
         let names = files(&root).into_iter().map(|path| path.strip_prefix(&root).unwrap().to_owned());
         let is_ours = |path: &PathBuf| {
-            let others = ["staging", "locks", "cache"].iter().any(|dir| path.starts_with(dir));
+            let others = ["staging", "reserve", "locks", "cache"].iter().any(|dir| path.starts_with(dir));
             !others
                 && !path.components().any(|part| ["root", "upper"].iter().any(|own| part.as_os_str() == *own))
         };
@@ -122,7 +122,8 @@ impl Scene {
 
 /// What is in a store, but for what may come and go.
 fn state_of(path: &Path) -> Tree {
-    let state = ["staging", "locks", "cache"].iter().fold(snapshot(path), |state, dir| state.without(dir));
+    let state =
+        ["staging", "reserve", "locks", "cache"].iter().fold(snapshot(path), |state, dir| state.without(dir));
     state.without_mtimes(|path, node| {
         let in_layer = path.components().any(|part| part.as_os_str() == "tree");
         // Nobody sets or sees the time of a deletion.

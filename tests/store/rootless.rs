@@ -20,7 +20,7 @@ use crate::common::{have, run_command, scratch};
 use crate::world::*;
 
 /// Makes a container, edits it and commits.
-fn edited(world: &World, options: CreateOptions) -> Image {
+fn edited(world: &World, options: CreateOptions<'_>) -> Image {
     let image = world.store.image("sample:1").unwrap_or_else(|_| world.load_image(&sample()));
     let container = world.store.create_container(&image, &options).unwrap();
     let mounted = container.mount().unwrap_or_else(|error| panic!("{}", chain(&error)));

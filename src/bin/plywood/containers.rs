@@ -21,6 +21,7 @@ use crate::human;
 use crate::images;
 use crate::output::Table;
 use crate::progress::Meter;
+use crate::signals::Interrupt;
 
 /// Finds a container by what a person typed.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Container, Failure> {
@@ -68,10 +69,18 @@ pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure
     options.labels.extend(args.labels.iter().cloned());
     options.created = Some(now());
     options.root = root_options(&args.root);
+    let interrupt = Interrupt::watch()?;
+    options.cancel = Some(interrupt.flag());
     let meter = Meter::new("creating", context.output);
+    let interrupted = |failure| interrupt.explain(failure);
     let container = match (&args.from_container, &args.image) {
-        (Some(name), _) => find(&store, name)?.clone_as(&options).map_err(|error| hinted(&store, error))?,
-        (None, Some(name)) => store.create_container(&images::find(&store, name)?, &options)?,
+        (Some(name), _) => {
+            find(&store, name)?.clone_as(&options).map_err(|error| interrupted(hinted(&store, error)))?
+        }
+        (None, Some(name)) => {
+            let image = images::find(&store, name)?;
+            store.create_container(&image, &options).map_err(|error| interrupted(error.into()))?
+        }
         (None, None) => unreachable!("the command line asks for one of them"),
     };
     drop(meter);
@@ -279,8 +288,10 @@ pub(crate) fn commit(context: &Context, args: &CommitArgs) -> Result<(), Failure
     let epoch = args.source_date_epoch.map(Timestamp::from_seconds);
     options.created = Some(args.created.or(epoch).unwrap_or_else(now));
     options.pack.latest_mtime = epoch;
+    let interrupt = Interrupt::watch()?;
+    options.cancel = Some(interrupt.flag());
     let meter = Meter::new("committing", context.output);
-    let image = container.commit(&options)?;
+    let image = container.commit(&options).map_err(|error| interrupt.explain(error.into()))?;
     drop(meter);
     match context.output.json {
         true => context.output.json(&json!({

@@ -207,7 +207,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 fn io_kind(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "permission",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no-space",
+        io::ErrorKind::StorageFull => "no-space",
+        io::ErrorKind::QuotaExceeded => "quota",
         io::ErrorKind::ReadOnlyFilesystem => "read-only",
         io::ErrorKind::NotFound => "not-found",
         _ => "io",

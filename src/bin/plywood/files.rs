@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal as _, Read, Write};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,25 +63,64 @@ impl<'a> Input<'a> {
 impl Read for Input<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.interrupt.check()?;
-        // Another thread may get the signal, and this one would sleep on: hence the timeout.
-        let timeout = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
         if self.can_wait {
-            loop {
-                match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&timeout)) {
-                    Ok(0) | Err(rustix::io::Errno::INTR) => self.interrupt.check()?,
-                    Ok(_) => break,
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            wait_for(&self.file, PollFlags::IN, self.interrupt)?;
         }
         self.file.read(buffer)
+    }
+}
+
+/// A file to write to, given up when the user interrupts, also while it waits for whoever reads it.
+#[derive(Debug)]
+struct Patient<'a> {
+    file: File,
+    /// A write to these can wait for ever.
+    can_wait: bool,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Patient<'a> {
+    /// What a pipe takes without waiting once it says that it takes something (`PIPE_BUF`).
+    const PIECE: usize = 4096;
+
+    fn new(file: File, interrupt: &'a Interrupt) -> Result<Self, Failure> {
+        let metadata = file.metadata().map_err(|source| Failure::io("ask about the output", source))?;
+        let can_wait = metadata.file_type().is_fifo() || metadata.file_type().is_socket();
+        Ok(Self { file, can_wait, interrupt })
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.can_wait {
+            return self.file.write(bytes);
+        }
+        wait_for(&self.file, PollFlags::OUT, self.interrupt)?;
+        self.file.write(&bytes[..bytes.len().min(Self::PIECE)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Waits until something can be done with `file`.
+fn wait_for(file: &File, what: PollFlags, interrupt: &Interrupt) -> io::Result<()> {
+    // Another thread may get the signal, and this one would sleep on: hence the timeout.
+    let timeout = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    loop {
+        match poll(&mut [PollFd::new(file, what)], Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => interrupt.check()?,
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
 /// Where a command writes an archive.
 #[derive(Debug)]
 pub(crate) struct Sink<'a> {
-    file: BufWriter<File>,
+    file: BufWriter<Patient<'a>>,
     place: Place,
     written: u64,
     /// Why writing failed, if it did. The library wraps its error, and knows no name of what it writes to.
@@ -114,7 +154,7 @@ impl<'a> Sink<'a> {
             let message = "an archive is nothing for a terminal: use -o FILE, or redirect the output";
             return Err(Failure::Usage(message.to_owned()));
         }
-        let file = BufWriter::with_capacity(BUFFER, file);
+        let file = BufWriter::with_capacity(BUFFER, Patient::new(file, interrupt)?);
         Ok(Self { file, place, written: 0, failed: None, interrupt, meter })
     }
 
@@ -125,7 +165,7 @@ impl<'a> Sink<'a> {
             return Err(self.failure(source));
         }
         if let Place::Staged(staged) = self.place {
-            staged.publish(self.file.get_ref(), sync)?;
+            staged.publish(&self.file.get_ref().file, sync)?;
         }
         Ok(self.written)
     }

@@ -124,7 +124,9 @@ pub(crate) fn export(context: &Context, args: &ExportArgs) -> Result<(), Failure
     let interrupt = Interrupt::watch()?;
     let meter = Meter::new("exporting", context.output);
     let bytes = write_archive(context, target, &interrupt, Some(&meter), |sink| {
-        Ok(container.export(sink, &ExportOptions::default())?)
+        let mut options = ExportOptions::default();
+        options.cancel = Some(interrupt.flag());
+        Ok(container.export(sink, &options)?)
     })?;
     drop(meter);
     if context.output.json {
