@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use plywood::changeset::{Entry, EntryKind, Writer};
-use plywood::codec::{Compression, Encoder};
+use plywood::codec::{Encoder, Encoding};
 use plywood::fs::{Metadata, Timestamp};
 use plywood::image::{Config, Descriptor, Index, Manifest, MediaType, OCI_REF_NAME};
 use plywood::path::LayerPath;
@@ -15,7 +15,7 @@ use super::Result;
 /// An image to be made.
 pub(crate) struct Plan {
     shape: &'static str,
-    compression: Compression,
+    encoding: Encoding,
     layers: usize,
     /// In each layer.
     directories: usize,
@@ -27,14 +27,14 @@ pub(crate) struct Plan {
 
 /// Every image.
 pub(crate) fn all(quick: bool) -> Vec<Plan> {
-    let compressions = [Compression::Gzip, Compression::Zstd, Compression::None];
+    let encodings = [Encoding::Gzip { level: 6 }, Encoding::Zstd { level: 3 }, Encoding::None];
     let mut plans = Vec::new();
     for (shape, layers, directories, files, size) in match quick {
         false => [("small", 2, 500, 12, 5 << 10), ("large", 2, 1, 4, 20 << 20), ("many", 64, 4, 10, 4 << 10)],
         true => [("small", 2, 5, 5, 5 << 10), ("large", 2, 1, 1, 1 << 20), ("many", 8, 2, 2, 4 << 10)],
     } {
-        for compression in compressions {
-            plans.push(Plan { shape, compression, layers, directories, files, size });
+        for encoding in encodings {
+            plans.push(Plan { shape, encoding, layers, directories, files, size });
         }
     }
     plans
@@ -42,7 +42,7 @@ pub(crate) fn all(quick: bool) -> Vec<Plan> {
 
 impl Plan {
     pub(crate) fn name(&self) -> String {
-        format!("{}/{}", self.shape, self.compression)
+        format!("{}/{}", self.shape, self.encoding.compression())
     }
 
     /// Writes the image as an OCI directory.
@@ -53,9 +53,9 @@ impl Plan {
         let mut config = Config::new(&Platform::host());
         let mut layers = Vec::new();
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        let media_type = match self.compression {
-            Compression::Gzip => MediaType::OCI_LAYER_GZIP,
-            Compression::Zstd => MediaType::OCI_LAYER_ZSTD,
+        let media_type = match self.encoding {
+            Encoding::Gzip { .. } => MediaType::OCI_LAYER_GZIP,
+            Encoding::Zstd { .. } => MediaType::OCI_LAYER_ZSTD,
             _ => MediaType::OCI_LAYER,
         };
         for number in 0..self.layers {
@@ -76,7 +76,7 @@ impl Plan {
     }
 
     fn layer(&self, number: usize, random: &mut Random) -> Result<(Vec<u8>, DiffId)> {
-        let blob = Encoder::new(Vec::new(), self.compression.into())?;
+        let blob = Encoder::new(Vec::new(), self.encoding)?;
         let mut tar = Writer::new(HashingWriter::new(Algorithm::Sha256, blob));
         let mtime = Timestamp { seconds: 1_700_000_000, nanos: 0 };
         let metadata = |mode| Metadata { mode, mtime, ..Metadata::default() };

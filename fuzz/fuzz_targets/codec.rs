@@ -64,10 +64,11 @@ fn read_like_the_reference(stream: &[u8]) {
             let decoder = zstd::Decoder::new(stream).expect("memory can be had");
             decoder.take(2 * ENOUGH).read_to_end(&mut expected).is_ok()
         }
-        _ => {
+        Compression::None => {
             expected.extend_from_slice(stream);
             true
         }
+        _ => return, // there is no other decoder here
     };
     assert!(!accepted || expected == content, "two decoders read different things");
 }

@@ -9,7 +9,7 @@ use super::arrival::Source;
 use super::load::Destination;
 use super::walk::Lookup;
 use crate::blob::{BlobError, BlobSource, Blobs};
-use crate::codec::{Compression, sniff};
+use crate::codec::{Compression, SNIFFED, sniff};
 use crate::digest::{Algorithm, Digest};
 use crate::fs::Context;
 
@@ -121,7 +121,7 @@ pub(super) fn find_in(blobs: &dyn BlobSource, digest: &Digest) -> Result<Option<
     let path = blobs.path(digest);
     let size = file.metadata().at("stat", &path)?.len();
     let mut start = Vec::new();
-    file.take(SNIFFED).read_to_end(&mut start).at("read", &path)?;
+    file.take(SNIFFED as u64).read_to_end(&mut start).at("read", &path)?;
     Ok(Some(Found { size, compression: sniff(&start) }))
 }
 
@@ -144,9 +144,6 @@ fn open(blobs: &dyn BlobSource, digest: &Digest) -> Result<Option<File>, LoadErr
         Err(error) => Err(error.into()),
     }
 }
-
-/// How many first bytes tell the compression.
-pub(super) const SNIFFED: u64 = 4;
 
 /// The digest that a member's name in a layout gives it.
 pub(super) fn digest_of_path(path: &[u8]) -> Option<Digest> {

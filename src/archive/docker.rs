@@ -108,7 +108,7 @@ pub(super) fn manifest_for(
         return Err(LoadError::image(MANIFEST, ImageError::LayerCount { layers, diff_ids }));
     }
     let layers = item.layers.iter().zip(&config.rootfs.diff_ids);
-    let layers = layers.map(|(path, diff_id)| layer(path, diff_id, item, members));
+    let layers = layers.map(|(path, diff_id)| layer(path, diff_id, item, members, limits));
     let layers = layers.collect::<Result<Vec<_>, _>>()?;
     let config = Descriptor::new(MediaType::OCI_CONFIG, item.id, bytes.len() as u64);
     let manifest = Manifest::new(config, layers).to_json();
@@ -122,14 +122,23 @@ fn layer(
     diff_id: &DiffId,
     item: &Item,
     members: &mut Members<'_>,
+    limits: &Limits,
 ) -> Result<Descriptor, LoadError> {
     let found = match members.resolve(path)? {
         Some(digest) => members.find(&digest)?.map(|found| (digest, found)),
         None => None,
     };
     if let Some((digest, found)) = found {
-        let media_type = format!("{}{}", MediaType::OCI_LAYER, found.compression.media_type_suffix());
-        return Ok(Descriptor::new(MediaType::from(media_type), digest, found.size));
+        // What no manifest has a word for is kept as the plain tar.
+        let (suffix, digest, size) = match found.compression.media_type_suffix() {
+            Some(suffix) => (suffix, digest, found.size),
+            None => {
+                let (digest, size) = members.add_decompressed(&digest, limits)?;
+                ("", digest, size)
+            }
+        };
+        let media_type = MediaType::from(format!("{}{suffix}", MediaType::OCI_LAYER));
+        return Ok(Descriptor::new(media_type, digest, size));
     }
     if let Some(source) = item.sources.get(&diff_id.to_string()) {
         let media_type = source.media_type.to_oci();

@@ -8,12 +8,12 @@ use std::io::{Read, Write};
 
 use super::LoadError;
 use super::arrival::Source;
-use super::content::{self, Content, Found, SNIFFED, find_in, read_in};
+use super::content::{self, Content, Found, find_in, read_in};
 use super::load::{Destination, LoadOptions};
 use super::stream::Plain;
 use crate::blob::{BlobError, ParkedBlob};
 use crate::changeset::{Member, MemberKind, Reader};
-use crate::codec::{Compression, Decoder, sniff};
+use crate::codec::{Compression, Decoder, SNIFFED, sniff};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher, HashingReader};
 use crate::fs::Context;
 use crate::image::ImageError;
@@ -192,7 +192,7 @@ impl<'w> Members<'w> {
         let mut writer = self.into.blobs.writer(self.into.workspace, algorithm)?;
         let mut start = Vec::new();
         copy(tar, size, |part| {
-            let missing = (SNIFFED as usize).saturating_sub(start.len()).min(part.len());
+            let missing = SNIFFED.saturating_sub(start.len()).min(part.len());
             start.extend_from_slice(&part[..missing]);
             Ok(writer.write_all(part).at_path("write", || writer.path())?)
         })?;
@@ -232,15 +232,43 @@ impl<'w> Members<'w> {
             Some(found) if found.compression == Compression::None => return Ok(Some(DiffId::of_tar(digest))),
             Some(_) => {}
         }
-        let reader: Box<dyn Read + '_> = match self.held.get(&digest) {
-            Some(Held::Memory(bytes)) => Box::new(&bytes[..]),
-            Some(Held::Workspace { blob: Some(blob), .. }) => Box::new(blob.open()?),
-            _ => Box::new(self.into.blobs.open_blob(&digest)?),
-        };
-        let decoder = Decoder::new(reader, limits).map_err(LoadError::of_stream)?;
-        let mut tar = HashingReader::new(Algorithm::Sha256, decoder);
+        let mut tar = HashingReader::new(Algorithm::Sha256, self.decoder(&digest, limits)?);
         std::io::copy(&mut tar, &mut std::io::sink()).map_err(LoadError::of_stream)?;
         Ok(Some(DiffId::of_tar(tar.finish().1)))
+    }
+
+    /// Adds what `digest` is decompressed, and returns its digest and size.
+    pub(super) fn add_decompressed(
+        &mut self,
+        digest: &Digest,
+        limits: &Limits,
+    ) -> Result<(Digest, u64), LoadError> {
+        let mut writer = self.into.blobs.writer(self.into.workspace, Algorithm::Sha256)?;
+        let mut decoder = self.decoder(digest, limits)?;
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match decoder.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => writer.write_all(&buffer[..count]).at_path("write", || writer.path())?,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(LoadError::of_stream(error)),
+            }
+        }
+        drop(decoder);
+        let staged = writer.finish()?;
+        let (digest, size) = (staged.digest(), staged.size());
+        let found = Found { size, compression: Compression::None };
+        self.held.entry(digest).or_insert(Held::Workspace { blob: Some(staged.park()), found });
+        Ok((digest, size))
+    }
+
+    fn decoder(&self, digest: &Digest, limits: &Limits) -> Result<Decoder<Box<dyn Read + '_>>, LoadError> {
+        let reader: Box<dyn Read + '_> = match self.held.get(digest) {
+            Some(Held::Memory(bytes)) => Box::new(&bytes[..]),
+            Some(Held::Workspace { blob: Some(blob), .. }) => Box::new(blob.open()?),
+            _ => Box::new(self.into.blobs.open_blob(digest)?),
+        };
+        Decoder::new(reader, limits).map_err(LoadError::of_stream)
     }
 
     /// The size of a blob that the store has.

@@ -39,17 +39,6 @@ impl Encoding {
     }
 }
 
-/// The customary level: 6 for gzip, 3 for Zstandard.
-impl From<Compression> for Encoding {
-    fn from(compression: Compression) -> Self {
-        match compression {
-            Compression::None => Self::None,
-            Compression::Gzip => Self::Gzip { level: 6 },
-            Compression::Zstd => Self::Zstd { level: 3 },
-        }
-    }
-}
-
 /// Compresses what is written to it and passes it on.
 ///
 /// The stream is whole only after [`finish`](Self::finish); dropping the encoder instead leaves it cut. Flushing

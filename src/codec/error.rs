@@ -54,7 +54,7 @@ pub enum CodecError {
         /// Length of what was unpacked, modulo 2^32.
         found: u32,
     },
-    /// Something follows the last member or frame that is neither another one nor, for gzip, zeros.
+    /// Something follows the last member, frame or stream that is neither another one nor, for gzip, zeros.
     #[error("unknown data follows the {compression} stream at byte {position}")]
     Trailing {
         /// How the stream is compressed.

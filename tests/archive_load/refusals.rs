@@ -219,7 +219,10 @@ fn what_is_no_image_archive_is_told_what_it_is() {
             "not an image archive, but a tar with neither index.json nor manifest.json (2 members, such as bin); \
              a root file system can be imported",
         ),
-        (b"\xfd7zXZ\0\0\0", "the archive is compressed with xz, which is not supported: decompress it first"),
+        (
+            b"\x04\x22\x4d\x18",
+            "the archive is compressed with lz4, which is not supported: decompress it first",
+        ),
     ] {
         assert_eq!(refuse(bytes).to_string(), message);
     }

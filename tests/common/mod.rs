@@ -32,7 +32,7 @@ pub mod untar;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Set where everything a test may need is installed: then a test that would skip fails instead.
 pub const REQUIRE_ALL: &str = "PLYWOOD_TEST_REQUIRE_ALL";
@@ -119,6 +119,19 @@ pub fn run_command(command: &mut Command) -> Output {
         String::from_utf8_lossy(&output.stderr)
     );
     output
+}
+
+/// What `command` makes of `input`.
+pub fn through(command: &mut Command, input: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(input).unwrap());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?}");
+        output.stdout
+    })
 }
 
 /// The SHA-256 of some bytes in lower-case hex.
