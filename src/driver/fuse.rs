@@ -31,6 +31,7 @@ use crate::fs::{Context, Dir, Optional};
 use crate::stack::Tree;
 use crate::stack::marks::{Families, Marks};
 use crate::stack::object::Style;
+use crate::stack::owner;
 
 pub(super) use program::{Program, files};
 
@@ -114,7 +115,17 @@ impl<'a> Handles<'a> {
         let lowers: Vec<_> = shown.map(|(_, tree)| &tree.dir).collect();
         let mut own = Vec::new();
         let upper = match spec.options.access {
-            Access::Writable => Some((spec.dir.open_dir(UPPER)?, spec.dir.open_dir(WORK)?)),
+            Access::Writable => {
+                let upper = spec.dir.open_dir(UPPER)?;
+                if !owner::are_needed() {
+                    // On the root it makes the server believe every record: a container's root, to whom version 2 leaves
+                    // these attributes, would have devices that it may not make.
+                    for key in [owner::KEY, owner::FUSE_KEY] {
+                        upper.remove_xattr(".", key)?;
+                    }
+                }
+                Some((upper, spec.dir.open_dir(WORK)?))
+            }
             Access::ReadOnly => {
                 own.push(spec.dir.open_dir(TOP)?);
                 None

@@ -288,10 +288,7 @@ impl Driver for OverlayDriver {
         let dir = dir.open_dir(UPPER)?;
         let settings = record.settings();
         let (follows, translates) = (settings.redirect_dir || settings.metacopy, settings.ids.is_some());
-        let marks = match follows || translates {
-            true => Marks::Upper { family: recorded, follows, translates },
-            false => Marks::Overlay(recorded),
-        };
+        let marks = Marks::Upper { family: recorded, follows, translates };
         Ok(Writable::Upper(Tree { dir, marks, declares_root: true }))
     }
 

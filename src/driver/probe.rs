@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::error::DriverError;
 use super::fuse::Program;
 use super::{CopyDriver, Driver, DriverKind, FuseDriver, OverlayDriver};
-use crate::fs::Dir;
+use crate::fs::{Dir, in_initial_user_namespace};
 use crate::stack::marks::Families;
 
 pub use circumstances::Circumstances;
@@ -205,8 +205,7 @@ pub fn reader(kind: DriverKind) -> Box<dyn Driver> {
 /// Whether this process is shown `trusted.*` attributes, as far as can be told without making one. Where it cannot be told
 /// it is not: to whom deletions are hidden, deleted files would come back.
 fn sees_trusted() -> bool {
-    const INITIAL: &str = "user:[4026531837]"; // fixed by the kernel
-    std::fs::read_link("/proc/thread-self/ns/user").is_ok_and(|namespace| namespace.as_os_str() == INITIAL)
+    in_initial_user_namespace()
         && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 

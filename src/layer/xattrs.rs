@@ -17,7 +17,9 @@ const BY_DEFAULT: &[&str] =
 const ALWAYS: &[&str] = &["user.containers.override_stat", "user.fuseoverlayfs.*", "user.rootlesscontainers"];
 
 /// Decides which extended attributes are part of a layer. The default keeps all but those that mean something to one
-/// machine only: `security.selinux`, `security.ima`, `security.evm`, `system.nfs4_acl` and `btrfs.*`.
+/// machine only: `security.selinux`, `security.ima`, `security.evm`, `system.nfs4_acl` and `btrfs.*`. Attributes in which
+/// rootless tools record an owner (`user.containers.override_stat`, `user.fuseoverlayfs.*`, `user.rootlesscontainers`)
+/// are never part of one: they could claim what no header shows.
 ///
 /// ```
 /// use plywood::layer::XattrPolicy;

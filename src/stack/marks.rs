@@ -9,8 +9,9 @@
 //! ```
 //!
 //! `overlay.` stands for `trusted.overlay.` or `user.overlay.`; which family a mount obeys depends on who made it, so
-//! trees that root writes carry both. fuse-overlayfs has more forms of its own, which are only read ([`Marks::Fuse`]). Attributes of either family that came *with* an image are stored escaped (see
-//! [`crate::whiteout::escape`]) and are not marks.
+//! trees that root writes carry both. fuse-overlayfs has more forms of its own, which are only read ([`Marks::Fuse`]).
+//! Attributes of either family that came *with* an image are stored escaped (see [`crate::whiteout::escape`]) and are not
+//! marks.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -28,16 +29,16 @@ use crate::whiteout::{self, Namespace};
 pub enum Marks {
     /// None: an ordinary directory, in which a device 0:0 is a device and an attribute an attribute.
     None,
-    /// Overlayfs's, of this family.
+    /// Overlayfs's, of this family, in a layer.
     Overlay(Namespace),
-    /// Overlayfs's, of both families: root wrote it, and whoever reads may obey the one or the other.
+    /// Overlayfs's, of both families, in a layer: root wrote it, and whoever reads may obey the one or the other.
     Both,
-    /// Overlayfs's, of this family, in an upper directory whose mounts have more than the usual options.
+    /// Overlayfs's, of this family, in an upper directory.
     Upper {
         /// The family.
         family: Namespace,
         /// Whether a directory may be merged with one of another name, and a file may have its content elsewhere
-        /// (`redirect_dir`, `metacopy`).
+        /// (`redirect_dir`, `metacopy`), as only mounts with these options leave it.
         follows: bool,
         /// Whether the mounts translate ids, so that [`super::owner::HOST_ROOT`] may own something.
         translates: bool,

@@ -40,7 +40,7 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     let (mut kind, mut node) = (stat.kind, stat.node);
     for (name, value) in dir.xattrs(path)? {
         if name == owner::KEY || name == owner::FUSE_KEY {
-            if let Some(meant) = Override::parse(&value).filter(|_| owner::may_record(stat.uid)) {
+            if let Some(meant) = Override::parse(&value).filter(|_| owner::is_record(marks, stat.uid)) {
                 (metadata.uid, metadata.gid) = (meant.uid, meant.gid);
                 // fuse-overlayfs gives files modes of its own; otherwise another mode than was made is a later one.
                 if name == owner::FUSE_KEY || is_mode_of(meant.mode, &stat) {
@@ -255,6 +255,7 @@ fn is_loss(error: &Error, key: &[u8], style: Style) -> bool {
 mod tests {
     use super::*;
     use crate::fs::Timestamp;
+    use crate::whiteout::Namespace;
 
     #[test]
     fn what_is_written_is_read_back() {
@@ -303,8 +304,35 @@ mod tests {
         dir.set_xattr(path, owner::KEY, &meant.to_value(&FileType::File { size: 0 })).unwrap();
         for (on_disk, shown) in [(0o044, 0o044), (0o444, 0o044), (0o600, 0o600), (0o4044, 0o4044)] {
             dir.set_mode(path, on_disk).unwrap();
-            let metadata = read(&dir, path, Marks::None).unwrap().metadata;
+            let marks = Marks::Overlay(Namespace::User);
+            let metadata = read(&dir, path, marks).unwrap().metadata;
             assert_eq!((metadata.uid, metadata.gid, metadata.mode), (4, 5, shown), "{on_disk:o}");
+        }
+    }
+
+    #[test]
+    fn a_record_counts_where_no_container_writes_or_where_it_is_needed() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let path = Path::new("file");
+        dir.create_file(path, 0o600).unwrap();
+        let node = Some((Kind::BlockDevice, DeviceNumber { major: 8, minor: 0 }));
+        let meant = Override { uid: 4, gid: 5, mode: 0o600, node };
+        let value = meant.to_value(&FileType::BlockDevice(DeviceNumber { major: 8, minor: 0 }));
+        dir.set_xattr(path, owner::KEY, &value).unwrap();
+        let upper = |family| Marks::Upper { family, follows: false, translates: false };
+        for (marks, counts) in [
+            (Marks::Both, true),
+            (Marks::Overlay(Namespace::User), true),
+            (upper(Namespace::Trusted), false),
+            (upper(Namespace::User), owner::are_needed()),
+            (Marks::Fuse, owner::are_needed()),
+            (Marks::None, owner::are_needed()),
+        ] {
+            let object = read(&dir, path, marks).unwrap();
+            assert_eq!(object.file_type != FileType::File { size: 0 }, counts, "{marks:?}");
+            assert_eq!(object.metadata.uid == 4, counts, "{marks:?}");
+            assert!(object.metadata.xattrs.is_empty(), "{marks:?}");
         }
     }
 }

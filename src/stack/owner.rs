@@ -4,8 +4,17 @@
 //! keeps its true owner, mode and type in an attribute, in the spelling of containers/storage:
 //! `user.containers.override_stat` = `uid:gid:mode[:type]`, the mode in octal. fuse-overlayfs 1.x writes
 //! `user.fuseoverlayfs.override_stat` with the file type in the mode's upper bits; that is read too.
+//!
+//! A record is an attribute that anybody may set who may write to the file, and no secret tells ours from others. It is
+//! believed on files of this process's own user only ([`is_record`]), and in what a container wrote only where this process
+//! could not have done without ([`are_needed`]): the root of a container without `CAP_MKNOD` must not have a device made by
+//! who commits what it wrote.
 
-use crate::fs::{DeviceNumber, FileType, Kind};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::marks::Marks;
+use crate::fs::{DeviceNumber, FileType, Kind, in_initial_user_namespace};
+use crate::whiteout::Namespace;
 
 /// Who owns on disk what belongs to `uid:gid` in the image; `None` if that has to be recorded.
 ///
@@ -26,10 +35,26 @@ pub fn in_image(uid: u32, gid: u32) -> (u32, u32) {
     (if uid == own_uid { 0 } else { uid }, if gid == own_gid { 0 } else { gid })
 }
 
-/// Whether a record on a file that belongs to `uid` on disk counts. Those that we write are on files that stayed our own.
-/// Anybody may write one on a file of his own: a user in a container could have it committed as root's, and setuid.
-pub fn may_record(uid: u32) -> bool {
-    uid == rustix::process::geteuid().as_raw()
+/// Whether a record counts in a tree with `marks`, on a file that belongs to `uid` on disk.
+///
+/// Those that we write are on files that stayed our own: a user in a container could write one on a file of his own, and
+/// have it committed as root's, and setuid. No layer has one that came with an image. In trees that somebody else writes
+/// into, which the container's root does with the same user id, they count where they are needed, and never beside marks
+/// that only root can make.
+pub fn is_record(marks: Marks, uid: u32) -> bool {
+    let in_tree = match marks {
+        Marks::Both | Marks::Overlay(_) => true,
+        Marks::Upper { family: Namespace::Trusted, .. } => false,
+        Marks::Upper { family: Namespace::User, .. } | Marks::Fuse | Marks::None => are_needed(),
+    };
+    in_tree && uid == rustix::process::geteuid().as_raw()
+}
+
+/// Whether there may be something that this process cannot give to a file, so that it has to be recorded: everywhere but in
+/// the initial user namespace with the capabilities to give any owner, make any device and pass any mode.
+pub fn are_needed() -> bool {
+    let all = CapabilitySet::CHOWN | CapabilitySet::MKNOD | CapabilitySet::DAC_OVERRIDE;
+    !(in_initial_user_namespace() && capabilities(None).is_ok_and(|sets| sets.effective.contains(all)))
 }
 
 /// The ids of a process that is not root, neither on the host nor in a user namespace; asked once where many files are

@@ -1,7 +1,6 @@
 //! Commits: what the new image says of itself, and what a commit leaves alone.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
 
 use plywood::codec::Encoding;
 use plywood::driver::DriverKind;
@@ -9,11 +8,9 @@ use plywood::fs::Timestamp;
 use plywood::image::{CommandLine, ConfigChange, Reference};
 use plywood::path::LayerPath;
 use plywood::store::{CommitOptions, Container, CreateOptions, Image};
-use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
 use crate::common::image::{Layout, image};
-use crate::common::privilege::{self, Privilege};
 use crate::common::tar::{tar, tar_of};
 use crate::common::{sha256, untar};
 use crate::world::*;
@@ -229,28 +226,4 @@ fn the_base_is_kept_as_it_is_and_docker_types_become_those_of_oci() {
     for layer in manifest["layers"].as_array().unwrap() {
         assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar");
     }
-}
-
-#[test]
-fn what_a_user_in_a_container_records_of_an_owner_is_not_believed() {
-    privilege::under(&[Privilege::Root, Privilege::IdRange], |privilege| {
-        for &driver in drivers(privilege) {
-            let world = World::driver(driver);
-            let base = world.load_image(&image().layer(tar().dir("home").finish()).name("base"));
-            let container = world.store.create_container(&base, &CreateOptions::default()).unwrap();
-            let mounted = container.mount().unwrap();
-            let path = mounted.path().join("home/evil");
-            fs::write(&path, "#!/bin/sh").unwrap();
-            chown(&path, Some(1000), Some(1000)).unwrap();
-            fs::set_permissions(&path, PermissionsExt::from_mode(0o4755)).unwrap();
-            for key in ["user.containers.override_stat", "user.fuseoverlayfs.override_stat"] {
-                rustix::fs::setxattr(&path, key, b"0:0:04755", XattrFlags::empty()).unwrap();
-            }
-            mounted.unmount().unwrap();
-            let image = container.commit(&CommitOptions::default()).unwrap();
-            let entries = untar::entries(&layer(&world, &image, 1));
-            let evil = entries.iter().find(|entry| entry.name == b"home/evil").unwrap();
-            assert_eq!((evil.uid, evil.gid, evil.xattrs.len()), (1000, 1000, 0), "{driver}");
-        }
-    });
 }

@@ -19,6 +19,7 @@ mod life;
 mod many;
 mod many_layers;
 mod prune;
+mod records;
 mod refusals;
 mod repair;
 mod rootless;
