@@ -62,7 +62,10 @@ impl Shop {
             .map(|image| SaveImage { target: image.target.clone(), names: image.names.clone() })
             .collect();
         let out = File::create(&path).unwrap();
-        save(&images, &self.blobs, format, out, &SaveOptions::default()).unwrap();
+        let workspace = self.staging.workspace().unwrap();
+        let mut options = SaveOptions::default();
+        options.workspace = Some(&workspace);
+        save(&images, &self.blobs, format, out, &options).unwrap();
         path
     }
 
@@ -149,6 +152,66 @@ fn podman_loads_what_was_saved_under_the_same_names() {
             text(&shop.save(&images[..1], ArchiveFormat::OciArchive, "oci.tar")),
         ]);
         assert_eq!(listed(&podman.run(&LIST)), ids(&images[..1]));
+    }
+}
+
+#[test]
+fn every_engine_loads_a_classic_docker_archive_under_the_same_names() {
+    let layout = sample(Compression::Zstd);
+    let shop = Shop::new();
+    let path = shop.save(&shop.sample(&layout), ArchiveFormat::ClassicDockerArchive, "classic.tar");
+    if let Some(podman) = Storage::podman() {
+        podman.run(&["load", "-q", "-i", text(&path)]);
+        assert_eq!(listed(&podman.run(&LIST)), expected(&layout));
+    }
+    if let Some(docker) = Docker::start() {
+        docker.run(&["load", "-q", "-i", text(&path)]);
+        assert_eq!(listed(&docker.run(&LIST)), expected(&layout));
+    }
+    if common::have(&["skopeo"]) {
+        let copy = shop.path("copy.tar");
+        let from = format!("docker-archive:{}:web:1", text(&path));
+        common::run("skopeo", ["copy", "-q", &from, &format!("docker-archive:{}:web:1", text(&copy))]);
+        let copied = Shop::new().load(&copy);
+        assert_eq!(copied[0].manifests[0].manifest.config.digest.to_string(), layout.images[0].config);
+    }
+}
+
+#[test]
+fn every_engine_takes_layers_that_were_compressed_anew() {
+    let layout = sample(Compression::None);
+    let shop = Shop::new();
+    let images = shop.sample(&layout);
+    let podman = Storage::podman();
+    let docker = Docker::start();
+    for (method, old_docker_reads_it) in [("gzip:9", true), ("zstd:7", false)] {
+        let path = shop.path("packed.tar");
+        let workspace = shop.staging.workspace().unwrap();
+        let mut options = SaveOptions::default();
+        options.workspace = Some(&workspace);
+        options.compression = method.parse().unwrap();
+        let images: Vec<_> = images
+            .iter()
+            .map(|image| SaveImage { target: image.target.clone(), names: image.names.clone() })
+            .collect();
+        let out = File::create(&path).unwrap();
+        save(&images, &shop.blobs, ArchiveFormat::DockerArchive, out, &options).unwrap();
+        if let Some(podman) = &podman {
+            podman.run(&["rmi", "-af"]);
+            podman.run(&["load", "-q", "-i", text(&path)]);
+            assert_eq!(listed(&podman.run(&LIST)), expected(&layout), "{method}");
+        }
+        if let Some(docker) = docker.as_ref().filter(|_| old_docker_reads_it) {
+            docker.run(&["load", "-q", "-i", text(&path)]);
+            assert_eq!(listed(&docker.run(&LIST)), expected(&layout), "{method}");
+        }
+        if common::have(&["skopeo"]) {
+            let to = shop.path(&method.replace(':', "-"));
+            let from = format!("oci-archive:{}:web:1", text(&path));
+            common::run("skopeo", ["copy", "-q", &from, &format!("oci:{}:web:1", text(&to))]);
+            let copied = Shop::new().load(&to);
+            assert_eq!(copied[0].manifests[0].manifest.config.digest.to_string(), layout.images[0].config);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::changeset::ChangesetError;
 use crate::codec::CodecError;
 use crate::digest::{DiffId, Digest};
 use crate::fs;
-use crate::image::{ImageError, ReferenceError};
+use crate::image::{ImageError, MediaType, Platform, ReferenceError};
 
 /// Why an archive or a layout was not loaded. Nothing of it is visible then.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +201,41 @@ pub enum SaveError {
         /// What is wrong with it.
         source: LoadError,
     },
+    /// There is no image for the platform that was asked for.
+    #[error("the image {image} is not for {wanted}, but for {}", list(found))]
+    NoPlatform {
+        /// What was asked for.
+        image: Digest,
+        /// The platform that was asked for.
+        wanted: Platform,
+        /// The platforms that there are.
+        found: Vec<Platform>,
+    },
+    /// Something is no image, and the form of the archive has room for images only.
+    #[error("{target} is no image, which a classic docker-archive cannot hold")]
+    NotForDocker {
+        /// What was asked for.
+        target: Digest,
+    },
+    /// A layer is needed as a plain tar, and nobody knows what it is: it may be encrypted.
+    #[error("layer {layer} of type {media_type} cannot be decompressed")]
+    ClosedLayer {
+        /// The layer.
+        layer: Digest,
+        /// What it is said to be.
+        media_type: MediaType,
+    },
+    /// A layer could not be decompressed.
+    #[error("cannot read layer {layer}")]
+    Layer {
+        /// The layer.
+        layer: Digest,
+        /// What is wrong with it.
+        source: LoadError,
+    },
+    /// Layers are to be compressed anew, and there is no place for them: a store that can only be read has none.
+    #[error("there is no place to write layers to that are compressed anew")]
+    NoWorkspace,
     /// A blob could not be read, or is not what its name says.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -227,4 +262,8 @@ pub enum SaveError {
     /// The file system refused one step.
     #[error(transparent)]
     Io(#[from] fs::Error),
+}
+
+fn list(platforms: &[Platform]) -> String {
+    platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Warning;
 use super::content::blob_path;
 use super::load::{Loaded, LoadedManifest};
+use crate::digest::{DiffId, Digest};
 use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, OCI_REF_NAME, Platform, Reference};
 
 /// An image that is to be listed.
@@ -46,11 +47,56 @@ struct Item<'a> {
     layer_sources: BTreeMap<String, &'a Descriptor>,
 }
 
+/// What the members are called that docker's documents name.
+#[derive(Clone, Copy)]
+pub(super) enum Naming<'a> {
+    /// As blobs of the layout beside.
+    Blobs,
+    /// As docker did before there was a layout: by image id and diff ids. The oldest form names the top layer of an image
+    /// by the id that it has there, which is told here by the digest of the image's manifest.
+    Classic(&'a BTreeMap<Digest, String>),
+}
+
+impl Naming<'_> {
+    fn config(self, image: &LoadedManifest) -> String {
+        let digest = &image.manifest.config.digest;
+        match self {
+            Self::Blobs => blob_path(digest),
+            Self::Classic(_) => classic_config(digest),
+        }
+    }
+
+    fn layer(self, layer: &Descriptor, diff_id: &DiffId) -> String {
+        match self {
+            Self::Blobs => blob_path(&layer.digest),
+            Self::Classic(_) => classic_layer(diff_id),
+        }
+    }
+
+    fn top(self, image: &LoadedManifest) -> Option<String> {
+        match self {
+            Self::Blobs => image.manifest.layers.last().map(|top| top.digest.hex()),
+            Self::Classic(tops) => tops.get(&image.descriptor.digest).cloned(),
+        }
+    }
+}
+
+/// Where a classic docker-archive has a config.
+pub(super) fn classic_config(digest: &Digest) -> String {
+    format!("{}.json", digest.hex())
+}
+
+/// Where a classic docker-archive has a layer.
+pub(super) fn classic_layer(diff_id: &DiffId) -> String {
+    format!("{}.tar", diff_id.as_digest().hex())
+}
+
 /// `manifest.json` and `repositories`.
 pub(super) fn docker(
     listed: &[Listed],
     platform: &Platform,
     warnings: &mut Vec<Warning>,
+    naming: Naming<'_>,
 ) -> (Vec<u8>, Vec<u8>) {
     let mut items = Vec::new();
     let mut repositories: BTreeMap<String, BTreeMap<&str, String>> = BTreeMap::new();
@@ -68,14 +114,18 @@ pub(super) fn docker(
         for name in names {
             let (Some(tag), None) = (name.tag(), name.digest()) else { continue };
             tags.push(name.canonical());
-            if let Some(top) = layers.last() {
-                repositories.entry(name.repository()).or_default().insert(tag, top.digest.hex());
+            if let Some(top) = naming.top(image) {
+                repositories.entry(name.repository()).or_default().insert(tag, top);
             }
         }
         items.push(Item {
-            config: blob_path(&image.manifest.config.digest),
+            config: naming.config(image),
             repo_tags: (!tags.is_empty()).then_some(tags),
-            layers: layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
+            layers: layers
+                .iter()
+                .zip(diff_ids)
+                .map(|(layer, diff_id)| naming.layer(layer, diff_id))
+                .collect(),
             layer_sources: sources.map(|(layer, diff_id)| (diff_id.to_string(), layer)).collect(),
         });
     }
@@ -88,7 +138,7 @@ fn to_json(document: &impl Serialize) -> Vec<u8> {
 }
 
 /// The image for `platform`, else the first.
-fn choose<'a>(manifests: &'a [LoadedManifest], platform: &Platform) -> Option<&'a LoadedManifest> {
+pub(super) fn choose<'a>(manifests: &'a [LoadedManifest], platform: &Platform) -> Option<&'a LoadedManifest> {
     let ranked = manifests.iter().filter_map(|image| Some((platform.preference(&image.platform())?, image)));
     ranked.min_by_key(|(far, _)| *far).map(|(_, image)| image).or_else(|| manifests.first())
 }

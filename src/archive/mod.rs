@@ -35,6 +35,7 @@
 
 mod arrival;
 mod content;
+mod convert;
 mod docker;
 mod error;
 mod legacy;
@@ -55,5 +56,7 @@ pub use load::{
     Destination, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
 };
 pub use names::repository_for;
-pub use save::{ArchiveFormat, SaveImage, SaveOptions, save, save_layout};
+pub use save::{
+    ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveImage, SaveOptions, save, save_layout,
+};
 pub use warning::Warning;

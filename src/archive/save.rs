@@ -1,25 +1,35 @@
 //! [`save`] and [`save_layout`]: images of a store as an archive or as another layout.
 //!
-//! Blobs are copied as they are and verified on the way, so an image that is loaded again has the same digests. Equal
-//! images give equal bytes: members come in a fixed order, with the epoch for a time and root for an owner.
+//! Blobs are verified on the way, and unless layers are to be compressed otherwise they are copied as they are, so an
+//! image that is loaded again has the same digests. Equal images give equal bytes: members come in a fixed order, with
+//! the epoch for a time and root for an owner.
 
-use std::fmt;
-use std::io::{self, Read, Write};
+mod classic;
+mod copying;
+mod gather;
+mod options;
 
-use super::content::{Found, blob_path, find_in, read_in};
-use super::listing::{self, Listed};
+use std::io::Write;
+
+use super::content::{blob_path, find_in};
+use super::convert::{Converted, convert};
+use super::listing::{self, Listed, Naming};
 use super::load::Loaded;
 use super::target::Target;
-use super::walk::{Lookup, Walk};
-use super::{LoadError, SaveError, Warning, docker, oci};
-use crate::blob::{BlobError, BlobSource};
+use super::{SaveError, Warning, docker, oci};
+use crate::blob::BlobSource;
 use crate::changeset::{Entry, EntryKind, Writer};
-use crate::codec::Compression;
-use crate::digest::{Digest, Hasher};
-use crate::fs::{self, Context, Dir, Durability, Metadata};
+use crate::codec::{Compression, Encoding};
+use crate::digest::Digest;
+use crate::fs::{Context, Dir, Metadata};
 use crate::image::{Descriptor, Index, Platform, Reference};
-use crate::limits::Limits;
 use crate::path::LayerPath;
+
+use copying::Copying;
+use gather::only_platform;
+
+pub(super) use gather::{Gathered, gather};
+pub use options::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 
 /// An image to be saved.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,66 +40,11 @@ pub struct SaveImage {
     pub names: Vec<Reference>,
 }
 
-/// What kind of archive is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum ArchiveFormat {
-    /// An OCI layout with docker's `manifest.json` and `repositories` beside it, as docker has written it since version
-    /// 25. Docker, podman, containerd and skopeo read it.
-    #[default]
-    DockerArchive,
-    /// An OCI layout and nothing else.
-    OciArchive,
-}
-
-/// How images are saved.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct SaveOptions<'a> {
-    /// How large documents may be, and how deep they may nest.
-    pub limits: Limits,
-    /// Of an index, `manifest.json` lists the image for this platform: it has no way of listing several.
-    pub platform: Platform,
-    /// Whether a layout on disk has to be there for good when saving returns. An archive is the caller's to sync.
-    pub durability: Durability,
-    /// Called now and then with the bytes of blobs that were written, and those that there are altogether.
-    pub progress: Option<&'a dyn Fn(u64, u64)>,
-    /// Asked now and then; saving stops when it says true.
-    pub cancelled: Option<&'a dyn Fn() -> bool>,
-}
-
-impl Default for SaveOptions<'_> {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            platform: Platform::host(),
-            durability: Durability::default(),
-            progress: None,
-            cancelled: None,
-        }
-    }
-}
-
-impl fmt::Debug for SaveOptions<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SaveOptions")
-            .field("limits", &self.limits)
-            .field("platform", &self.platform)
-            .field("durability", &self.durability)
-            .finish_non_exhaustive()
-    }
-}
-
-impl SaveOptions<'_> {
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.is_some_and(|cancelled| cancelled())
-    }
-}
-
 /// Writes an archive of `images` to `out`, which needs no buffer of its own, and says what is odd about it.
 ///
 /// Every image is in the archive's `index.json`, named or not; of an index, the platforms that are there. Layers that
-/// must not be passed on are left out where their descriptor says from where they can be had.
+/// must not be passed on are left out where their descriptor says from where they can be had, and so are those that the
+/// receiver has ([`SaveOptions::known`]).
 ///
 /// Each name is there in full (`io.containerd.image.name`) and as people know it
 /// (`org.opencontainers.image.ref.name`, which is what skopeo is asked for: `oci-archive:web.tar:web:1`).
@@ -97,7 +52,8 @@ impl SaveOptions<'_> {
 ///
 /// # Errors
 ///
-/// [`SaveError`]. Everything but the bytes of layers was verified before the first byte is written.
+/// [`SaveError`]. Everything but the bytes of layers was verified before the first byte is written; what is compressed
+/// anew, and all that a classic docker-archive has, with them.
 pub fn save(
     images: &[SaveImage],
     blobs: &dyn BlobSource,
@@ -105,16 +61,38 @@ pub fn save(
     out: impl Write,
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {
-    let Gathered { listed, needed, mut warnings } = gather(images, blobs, options)?;
+    let images = only_platform(images, blobs, options)?;
+    if format == ArchiveFormat::ClassicDockerArchive {
+        let plain = LayerCompression::Like(Encoding::None);
+        let options = SaveOptions { compression: plain, ..options.clone() };
+        let Converted { images, blobs } = convert(&images, blobs, &options)?;
+        return classic::save(gather(&images, &blobs, &options)?, &blobs, out, &options);
+    }
+    let Converted { images, blobs } = convert(&images, blobs, options)?;
+    let gathered = gather(&images, &blobs, options)?;
+    let with_docker = format == ArchiveFormat::DockerArchive;
+    save_oci(gathered, &blobs, with_docker, out, options)
+}
+
+/// An OCI archive, perhaps with docker's documents beside.
+fn save_oci(
+    gathered: Gathered,
+    blobs: &dyn BlobSource,
+    with_docker: bool,
+    out: impl Write,
+    options: &SaveOptions<'_>,
+) -> Result<Vec<Warning>, SaveError> {
+    let Gathered { listed, needed, mut warnings } = gathered;
     let mut documents = vec![(oci::LAYOUT, oci::LAYOUT_CONTENT.to_vec())];
     documents.push((oci::INDEX, Index::new(listing::entries(&listed)).to_json()));
-    if format == ArchiveFormat::DockerArchive {
+    if with_docker {
         for Listed { loaded, .. } in &listed {
             if has_zstd_layer(loaded, blobs)? {
                 warnings.push(Warning::NeedsDocker23 { target: loaded.target.digest });
             }
         }
-        let (manifest, repositories) = listing::docker(&listed, &options.platform, &mut warnings);
+        let (manifest, repositories) =
+            listing::docker(&listed, &wanted(options), &mut warnings, Naming::Blobs);
         documents.push((docker::MANIFEST, manifest));
         documents.push((docker::REPOSITORIES, repositories));
     }
@@ -132,7 +110,7 @@ pub fn save(
     for directory in directories {
         archive.entry(&member(&directory, EntryKind::Directory)).map_err(SaveError::Write)?;
     }
-    let mut copy = Copying::new(&needed, options);
+    let mut copy = Copying::new(total(&needed), options);
     for (digest, size) in needed {
         let entry = member(&blob_path(&digest), EntryKind::File { size });
         archive.entry(&entry).map_err(SaveError::Write)?;
@@ -156,68 +134,30 @@ pub fn save_layout(
     into: &Dir,
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {
-    let Gathered { listed, mut needed, warnings } = gather(images, blobs, options)?;
+    let images = only_platform(images, blobs, options)?;
+    let Converted { images, blobs } = convert(&images, blobs, options)?;
+    let Gathered { listed, mut needed, warnings } = gather(&images, &blobs, options)?;
     needed.reverse();
     let target = Target::open(into, options)?;
-    let mut copy = Copying::new(&needed, options);
+    let mut copy = Copying::new(total(&needed), options);
     for (digest, size) in needed {
         if target.has(&digest, size)? {
             copy.skip(size);
         } else {
-            target.add(&digest, |write| copy.blob(blobs, &digest, size, write))?;
+            target.add(&digest, |write| copy.blob(&blobs, &digest, size, write))?;
         }
     }
     target.list(listing::entries(&listed))?;
     Ok(warnings)
 }
 
-/// What is to be saved.
-struct Gathered {
-    listed: Vec<Listed>,
-    /// Blobs with their sizes, documents first.
-    needed: Vec<(Digest, u64)>,
-    warnings: Vec<Warning>,
+/// The platform that is listed where only one can be.
+fn wanted(options: &SaveOptions<'_>) -> Platform {
+    options.platform.clone().unwrap_or_else(Platform::host)
 }
 
-fn gather(
-    images: &[SaveImage],
-    blobs: &dyn BlobSource,
-    options: &SaveOptions<'_>,
-) -> Result<Gathered, SaveError> {
-    let cancelled = || options.is_cancelled();
-    // The store was asked for as much as there is in it.
-    let limits = Limits { documents_memory: u64::MAX, ..options.limits.clone() };
-    let mut walk = Walk::new(Stored(blobs), &limits, &cancelled).without_foreign_layers();
-    let mut listed: Vec<Listed> = Vec::new();
-    let mut warnings = Vec::new();
-    for SaveImage { target, names } in images {
-        let same = listed.iter_mut().find(|listed| listed.loaded.target.digest == target.digest);
-        let listed = match same {
-            Some(same) => same,
-            None => {
-                if blobs.size(&target.digest)?.is_none() {
-                    return Err(BlobError::Missing { digest: target.digest }.into());
-                }
-                let loaded = walk.image(target.clone(), "the request").map_err(|source| match source {
-                    LoadError::Cancelled => SaveError::Cancelled,
-                    source => SaveError::Image { image: target.digest, source },
-                })?;
-                let odd = loaded.warnings.iter().filter(|warning| !matches!(warning, Warning::Config { .. }));
-                warnings.extend(odd.cloned());
-                listed.push(Listed { loaded, names: Vec::new() });
-                listed.last_mut().expect("it was just pushed")
-            }
-        };
-        for name in names {
-            if !listed.names.contains(name) {
-                listed.names.push(name.clone());
-            }
-        }
-    }
-    if listed.is_empty() {
-        return Err(SaveError::NoImage);
-    }
-    Ok(Gathered { listed, needed: walk.needed.top_down().collect(), warnings })
+fn total(needed: &[(Digest, u64)]) -> u64 {
+    needed.iter().map(|(_, size)| size).sum()
 }
 
 fn has_zstd_layer(loaded: &Loaded, blobs: &dyn BlobSource) -> Result<bool, SaveError> {
@@ -231,94 +171,12 @@ fn has_zstd_layer(loaded: &Loaded, blobs: &dyn BlobSource) -> Result<bool, SaveE
     Ok(false)
 }
 
-/// The blobs of a store, and nothing else.
-struct Stored<'a>(&'a dyn BlobSource);
-
-impl Lookup for Stored<'_> {
-    fn pin(&mut self, _: &[Digest]) -> Result<(), LoadError> {
-        Ok(()) // the caller keeps what it asks for
-    }
-
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        find_in(self.0, digest)
-    }
-
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        read_in(self.0, digest, limit)
-    }
-
-    fn name_of(&self, digest: &Digest) -> String {
-        blob_path(digest)
-    }
-}
-
 fn member(name: &str, kind: EntryKind) -> Entry {
-    let mode = if kind == EntryKind::Directory { 0o755 } else { 0o644 };
+    let mode = match kind {
+        EntryKind::Directory => 0o755,
+        EntryKind::Symlink(_) => 0o777,
+        _ => 0o644,
+    };
     let path = LayerPath::parse(name).expect("our own names are plain");
     Entry::new(path, kind, Metadata { mode, ..Metadata::default() })
-}
-
-/// How much is read at once.
-const BUFFER: usize = 256 << 10;
-
-/// Blobs on their way out.
-struct Copying<'a> {
-    options: &'a SaveOptions<'a>,
-    done: u64,
-    total: u64,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Copying<'a> {
-    fn new(needed: &[(Digest, u64)], options: &'a SaveOptions<'a>) -> Self {
-        let total = needed.iter().map(|(_, size)| size).sum();
-        Self { options, done: 0, total, buffer: vec![0; BUFFER] }
-    }
-
-    fn skip(&mut self, size: u64) {
-        self.done += size;
-        if let Some(progress) = self.options.progress {
-            progress(self.done, self.total);
-        }
-    }
-
-    /// Hands out the bytes of a blob, and makes sure that they were it.
-    fn blob(
-        &mut self,
-        blobs: &dyn BlobSource,
-        digest: &Digest,
-        size: u64,
-        mut write: impl FnMut(&[u8]) -> Result<(), SaveError>,
-    ) -> Result<(), SaveError> {
-        // One byte more than expected shows that there is more.
-        let mut file = blobs.open_blob(digest)?.take(size.saturating_add(1));
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut actual = 0;
-        loop {
-            if self.options.is_cancelled() {
-                return Err(SaveError::Cancelled);
-            }
-            let count = match file.read(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(fs::Error::new("read", blobs.path(digest), error).into()),
-            };
-            actual += count as u64;
-            if actual > size {
-                break;
-            }
-            hasher.update(&self.buffer[..count]);
-            write(&self.buffer[..count])?;
-            self.skip(count as u64);
-        }
-        if actual != size {
-            return Err(BlobError::SizeMismatch { digest: *digest, expected: size, actual }.into());
-        }
-        let actual = hasher.finish();
-        if actual != *digest {
-            return Err(BlobError::DigestMismatch { expected: *digest, actual }.into());
-        }
-        Ok(())
-    }
 }

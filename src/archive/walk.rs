@@ -212,7 +212,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
 
         let mut warnings = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-            let passed_over = !self.foreign_layers && is_foreign(layer) && !layer.urls.is_empty();
+            let passed_over = !self.foreign_layers && is_passed_over(layer);
             match self.content.find(&layer.digest)?.filter(|_| !passed_over) {
                 Some(found) => {
                     self.check_size(layer, found)?;
@@ -325,4 +325,9 @@ impl<'a, L: Lookup> Walk<'a, L> {
 /// Whether a layer may be absent, because it must not be passed on.
 fn is_foreign(layer: &Descriptor) -> bool {
     matches!(layer.media_type.kind(), MediaKind::Layer { distributable: false, .. })
+}
+
+/// Whether a layer is left out of what is saved: it must not be passed on, and can be had elsewhere.
+pub(super) fn is_passed_over(layer: &Descriptor) -> bool {
+    is_foreign(layer) && !layer.urls.is_empty()
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use super::BlobError;
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::fs::{Context, ParkedFile, StagedFile};
+use crate::fs::{Context, ParkedFile, StagedFile, Workspace};
 
 /// Takes the bytes of a blob, hashing as they pass. Dropped before it is finished, it leaves nothing in the store.
 #[derive(Debug)]
@@ -17,6 +17,15 @@ pub struct BlobWriter<'a> {
 impl<'a> BlobWriter<'a> {
     pub(super) fn new(staged: StagedFile<'a>, algorithm: Algorithm) -> Self {
         Self { staged, hasher: Hasher::new(algorithm), size: 0 }
+    }
+
+    /// Starts a blob that no layout may ever get.
+    ///
+    /// # Errors
+    ///
+    /// [`BlobError::Io`] if the file cannot be made.
+    pub fn begin(workspace: &'a Workspace, algorithm: Algorithm) -> Result<Self, BlobError> {
+        Ok(Self::new(workspace.file()?, algorithm))
     }
 
     /// Where the bytes lie until the blob has its name, for messages.

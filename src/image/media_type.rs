@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::ImageError;
 use super::json::{FromJson, Place};
+use crate::codec::Encoding;
 
 /// A media type, kept letter by letter.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,6 +114,34 @@ impl MediaType {
     /// Whether it is a layer, of whatever compression.
     pub fn is_layer(&self) -> bool {
         matches!(self.kind(), MediaKind::Layer { .. })
+    }
+
+    /// Whether it is a layer whose compression is known, and not one that is encrypted, say.
+    pub fn is_open_layer(&self) -> bool {
+        match self.kind() {
+            MediaKind::Layer { compression, .. } => compression != CompressionHint::Unknown,
+            _ => false,
+        }
+    }
+
+    /// What such a layer is called if it is compressed like this; unchanged for what is no such layer.
+    #[must_use]
+    pub fn with_encoding(&self, encoding: Encoding) -> Self {
+        let compression = match encoding {
+            Encoding::None => CompressionHint::None,
+            Encoding::Gzip { .. } => CompressionHint::Gzip,
+            Encoding::Zstd { .. } => CompressionHint::Zstd,
+        };
+        match self.kind() {
+            MediaKind::Layer { distributable, .. } if self.is_open_layer() => {
+                let wanted = MediaKind::Layer { compression, distributable };
+                let in_docker = self.to_oci() != *self;
+                let same = PAIRS.iter().find(|(.., kind)| *kind == wanted);
+                let name = same.map(|(oci, docker, _)| if in_docker { docker } else { oci });
+                name.unwrap_or(self).clone()
+            }
+            _ => self.clone(),
+        }
     }
 
     /// The same thing in OCI's words; unchanged if OCI has no name for it.

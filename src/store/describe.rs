@@ -219,6 +219,15 @@ fn save(error: &SaveError) -> Described {
             found.push(("image", image.to_string()));
             (kind, found)
         }
+        SaveError::NoPlatform { image, wanted, .. } => ("no-platform", facts![image, wanted]),
+        SaveError::NotForDocker { target } => ("not-an-image", facts![target]),
+        SaveError::ClosedLayer { layer, media_type } => ("unsupported", facts![layer, media_type]),
+        SaveError::Layer { layer, source } => {
+            let (kind, mut found) = load(source);
+            found.push(("layer", layer.to_string()));
+            (kind, found)
+        }
+        SaveError::NoWorkspace => ("read-only", facts![]),
         SaveError::Blob(error) => blob(error),
         SaveError::Write(error) => changeset(error),
         SaveError::NotALayout { path } => ("not-a-layout", with_path(path, facts![])),

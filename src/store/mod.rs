@@ -66,7 +66,7 @@ pub use options::{DriverChoice, StoreOptions};
 pub use prune::{LabelFilter, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage};
 pub use remove::{RemoveImage, Removed};
 pub use repair::{Outcome, RepairOptions, RepairReport, Repaired};
-pub use save::{ArchiveFormat, SaveOptions};
+pub use save::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 pub use summary::ImageSummary;
 pub use usage::{Bytes, ContainerUsage, ImageUsage, LayerUsage, StoreUsage, UsageOptions};
 

@@ -1,6 +1,7 @@
 //! Save: images of the store become an archive or a directory that other tools read.
 //!
-//! Blobs are passed on as they are, so manifests keep their digests and a load of what was saved gives the same images.
+//! Unless layers are to be compressed otherwise, blobs are passed on as they are, so manifests keep their digests and a load
+//! of what was saved gives the same images. What is compressed anew lies in staging until it is written.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,14 +14,16 @@ use super::operation::Operation;
 use crate::archive::{self, SaveImage, Warning};
 use crate::fs::Dir;
 
-pub use crate::archive::{ArchiveFormat, SaveOptions};
+pub use crate::archive::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 
 impl Store {
     /// Writes `images` with their names into one archive, blobs that they share once, and says what is odd about it.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Save`] if a blob is missing or damaged, or `out` fails; what was written by then is no archive.
+    /// [`StoreError::Save`] if a blob is missing or damaged, or `out` fails; what was written by then is no archive. A store
+    /// that can only be read has no room for layers that are compressed anew, as all are in a classic docker-archive: that is
+    /// refused unless [`SaveOptions::workspace`] is set.
     pub fn save(
         &self,
         images: &[Image],
@@ -29,7 +32,9 @@ impl Store {
         options: &SaveOptions<'_>,
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
-        let warnings = archive::save(&save_images(images), &self.inner.content(), format, out, options)?;
+        let content = self.inner.content();
+        let options = with_workspace(options, operation.as_ref());
+        let warnings = archive::save(&save_images(images), &content, format, out, &options)?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)
     }
@@ -48,9 +53,32 @@ impl Store {
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
         let into = Dir::ensure_ambient(path)?;
-        let warnings = archive::save_layout(&save_images(images), &self.inner.content(), &into, options)?;
+        let content = self.inner.content();
+        let options = with_workspace(options, operation.as_ref());
+        let warnings = archive::save_layout(&save_images(images), &content, &into, &options)?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)
+    }
+
+    /// What somebody who has `image` need not get in an archive of `format`: its layers, for every platform that is here.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Blob`] or [`StoreError::Image`] if one of its documents is damaged.
+    pub fn known(&self, image: &Image, format: ArchiveFormat) -> Result<Known, StoreError> {
+        let mut known = Known::default();
+        self.inner.walk(image.target(), |_, manifest| {
+            let Some(manifest) = manifest.filter(|manifest| manifest.is_image()) else { return Ok(()) };
+            match format {
+                ArchiveFormat::ClassicDockerArchive => {
+                    known.diff_ids.extend(self.inner.config(manifest)?.rootfs.diff_ids);
+                }
+                // Their manifests name blobs, so a layer that is packed otherwise is of no use.
+                _ => known.blobs.extend(manifest.layers.iter().map(|layer| layer.digest)),
+            }
+            Ok(())
+        })?;
+        Ok(known)
     }
 
     /// Keeps what `images` lead to while it is read. A store that can only be read has no collection.
@@ -64,6 +92,12 @@ impl Store {
         }
         Ok(Some(operation))
     }
+}
+
+/// The same, with room for layers that are compressed anew where there is any.
+fn with_workspace<'a>(options: &SaveOptions<'a>, operation: Option<&'a Operation>) -> SaveOptions<'a> {
+    let workspace = operation.map(Operation::workspace).or(options.workspace);
+    SaveOptions { workspace, ..options.clone() }
 }
 
 fn save_images(images: &[Image]) -> Vec<SaveImage> {

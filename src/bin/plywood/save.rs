@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plywood::archive::Warning;
 use plywood::image::Reference;
-use plywood::{ArchiveFormat, ExportOptions, Image, SaveOptions, Store};
+use plywood::{ArchiveFormat, ExportOptions, Image, Known, SaveOptions, Store};
 use serde_json::{Value, json};
 
 use crate::args::{ExportArgs, Format, SaveArgs};
@@ -32,6 +32,9 @@ pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
     };
     let cancelled = || interrupt.check().is_err();
     let mut options = SaveOptions::default();
+    options.platform.clone_from(&args.platform);
+    options.compression = args.compression;
+    options.known = known(&store, args)?;
     options.progress = Some(&progress);
     options.cancelled = Some(&cancelled);
     options.durability = context.durability();
@@ -42,10 +45,9 @@ pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
             Ok(())
         })
     };
-    let bytes = match args.format {
-        Format::DockerArchive => Some(archive(ArchiveFormat::DockerArchive)?),
-        Format::OciArchive => Some(archive(ArchiveFormat::OciArchive)?),
-        Format::OciDir => {
+    let bytes = match archive_format(args.format) {
+        Some(format) => Some(archive(format)?),
+        None => {
             let Some(path) = target else {
                 return Err(Failure::Usage("a directory needs a name: use -o DIR".to_owned()));
             };
@@ -66,6 +68,33 @@ pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
         return context.output.json(&object);
     }
     Ok(())
+}
+
+/// The form of an archive; `None` for a directory.
+fn archive_format(format: Format) -> Option<ArchiveFormat> {
+    match format {
+        Format::DockerArchive => Some(ArchiveFormat::DockerArchive),
+        Format::ClassicDockerArchive => Some(ArchiveFormat::ClassicDockerArchive),
+        Format::OciArchive => Some(ArchiveFormat::OciArchive),
+        Format::OciDir => None,
+    }
+}
+
+/// What the receiver has.
+fn known(store: &Store, args: &SaveArgs) -> Result<Known, Failure> {
+    let mut known = Known::default();
+    let format = archive_format(args.format).unwrap_or(ArchiveFormat::OciArchive);
+    for base in &args.base {
+        known.add(store.known(&images::find(store, base)?, format)?);
+    }
+    for path in &args.exclude_known {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|source| Failure::io(format!("read {path:?}"), source))?;
+        if known.add_text(&text) == 0 {
+            return Err(Failure::Invalid(format!("{path:?} names no digest of a layer (sha256:…)")));
+        }
+    }
+    Ok(known)
 }
 
 /// The images that were said. Said by one of its names, an image goes under that name only; said by id, under all.

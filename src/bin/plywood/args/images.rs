@@ -105,14 +105,17 @@ pub(crate) struct RmiArgs {
 
 /// Write images as an archive or a directory
 ///
-/// The result appears under its name when it is whole: a failed save leaves nothing. Equal images give equal bytes.
+/// The result appears under its name when it is whole: a failed save leaves nothing, and what was there before stays. To an
+/// OCI directory that exists the images are added; a name that is taken there moves. Equal images give equal bytes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   plywood save -o web.tar me/web:1
   plywood save me/web:1 debian:12 | zstd > both.tar.zst
   plywood save me/web:1 | docker load
-  plywood save --format oci-dir -o web/ me/web:1")]
+  plywood save --format oci-dir -o web/ me/web:1
+  plywood save --format oci-archive --compression zstd:19 -o web.tar me/web:1
+  plywood save --base debian:12 -o update.tar me/web:2     # for who has debian:12")]
 pub(crate) struct SaveArgs {
     /// File to write, or directory for oci-dir; otherwise standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::AnyPath)]
@@ -120,6 +123,19 @@ pub(crate) struct SaveArgs {
     /// Form of the archive
     #[arg(long, value_name = "FORMAT", default_value = "docker-archive")]
     pub(crate) format: Format,
+    /// Save only the image for this platform (linux/arm64, for one) of images for several
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<plywood::Platform>,
+    /// How layers are compressed: keep, none, gzip[:0-9] or zstd[:1-22]; with a level, all are compressed anew
+    #[arg(long, value_name = "METHOD", default_value = "keep")]
+    pub(crate) compression: plywood::LayerCompression,
+    /// Leave out the layers of this image, which the receiver has; may be repeated
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Vec<String>,
+    /// Leave out the layers whose digests this file names, in whatever form: what the receiver's `plywood inspect` prints
+    /// will do
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) exclude_known: Vec<PathBuf>,
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
@@ -129,6 +145,8 @@ pub(crate) struct SaveArgs {
 pub(crate) enum Format {
     /// A docker-archive with an OCI layout in it: docker, podman, containerd and skopeo read it
     DockerArchive,
+    /// A docker-archive as docker wrote it before version 25, with plain layers, for tools that know nothing else
+    ClassicDockerArchive,
     /// An OCI image layout in a tar
     OciArchive,
     /// An OCI image layout in a directory

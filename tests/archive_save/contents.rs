@@ -1,107 +1,20 @@
-//! Saving images, through the public door: what is in the archive, and that loading it gives the same images.
+//! What is in what is saved.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Mutex;
 
-use common::image::{Compression, ImageSpec, Layout, blob_path, image};
-use common::tar::tar;
-use plywood::archive::{
-    ArchiveFormat, Destination, LoadOptions, Loaded, SaveError, SaveImage, SaveOptions, Warning, load, save,
-    save_layout,
-};
-use plywood::blob::{BlobError, Blobs};
+use crate::common;
+use crate::common::image::{Layout, blob_path, image};
+use crate::common::tar::tar;
+use crate::shop::{FORMATS, Shop, as_loaded, members, three, two_platforms, web};
+use plywood::archive::{ArchiveFormat, SaveError, SaveOptions, Warning, save, save_layout};
+use plywood::blob::BlobError;
 use plywood::digest::Digest;
-use plywood::fs::{Dir, Durability, Staging};
+use plywood::fs::Dir;
 use plywood::image::Reference;
 use serde_json::{Value, json};
-
-const FORMATS: [ArchiveFormat; 2] = [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive];
-
-/// A layout to save from.
-struct Shop {
-    temp: tempfile::TempDir,
-    blobs: Blobs,
-    staging: Staging,
-}
-
-impl Shop {
-    fn new() -> Self {
-        let temp = common::scratch();
-        let dir = Dir::open_ambient(temp.path()).unwrap();
-        let staging = Staging::new(dir.ensure_dir("staging", 0o700).unwrap());
-        let layout = dir.ensure_dir("oci", 0o755).unwrap();
-        let blobs = Blobs::create(layout, &staging.workspace().unwrap(), Durability::Relaxed).unwrap();
-        Self { temp, blobs, staging }
-    }
-
-    fn load(&self, archive: impl AsRef<[u8]>) -> Vec<Loaded> {
-        let workspace = self.staging.workspace().unwrap();
-        let into = Destination { blobs: &self.blobs, workspace: &workspace, pin: &|_| Ok(()) };
-        load(archive.as_ref(), &into, &LoadOptions::default()).unwrap()
-    }
-
-    fn save(&self, images: &[SaveImage], format: ArchiveFormat) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut warnings = save(images, &self.blobs, format, &mut out, &SaveOptions::default()).unwrap();
-        if format == ArchiveFormat::DockerArchive {
-            warnings.retain(|warning| !matches!(warning, Warning::NeedsDocker23 { .. }));
-        }
-        assert_eq!(warnings, []);
-        out
-    }
-}
-
-/// Images as they were loaded, ready to be saved.
-fn as_loaded(images: &[Loaded]) -> Vec<SaveImage> {
-    images
-        .iter()
-        .map(|image| SaveImage { target: image.target.clone(), names: image.names.clone() })
-        .collect()
-}
-
-fn layer(content: &str) -> Vec<u8> {
-    tar().file("content", content).finish()
-}
-
-fn web() -> ImageSpec {
-    image().layer(layer("base")).layer(layer("web")).name("docker.io/library/web:1")
-}
-
-/// Three images that share a layer: one with a name, one with two, one with none.
-fn three() -> Layout {
-    let mut layout = Layout::of(&web());
-    layout.add(
-        &image()
-            .layer(layer("base"))
-            .compressed(layer("db"), Compression::Gzip)
-            .compressed(layer("more"), Compression::Zstd)
-            .name("quay.io/me/db:2")
-            .name("docker.io/me/db:latest"),
-    );
-    layout.add(&image().layer(layer("base")).layer(layer("untagged")));
-    layout
-}
-
-/// The members of a tar as GNU tar finds them: names in their order, and the content of files.
-fn members(archive: &[u8]) -> (Vec<String>, BTreeMap<String, Vec<u8>>) {
-    let dir = common::scratch();
-    let file = dir.path().join("archive.tar");
-    std::fs::write(&file, archive).unwrap();
-    let list = common::run("tar", [Path::new("-tf"), &file]);
-    let out = dir.path().join("out");
-    std::fs::create_dir(&out).unwrap();
-    common::run("tar", [Path::new("-xf"), &file, Path::new("-C"), &out]);
-    let names: Vec<_> = String::from_utf8(list).unwrap().lines().map(str::to_owned).collect();
-    let files = names.iter().filter(|name| !name.ends_with('/'));
-    let files = files.map(|name| (name.clone(), std::fs::read(out.join(name)).unwrap())).collect();
-    (names, files)
-}
 
 #[test]
 fn what_was_saved_loads_as_the_same_images() {
@@ -232,32 +145,6 @@ fn a_name_with_a_digest_is_no_tag() {
     assert_eq!(Shop::new().load(archive)[0].names, images[0].names);
 }
 
-/// An index for this machine and another one, both there.
-fn two_platforms() -> Layout {
-    let mut foreign = web();
-    foreign.config["architecture"] = json!("s390x");
-    let mut layout = Layout::of(&foreign);
-    layout.add(&web());
-    let manifests: Vec<_> = layout
-        .images
-        .iter()
-        .map(|added| {
-            let config: Value = serde_json::from_slice(&layout.blobs[&added.config]).unwrap();
-            json!({
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": added.manifest,
-                "size": layout.blobs[&added.manifest].len(),
-                "platform": {"architecture": config["architecture"], "os": "linux"},
-            })
-        })
-        .collect();
-    let index_type = "application/vnd.oci.image.index.v1+json";
-    let index = layout
-        .document(index_type, &json!({"schemaVersion": 2, "mediaType": index_type, "manifests": manifests}));
-    layout.index["manifests"] = json!([index]);
-    layout
-}
-
 #[test]
 fn of_an_index_all_is_saved_and_the_docker_side_lists_one_platform() {
     let layout = two_platforms();
@@ -272,10 +159,23 @@ fn of_an_index_all_is_saved_and_the_docker_side_lists_one_platform() {
     };
     assert_eq!(config(&members(&archive).1), blob_path(&layout.images[1].config), "this machine's");
     let mut options = SaveOptions::default();
-    options.platform = "linux/s390x".parse().unwrap();
-    let mut out = Vec::new();
-    save(&as_loaded(&loaded), &shop.blobs, ArchiveFormat::DockerArchive, &mut out, &options).unwrap();
-    assert_eq!(config(&members(&out).1), blob_path(&layout.images[0].config));
+    options.platform = Some("linux/s390x".parse().unwrap());
+    for format in [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive] {
+        let mut out = Vec::new();
+        save(&as_loaded(&loaded), &shop.blobs, format, &mut out, &options).unwrap();
+        let files = members(&out).1;
+        assert!(!files.contains_key(&blob_path(&layout.images[1].config)), "only what was asked for");
+        if format == ArchiveFormat::DockerArchive {
+            assert_eq!(config(&files), blob_path(&layout.images[0].config));
+        }
+        let alone = Shop::new().load(&out);
+        assert_eq!(alone[0].target.digest.to_string(), layout.images[0].manifest);
+        assert_eq!(alone[0].names, loaded[0].names);
+    }
+    options.platform = Some("linux/mips".parse().unwrap());
+    let error = save(&as_loaded(&loaded), &shop.blobs, ArchiveFormat::OciArchive, Vec::new(), &options);
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("is not for linux/mips, but for linux/s390x, linux/"), "{message}");
 }
 
 #[test]
@@ -390,14 +290,14 @@ fn the_caller_hears_how_far_it_is_and_can_stop_it() {
     let layout = three();
     let shop = Shop::new();
     let images = as_loaded(&shop.load(layout.oci_archive()));
-    let heard = RefCell::new(Vec::new());
-    let progress = |done, total| heard.borrow_mut().push((done, total));
+    let heard = Mutex::new(Vec::new());
+    let progress = |done, total| heard.lock().unwrap().push((done, total));
     let mut options = SaveOptions::default();
     options.progress = Some(&progress);
     save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap();
     let total: u64 = layout.blobs.values().map(|blob| blob.len() as u64).sum();
-    assert!(heard.borrow().is_sorted());
-    assert_eq!(heard.borrow().last(), Some(&(total, total)));
+    assert!(heard.lock().unwrap().is_sorted());
+    assert_eq!(heard.lock().unwrap().last(), Some(&(total, total)));
     let stop = || true;
     options.cancelled = Some(&stop);
     let error = save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap_err();

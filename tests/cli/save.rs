@@ -1,0 +1,104 @@
+//! The forms that images leave the store in.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::image::Layout;
+use crate::tool::*;
+
+/// The files of an archive, unpacked by GNU tar.
+fn unpacked(tool: &Tool, archive: &str, name: &str) -> String {
+    let into = tool.path(name);
+    fs::create_dir(&into).unwrap();
+    crate::common::run("tar", ["-xf", archive, "-C", &into]);
+    into
+}
+
+#[test]
+fn every_form_loads_as_the_same_image() {
+    let tool = Tool::new();
+    let id = tool.load_base();
+    for (format, compression) in [
+        ("docker-archive", "keep"),
+        ("classic-docker-archive", "keep"),
+        ("oci-archive", "gzip:9"),
+        ("oci-dir", "zstd"),
+        ("docker-archive", "none"),
+    ] {
+        let out = tool.path(&format!("{format}-{compression}"));
+        tool.text(&["save", "--format", format, "--compression", compression, "-o", &out, "base:1"]);
+        let other = Tool::new();
+        assert_eq!(other.word(&["load", "-q", &out]), id, "{format} {compression}");
+        assert_eq!(other.json(&["images"])[0]["names"], serde_json::json!(["base:1"]));
+        other.word(&["create", "base:1"]);
+    }
+}
+
+#[test]
+fn a_classic_archive_has_what_old_tools_look_for() {
+    let tool = Tool::new();
+    let id = tool.load_base();
+    let out = tool.path("classic.tar");
+    tool.text(&["save", "--format", "classic-docker-archive", "-o", &out, &id]);
+    let files = unpacked(&tool, &out, "files");
+    let file = |name: &str| fs::read(Path::new(&files).join(name)).unwrap();
+    let manifest: Value = serde_json::from_slice(&file("manifest.json")).unwrap();
+    assert_eq!(
+        manifest[0]["RepoTags"],
+        serde_json::json!(["docker.io/library/base:1"]),
+        "by id, with its names"
+    );
+    assert_eq!(
+        format!("sha256:{}", crate::common::sha256(&file(manifest[0]["Config"].as_str().unwrap()))),
+        id
+    );
+    let repositories: Value = serde_json::from_slice(&file("repositories")).unwrap();
+    let top = repositories["docker.io/library/base"]["1"].as_str().unwrap();
+    let json: Value = serde_json::from_slice(&file(&format!("{top}/json"))).unwrap();
+    assert_eq!(json["id"], top);
+    let below = json["parent"].as_str().unwrap();
+    let layers = [below, top].map(|id| file(&format!("{id}/layer.tar")));
+    for (name, layer) in manifest[0]["Layers"].as_array().unwrap().iter().zip(layers) {
+        assert_eq!(file(name.as_str().unwrap()), layer);
+    }
+}
+
+#[test]
+fn a_platform_that_an_image_is_not_for_is_an_error_that_names_those_that_it_is_for() {
+    let tool = Tool::new();
+    tool.load_base();
+    let out = tool.path("out.tar");
+    let (message, object) = tool.error(&["save", "--platform", "linux/s390x", "-o", &out, "base:1"]);
+    assert!(message.contains("is not for linux/s390x, but for linux/"), "{message}");
+    assert_eq!(object["kind"], "no-platform");
+    assert!(!Path::new(&out).exists());
+    let (message, _) = tool.usage(&["save", "--compression", "gzip:10", "-o", &out, "base:1"]);
+    assert!(message.contains("\"gzip:10\" is none of keep, none, gzip"), "{message}");
+}
+
+#[test]
+fn a_failed_save_leaves_what_was_there() {
+    let tool = Tool::new();
+    let layout = Layout::of(&base());
+    tool.load_base();
+    let out = tool.file("out.tar", "precious");
+    let blob = layout.images[0].layers[1].replace(':', "/");
+    let blob = tool.root().join("oci/blobs").join(blob);
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[600] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    for options in [
+        &["--compression", "zstd"][..],
+        &["--format", "classic-docker-archive"],
+        &["--format", "oci-archive", "--compression", "gzip"],
+    ] {
+        tool.error(&[&["save", "-o", &out, "base:1"], options].concat());
+        assert_eq!(fs::read(&out).unwrap(), b"precious");
+    }
+    let names: Vec<_> =
+        fs::read_dir(tool.home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name.to_str().unwrap().contains("partial")), "{names:?}");
+    assert_eq!(fs::read_dir(tool.root().join("staging")).unwrap().count(), 0);
+}
