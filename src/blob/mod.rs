@@ -120,7 +120,7 @@ impl Blobs {
     /// [`BlobError::NotALayout`] if it is none, or of another version.
     pub fn open(layout: Dir) -> Result<Self, BlobError> {
         let fault = |reason: String| BlobError::NotALayout { path: layout.path_of(""), reason };
-        let marker = layout.read(LAYOUT_FILE, 1 << 16).optional()?;
+        let marker = layout.read(LAYOUT_FILE, 1 << 16).fitting()?;
         let marker = marker.ok_or_else(|| fault(format!("there is no {LAYOUT_FILE}")))?;
         let marker: Marker = serde_json::from_slice(&marker).map_err(|error| fault(error.to_string()))?;
         if !marker.image_layout_version.starts_with("1.") {
@@ -150,7 +150,7 @@ impl Blobs {
     ///
     /// [`BlobError::Io`] if that cannot be told.
     pub fn has_no_version(layout: &Dir) -> Result<bool, BlobError> {
-        let marker = layout.read(LAYOUT_FILE, 1 << 16).optional()?;
+        let marker = layout.read(LAYOUT_FILE, 1 << 16).fitting()?;
         Ok(marker.is_none_or(|marker| serde_json::from_slice::<Marker>(&marker).is_err()))
     }
 
@@ -174,7 +174,8 @@ impl Blobs {
     ///
     /// [`BlobError::Io`] if they cannot be opened.
     pub fn sizes(&self) -> Result<Sizes<'_>, BlobError> {
-        let open = |algorithm: Algorithm| self.blobs.find_dir(algorithm.name());
+        let open =
+            |algorithm: Algorithm| self.blobs.find_dir(algorithm.name()).fitting().map(Option::flatten);
         Ok(Sizes { blobs: self, sha256: open(Algorithm::Sha256)?, sha512: open(Algorithm::Sha512)? })
     }
 
@@ -203,7 +204,7 @@ impl Blobs {
     ///
     /// [`BlobError::Missing`] if there is none.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, BlobError> {
-        match self.blobs.open_file(name(digest)).optional()? {
+        match self.blobs.open_file(name(digest)).fitting()? {
             Some(file) => Ok(file),
             None => Err(BlobError::Missing { digest: *digest }),
         }
@@ -264,6 +265,7 @@ impl Blobs {
     pub fn publish(&self, staged: StagedBlob<'_>, durability: Durability) -> Result<Digest, BlobError> {
         let digest = staged.digest();
         let directory = self.blobs.ensure_dir(digest.algorithm().name(), 0o755)?;
+        directory.put_aside(digest.hex(), Kind::File)?;
         staged.into_file().publish(&directory, digest.hex(), durability)?;
         Ok(digest)
     }
@@ -275,7 +277,7 @@ impl Blobs {
     /// [`BlobError::Io`] if the disk fails.
     pub fn sync(&self) -> Result<(), BlobError> {
         for algorithm in Algorithm::ALL {
-            if let Some(directory) = self.blobs.open_dir(algorithm.name()).optional()? {
+            if let Some(directory) = self.blobs.open_dir(algorithm.name()).fitting()? {
                 directory.sync()?;
             }
         }
@@ -300,12 +302,13 @@ impl Blobs {
     pub fn list(&self) -> Result<Vec<(Digest, u64)>, BlobError> {
         let mut found = Vec::new();
         for algorithm in Algorithm::ALL {
-            let Some(directory) = self.blobs.open_dir(algorithm.name()).optional()? else { continue };
+            let Some(directory) = self.blobs.open_dir(algorithm.name()).fitting()? else { continue };
             for entry in directory.names()? {
                 let parsed: Result<Digest, DigestError> =
                     Digest::from_parts(algorithm.name(), &String::from_utf8_lossy(&entry.name));
                 let (Ok(digest), Ok(hex)) = (parsed, std::str::from_utf8(&entry.name)) else { continue };
-                if let Some(stat) = directory.stat(hex).optional()? {
+                // What is no file is no blob.
+                if let Some(stat) = directory.find(hex)?.filter(|stat| stat.kind == Kind::File) {
                     found.push((digest, stat.size));
                 }
             }

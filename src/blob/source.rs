@@ -26,7 +26,6 @@ pub trait BlobSource: std::fmt::Debug + Sync {
     ///
     /// [`BlobError::Io`] if that cannot be told.
     fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
-        // Other tools may have made the blob a symlink into a shared cache; they are followed on opening as well.
         match self.open_blob(digest) {
             Ok(file) => Ok(Some(Stat::of(&file).at_path("stat", || self.path(digest))?.size)),
             Err(BlobError::Missing { .. }) => Ok(None),

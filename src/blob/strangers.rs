@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::{BlobError, Blobs, LAYOUT_FILE};
 use crate::digest::{Algorithm, Digest};
-use crate::fs::{Dir, Optional};
+use crate::fs::{Dir, Kind, Optional};
 
 impl Blobs {
     /// What lies in the layout and is neither a blob nor one of its documents.
@@ -14,18 +14,27 @@ impl Blobs {
     ///
     /// [`BlobError::Io`] if a directory cannot be read.
     pub fn strangers(&self) -> Result<Vec<std::path::PathBuf>, BlobError> {
-        let strange = |dir: &Dir, is_ours: &dyn Fn(&str) -> bool| -> Result<Vec<_>, BlobError> {
-            let names = dir.names()?.into_iter().map(|entry| entry.name);
-            let strange = names.filter(|name| !std::str::from_utf8(name).is_ok_and(is_ours));
-            Ok(strange.map(|name| dir.path_of(OsStr::from_bytes(&name))).collect())
+        let strange = |dir: &Dir, belongs: &dyn Fn(&str) -> Option<Kind>| -> Result<Vec<_>, BlobError> {
+            let mut strange = Vec::new();
+            for entry in dir.names()? {
+                let kind = str::from_utf8(&entry.name).ok().and_then(belongs);
+                if !kind.map_or(Ok(false), |kind| dir.is_of_kind(&entry, kind))? {
+                    strange.push(dir.path_of(OsStr::from_bytes(&entry.name)));
+                }
+            }
+            Ok(strange)
         };
         let algorithm = |name: &str| Algorithm::ALL.into_iter().find(|known| known.name() == name);
-        let mut strangers =
-            strange(&self.layout, &|name| [LAYOUT_FILE, "index.json", "blobs"].contains(&name))?;
-        strangers.extend(strange(&self.blobs, &|name| algorithm(name).is_some())?);
+        let mut strangers = strange(&self.layout, &|name| match name {
+            LAYOUT_FILE | "index.json" => Some(Kind::File),
+            "blobs" => Some(Kind::Directory),
+            _ => None,
+        })?;
+        strangers.extend(strange(&self.blobs, &|name| algorithm(name).map(|_| Kind::Directory))?);
         for algorithm in Algorithm::ALL.map(|algorithm| algorithm.name()) {
-            if let Some(directory) = self.blobs.open_dir(algorithm).optional()? {
-                strangers.extend(strange(&directory, &|hex| Digest::from_parts(algorithm, hex).is_ok())?);
+            if let Some(directory) = self.blobs.open_dir(algorithm).fitting()? {
+                let is_blob = |hex: &str| Digest::from_parts(algorithm, hex).is_ok();
+                strangers.extend(strange(&directory, &|hex| is_blob(hex).then_some(Kind::File))?);
             }
         }
         Ok(strangers)

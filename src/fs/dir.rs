@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::error::{Context, Error, NoInodes, Result};
+use super::error::{Context, Error, NoInodes, NotRegular, Result};
 use super::meta::{DeviceNumber, Timestamp};
 use super::stat::{Kind, Stat};
 
@@ -152,7 +152,7 @@ impl Dir {
         let stat = Stat::of(&file)?;
         match stat.kind {
             Kind::File => Ok((file, stat)),
-            _ => Err(io::Error::other("it is not a regular file")),
+            _ => Err(NotRegular.into()),
         }
     }
 

@@ -28,6 +28,17 @@ impl From<NoInodes> for io::Error {
     }
 }
 
+/// A regular file was wanted, and something else is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it is not a regular file")]
+pub struct NotRegular;
+
+impl From<NotRegular> for io::Error {
+    fn from(error: NotRegular) -> Self {
+        Self::other(error)
+    }
+}
+
 /// What file system steps return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -48,6 +59,12 @@ impl Error {
     /// Whether the object does not exist, or a directory on the way to it.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether what is there is of another kind than was asked for: no directory, no regular file, a symlink on the way.
+    pub fn is_other_kind(&self) -> bool {
+        self.source.get_ref().is_some_and(|inner| inner.is::<NotRegular>())
+            || matches!(self.errno(), Some(Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::NXIO))
     }
 
     /// Whether there is no room: no block, no inode, or no more of what a quota allows.
@@ -84,6 +101,9 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
 pub trait Optional<T> {
     /// `Ok(None)` if the object was not found.
     fn optional(self) -> Result<Option<T>>;
+
+    /// `Ok(None)` also if what was found is of another kind, and so none of what was meant.
+    fn fitting(self) -> Result<Option<T>>;
 }
 
 impl<T> Optional<T> for Result<T> {
@@ -92,6 +112,13 @@ impl<T> Optional<T> for Result<T> {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    fn fitting(self) -> Result<Option<T>> {
+        match self.optional() {
+            Err(error) if error.is_other_kind() => Ok(None),
+            done => done,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Knows nothing of layers, images or stores. Every path below a [`Dir`] is resolved without following anything, every
 //! error names its step and path, and new content appears by rename.
 
+mod aside;
 mod boot;
 mod copy;
 mod dir;

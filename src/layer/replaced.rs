@@ -61,10 +61,13 @@ impl LayerStore {
     pub fn replaced(&self) -> Result<Vec<Replaced>, LayerError> {
         let mut found = Vec::new();
         for entry in self.layers.names()? {
+            if !self.layers.is_of_kind(&entry, Kind::Directory)? {
+                continue;
+            }
             let Some(name) = String::from_utf8(entry.name).ok().filter(|name| Self::is_replaced(name)) else {
                 continue;
             };
-            let note = self.layers.find_content(Path::new(&name).join(NOTE), 1 << 16)?;
+            let note = self.layers.find_content(Path::new(&name).join(NOTE), 1 << 16).fitting()?.flatten();
             let note: Option<Note> = note.and_then(|note| serde_json::from_slice(&note).ok());
             let (key, boot) = note.map_or((None, None), |note| (Some(note.layer), note.boot));
             let is_of_this_boot = self.boot.is_none() || boot.is_none() || boot == self.boot;
@@ -85,13 +88,8 @@ impl LayerStore {
             Some(None) => return Ok(false),
             lock => lock.flatten(),
         };
-        let tree = self.layers.open_dir(Path::new(&replaced.name).join(LAYER).join(TREE));
-        let tree = match tree {
-            Ok(tree) => Some(tree),
-            // A part of what it was is damaged too; what is no directory is nobody's.
-            Err(error) if error.is_not_found() || error.errno() == Some(Errno::NOTDIR) => None,
-            Err(error) => return Err(error.into()),
-        };
+        // A part of what it was may be damaged, too; what is no directory is nobody's.
+        let tree = self.layers.open_dir(Path::new(&replaced.name).join(LAYER).join(TREE)).fitting()?;
         if !tree.as_ref().map_or(Ok(true), Dir::hold_alone)? {
             return Ok(false);
         }
@@ -139,7 +137,7 @@ impl LayerStore {
     ///
     /// [`LayerError`] if that cannot be told.
     pub fn has(&self, key: LayerKey) -> Result<bool, LayerError> {
-        Ok(self.layers.find(key.to_string())?.is_some())
+        Ok(self.layers.find(key.to_string())?.is_some_and(|there| there.kind == Kind::Directory))
     }
 
     /// Gives `staged`, a whole layer, its name, and puts aside what had it. The caller holds the layer's lock.
@@ -150,9 +148,11 @@ impl LayerStore {
         work: &Workspace,
     ) -> Result<Dir, LayerError> {
         let name = key.to_string();
+        // What is no layer is nobody's to remove.
+        self.layers.put_aside(&name, Kind::Directory)?;
         match self.layers.find(&name)? {
             None => return Ok(staged.publish(&self.layers, &name)?),
-            Some(there) if there.kind == Kind::Directory && self.may_be_seen(&name)? => {}
+            Some(_) if self.may_be_seen(&name)? => {}
             Some(_) => {
                 work.discard(&self.layers, &name)?;
                 return Ok(staged.publish(&self.layers, &name)?);

@@ -20,7 +20,7 @@ use super::lent::LentLayers;
 use super::record::{Record, RecordError};
 use super::unpack::UnpackError;
 use crate::digest::{DiffId, Digest};
-use crate::fs::{self, Dir, Lock, LockMode, Optional, StagedDir, Workspace, boot_id};
+use crate::fs::{self, Dir, Kind, Lock, LockMode, Optional, StagedDir, Workspace, boot_id};
 use crate::stack::Tree;
 
 pub(super) const RECORD: &str = "layer.json";
@@ -161,10 +161,15 @@ impl LayerStore {
     ///
     /// [`LayerError`] if the directory cannot be read.
     pub fn list(&self) -> Result<Vec<LayerKey>, LayerError> {
-        let names = self.layers.names()?;
-        let text = |name: Vec<u8>| String::from_utf8(name).ok();
-        let mut keys: Vec<LayerKey> =
-            names.into_iter().filter_map(|name| text(name.name)?.parse().ok()).collect();
+        let mut keys = Vec::new();
+        for entry in self.layers.names()? {
+            let key = str::from_utf8(&entry.name).ok().and_then(|name| name.parse().ok());
+            if let Some(key) = key
+                && self.layers.is_of_kind(&entry, Kind::Directory)?
+            {
+                keys.push(key);
+            }
+        }
         keys.sort_unstable();
         Ok(keys)
     }
@@ -202,7 +207,7 @@ impl LayerStore {
     /// Opens a layer that may not be on disk, with what its record will be once it is.
     fn unsettled(&self, key: LayerKey) -> Result<Option<(Dir, Record)>, LayerError> {
         // Opened first: under its name there may be another by the time that this one is on disk.
-        let Some(dir) = self.layers.find_dir(key.to_string())? else { return Ok(None) };
+        let Some(dir) = self.directory(&key.to_string())? else { return Ok(None) };
         let State::Good(layer) = self.look(key)? else { return Ok(None) };
         let record = Record { settled: true, ..layer.record };
         Ok((!layer.record.settled).then_some((dir, record)))
@@ -258,13 +263,20 @@ impl LayerStore {
         }
     }
 
+    /// The directory `name`, if there is one. What is none is no layer, but a stranger.
+    fn directory(&self, name: &str) -> Result<Option<Dir>, LayerError> {
+        Ok(self.layers.find_dir(name).fitting()?.flatten())
+    }
+
     /// The same by reading its record; `None` if it was replaced meanwhile.
     fn look_closely(&self, key: LayerKey, name: &str) -> Result<Option<State>, LayerError> {
-        let Some(dir) = self.layers.find_dir(name)? else { return Ok(Some(State::Absent)) };
+        let Some(dir) = self.directory(name)? else { return Ok(Some(State::Absent)) };
         // Every lock that is made or removed changes their directory, so that is seldom older than a layer.
         let passed = self.locks.stat(".")?.ctime;
         let seen = dir.stat(".")?;
-        let Some(json) = dir.find_content(RECORD, LONGEST_RECORD)? else { return Ok(Some(State::Untrusted)) };
+        let Some(json) = dir.find_content(RECORD, LONGEST_RECORD).fitting()?.flatten() else {
+            return Ok(Some(State::Untrusted));
+        };
         let record = match Record::parse(&json) {
             Ok(record) => record,
             // The last boot may have ended before the record was on disk.
@@ -277,7 +289,7 @@ impl LayerStore {
         if !record.is_trusted(self.boot.as_deref()) {
             return Ok(Some(State::Untrusted));
         }
-        let Some(tree) = dir.find_dir(TREE)? else { return Ok(Some(State::Untrusted)) };
+        let Some(tree) = dir.find_dir(TREE).fitting()?.flatten() else { return Ok(Some(State::Untrusted)) };
         // Held first and looked at then: what is there still will not go before it is let go.
         let is_held = tree.hold()?;
         if !is_held || !self.layers.find(name)?.is_some_and(|there| there.is_same_inode(&seen)) {
@@ -290,7 +302,8 @@ impl LayerStore {
     /// The layer under `key`, if it is the one whose record was read before.
     fn look_again(&self, key: LayerKey, name: &str) -> Result<Option<Layer>, LayerError> {
         let Some(seen) = self.known.get(key) else { return Ok(None) };
-        let Some(tree) = self.layers.find_dir(Path::new(name).join(TREE))? else { return Ok(None) };
+        let tree = self.layers.find_dir(Path::new(name).join(TREE));
+        let Some(tree) = tree.fitting()?.flatten() else { return Ok(None) };
         if !tree.hold()? {
             return Ok(None);
         }

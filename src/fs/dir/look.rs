@@ -2,8 +2,10 @@
 //!
 //! An error looks its path up in `/proc`; the methods called `find` make none of what is simply not there.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{self as sys, Mode};
@@ -86,6 +88,18 @@ impl Dir {
             Ok::<_, Errno>(names)
         };
         read().map_err(|error| self.fault("list", "", error))
+    }
+
+    /// Whether `entry`, one of these names, is of this kind. What is gone by now counts as such: whoever looks finds nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](crate::fs::Error) if the file system has to be asked and does not tell.
+    pub fn is_of_kind(&self, entry: &Name, kind: Kind) -> Result<bool> {
+        match entry.kind {
+            Some(known) => Ok(known == kind),
+            None => Ok(self.find(OsStr::from_bytes(&entry.name))?.is_none_or(|found| found.kind == kind)),
+        }
     }
 
     /// The whole content of a small file, refused if it is longer than `limit` bytes.

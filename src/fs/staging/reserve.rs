@@ -15,6 +15,7 @@ use std::io::Write;
 use super::{LOCK, Workspace};
 use crate::fs::dir::Dir;
 use crate::fs::error::{Context, Optional, Result};
+use crate::fs::stat::Kind;
 
 /// The file in a workspace whose blocks are kept.
 pub(super) const SPACE: &str = "space";
@@ -37,20 +38,28 @@ impl Reserve {
         self.root.try_clone().map(Self::new)
     }
 
+    fn find(&self) -> Result<Option<Dir>> {
+        Ok(self.root.find_dir(NAME).fitting()?.flatten())
+    }
+
     /// Makes it the workspace `name` in `staging`, as a dead process would have left it. `false` if it is not there.
     pub(super) fn take(&self, staging: &Dir, name: &str) -> Result<bool> {
-        Ok(self.root.rename_new(NAME, staging, name).optional()?.is_some())
+        // What is no directory is none of ours, and would go with the workspace.
+        match self.find()? {
+            Some(_) => Ok(self.root.rename_new(NAME, staging, name).optional()?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// Takes the file alone. `false` if it is not there.
     pub(super) fn take_space(&self, into: &Dir) -> Result<bool> {
-        let Some(reserve) = self.root.find_dir(NAME)? else { return Ok(false) };
+        let Some(reserve) = self.find()? else { return Ok(false) };
         Ok(reserve.rename_new(SPACE, into, SPACE).optional()?.is_some())
     }
 
     /// Takes the file alone back; what it is needed for is done.
     pub(super) fn give_back_space(&self, from: &Dir) -> Result<()> {
-        match self.root.find_dir(NAME)? {
+        match self.find()? {
             Some(reserve) => from.rename(SPACE, &reserve, SPACE),
             None => Ok(()),
         }
@@ -68,7 +77,8 @@ impl Reserve {
     /// Makes what is missing, so that a file of `size` bytes can be replaced.
     pub(super) fn keep(&self, work: &Workspace, size: u64) -> Result<()> {
         let size = size.saturating_mul(2).max(LEAST).next_multiple_of(LEAST);
-        let reserve = match self.root.find_dir(NAME)? {
+        self.root.put_aside(NAME, Kind::Directory)?;
+        let reserve = match self.find()? {
             Some(reserve) => {
                 reserve.ensure_file(LOCK, 0o600)?;
                 reserve
