@@ -296,6 +296,30 @@ fn damaged(dir: &Dir, reason: &dyn std::fmt::Display) -> DriverError {
     DriverError::Record { path: dir.path_of(NAME), reason: reason.to_string() }
 }
 
+/// The driver that the root in `dir` is of, as what lies there shows; `None` if it does not.
+///
+/// # Errors
+///
+/// [`DriverError::Io`] if that cannot be told.
+pub fn kind_of(dir: &Dir) -> Result<Option<DriverKind>, DriverError> {
+    let root = dir.find_content(NAME, LONGEST).unwrap_or_default().unwrap_or_default();
+    if let Some(kind) = salvage(&root, "driver") {
+        return Ok(Some(kind));
+    }
+    let shows = [
+        ("server", DriverKind::Fuse),
+        ("root", DriverKind::Copy),
+        ("upper", DriverKind::Overlay),
+        ("top", DriverKind::Overlay),
+    ];
+    for (name, kind) in shows {
+        if dir.find(name)?.is_some() {
+            return Ok(Some(kind));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

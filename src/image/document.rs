@@ -40,6 +40,14 @@ impl ManifestDocument {
         }
     }
 
+    /// What the document is called, whether or not it says so itself.
+    pub fn media_type(&self) -> MediaType {
+        match self {
+            Self::Image(manifest) | Self::Artifact(manifest) => manifest.media_type(),
+            Self::Index(index) => index.media_type(),
+        }
+    }
+
     /// Reads what `descriptor` names.
     ///
     /// # Errors

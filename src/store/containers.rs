@@ -7,11 +7,11 @@ use std::ops::Deref;
 
 use super::container::{Container, RemoveContainer};
 use super::error::StoreError;
-use super::records::{RECORD, is_id};
+use super::records::is_id;
 use super::{Inner, Store};
 use crate::container::{ContainerRecord, source_of};
 use crate::driver::{self, RootState};
-use crate::fs::{Lock, LockMode, Optional};
+use crate::fs::{Kind, Lock, LockMode, Optional};
 
 /// The containers of a store, in the order of their names. Reads as a slice.
 #[derive(Debug, Default)]
@@ -131,7 +131,10 @@ impl Inner {
     ) -> Result<(Vec<ContainerRecord>, Vec<DamagedContainer>), StoreError> {
         let (mut records, mut damaged) = (Vec::new(), Vec::new());
         for entry in self.layout.containers.names()? {
-            let Some(id) = std::str::from_utf8(&entry.name).ok().filter(|id| is_id(id)) else { continue };
+            let Some(id) = str::from_utf8(&entry.name).ok().filter(|id| is_id(id)) else { continue };
+            if !self.layout.containers.is_of_kind(&entry, Kind::Directory)? {
+                continue;
+            }
             match self.known_container(id) {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => {}
@@ -154,19 +157,7 @@ impl Inner {
     /// The record of the container whose whole id is `id`; `None` if there is no such container, while one without a record
     /// is an error.
     pub(super) fn known_container(&self, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
-        let containers = &self.layout.containers;
-        match self.container_with_id(id)? {
-            Some(record) if record.id == id => Ok(Some(record)),
-            Some(record) => {
-                let path = containers.path_of(id).join(RECORD);
-                Err(StoreError::ForeignRecord { path, found: record.id })
-            }
-            // Containers come and go with their records, so this is another thing than one that was removed just now.
-            None if containers.find(id)?.is_some() => {
-                Err(StoreError::RecordMissing { path: containers.path_of(id).join(RECORD) })
-            }
-            None => Ok(None),
-        }
+        self.known_in(&self.layout.containers, id)
     }
 
     /// What `names/` says, be it true or not: names and ids.
@@ -174,7 +165,8 @@ impl Inner {
         let mut found = Vec::new();
         for entry in self.layout.names.names()? {
             let Ok(name) = String::from_utf8(entry.name) else { continue };
-            let Some(id) = self.layout.names.find_content(&name, 4096)? else { continue };
+            let id = self.layout.names.find_content(&name, 4096).fitting()?.flatten();
+            let Some(id) = id else { continue };
             if let Some(id) = String::from_utf8(id).ok().filter(|id| is_id(id)) {
                 found.push((name, id));
             }

@@ -83,6 +83,15 @@ pub enum Damage {
         /// The container that the name leads to, if it leads to one.
         found: Option<String>,
     },
+    /// A read-only view of an image that has no record, or one that cannot be read.
+    View {
+        /// The name of its directory: the hexadecimal digits of the manifest's digest.
+        id: String,
+        /// Whether it is mounted.
+        is_mounted: bool,
+        /// What is wrong with it.
+        error: Box<StoreError>,
+    },
     /// Something in the store that is none of its own.
     Stranger {
         /// Where.
@@ -102,6 +111,7 @@ impl Damage {
             Self::Layer { .. } => "layer",
             Self::Container { .. } => "container",
             Self::ContainerName { .. } => "container-name",
+            Self::View { .. } => "view",
             Self::Stranger { .. } => "stranger",
         }
     }
@@ -115,7 +125,7 @@ impl Damage {
             | Self::BlobContent { digest, .. }
             | Self::BlobUnreadable { digest, .. } => digest.to_string(),
             Self::Layer { key, .. } => key.to_string(),
-            Self::Container { id, .. } | Self::ContainerName { id, .. } => id.clone(),
+            Self::Container { id, .. } | Self::ContainerName { id, .. } | Self::View { id, .. } => id.clone(),
             Self::Stranger { path } => path.display().to_string(),
         }
     }
@@ -129,7 +139,10 @@ impl Damage {
             | Self::BlobContent { needed_by, .. }
             | Self::BlobUnreadable { needed_by, .. }
             | Self::Layer { needed_by, .. } => needed_by,
-            Self::Container { .. } | Self::ContainerName { .. } | Self::Stranger { .. } => &[],
+            Self::Container { .. }
+            | Self::ContainerName { .. }
+            | Self::View { .. }
+            | Self::Stranger { .. } => &[],
         }
     }
 }
@@ -163,6 +176,7 @@ impl fmt::Display for Damage {
             Self::ContainerName { id, name, found: None } => {
                 write!(f, "the name {name} does not lead to container {id}")
             }
+            Self::View { id, error, .. } => write!(f, "the view of image {id} is damaged: {}", Chain(error)),
             Self::Stranger { path } => write!(f, "{path:?} does not belong into a store"),
         }?;
         match self.needed_by() {

@@ -9,16 +9,18 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use super::error::StoreError;
+use super::names::Named;
 use super::operation::{GC_LOCK, Operation, Pinned};
-use super::strangers::is_name;
+use super::records::check_name;
+use super::strangers::is_lock_of_one;
 use super::survey::{IMAGES, STACKS};
 use super::{Inner, Store};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::driver::{self, RootState};
-use crate::fs::{Lock, LockMode, Optional, Workspace};
+use crate::fs::{Kind, Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
-use crate::layer::Stacking;
+use crate::layer::{MOST_STACKED, Stacking};
 
 /// How to collect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -157,8 +159,11 @@ impl Inner {
     fn tidy_locks(&self) -> Result<(), StoreError> {
         let locks = &self.layout.locks;
         for entry in locks.names()? {
-            // Those of the whole store, which have no object in their names, are few and stay.
-            if let Some(name) = str::from_utf8(&entry.name).ok().filter(|name| name.contains('-')) {
+            // Those of the whole store are few and stay.
+            let name = str::from_utf8(&entry.name).ok().filter(|name| is_lock_of_one(name));
+            if let Some(name) = name
+                && locks.is_of_kind(&entry, Kind::File)?
+            {
                 Lock::tidy(locks, name)?;
             }
         }
@@ -175,6 +180,8 @@ struct Collection<'a> {
     report: GcReport,
     /// Targets of which everything that they lead to is known to be needed.
     known: HashSet<Digest>,
+    /// Whether something that is in use needs layers, and nobody knows which.
+    spares_layers: bool,
     _alone: Lock,
 }
 
@@ -189,6 +196,7 @@ impl<'a> Collection<'a> {
             dry_run,
             report: GcReport::default(),
             known: HashSet::new(),
+            spares_layers: false,
             _alone: alone,
         })
     }
@@ -207,7 +215,7 @@ impl<'a> Collection<'a> {
         for image in images.filter(|image| !without.images.contains(&image.target.digest)) {
             self.need(&image.target, &mut needed)?;
         }
-        let views = self.views(&needed)?;
+        let views = self.views(&mut needed)?;
         // A trial mount of a process that was killed, or the dead mount of a view.
         driver::abandon(self.workspace.dir())?;
         let containers = self.inner.container_records()?.into_iter();
@@ -249,9 +257,22 @@ impl<'a> Collection<'a> {
     }
 
     /// Removes views that are not mounted, of images that are no more; returns the others.
-    fn views(&mut self, needed: &Pinned) -> Result<Vec<ContainerRecord>, StoreError> {
+    fn views(&mut self, needed: &mut Pinned) -> Result<Vec<ContainerRecord>, StoreError> {
         let mut kept = Vec::new();
-        for view in self.inner.view_records()? {
+        let (views, damaged) = self.inner.sorted_views()?;
+        for view in damaged {
+            let is_needed = needed.blobs.contains(&view.image.to_string()) || self.inner.is_lent(&view.image);
+            match view.is_mounted || is_needed {
+                true => {
+                    tracing::warn!(view = view.id, error = %view.error, "a view is damaged");
+                    if view.is_mounted {
+                        self.need_shown(&view.image, needed)?;
+                    }
+                }
+                false => self.drop_view(&view.id)?,
+            }
+        }
+        for view in views {
             // A view by copying is never mounted; it stays while its image does.
             let mounted = matches!(self.inner.view_state(&view.id)?, RootState::Mounted(_));
             let target = &view.image.target.digest;
@@ -259,12 +280,37 @@ impl<'a> Collection<'a> {
                 kept.push(view);
                 continue;
             }
-            self.report.leftovers += 1;
-            if !self.dry_run {
-                self.workspace.discard(&self.inner.layout.views, &view.id)?;
-            }
+            self.drop_view(&view.id)?;
         }
         Ok(kept)
+    }
+
+    fn drop_view(&mut self, id: &str) -> Result<(), StoreError> {
+        self.report.leftovers += 1;
+        if !self.dry_run {
+            self.workspace.discard(&self.inner.layout.views, id)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what a mounted view needs that shows the manifest `image`, and has no record.
+    fn need_shown(&mut self, image: &Digest, needed: &mut Pinned) -> Result<(), StoreError> {
+        let known = self.inner.descriptor_of(image).and_then(|target| {
+            self.need(&target, needed)?;
+            let shown = self.inner.image(Named { target, names: Vec::new() })?;
+            // Which of them were merged into one depends on what the record said.
+            self.spares_layers |= shown.diff_ids().len() > MOST_STACKED;
+            Ok(())
+        });
+        match known {
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%image, %error, "nobody knows what a damaged view needs; every layer stays");
+                self.spares_layers = true;
+                needed.blobs.insert(image.to_string());
+                Ok(())
+            }
+            known => known,
+        }
     }
 
     fn blobs(&mut self, needed: &Pinned) -> Result<(), StoreError> {
@@ -284,6 +330,9 @@ impl<'a> Collection<'a> {
 
     fn layers(&mut self, needed: &Pinned) -> Result<(), StoreError> {
         let layers = &self.inner.layers;
+        if self.spares_layers {
+            return Ok(());
+        }
         for key in layers.list()? {
             if needed.layers.contains(&key.to_string()) {
                 continue;
@@ -321,8 +370,11 @@ impl<'a> Collection<'a> {
         let names = &self.inner.layout.names;
         for entry in names.names()? {
             // What is no name is none of ours.
-            let name = std::str::from_utf8(&entry.name).ok().filter(|name| is_name(name, entry.kind));
+            let name = str::from_utf8(&entry.name).ok().filter(|name| check_name(name).is_ok());
             let Some(name) = name else { continue };
+            if !names.is_of_kind(&entry, Kind::File)? {
+                continue;
+            }
             if self.inner.container_named(name)?.is_some() {
                 continue;
             }

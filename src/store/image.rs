@@ -10,7 +10,9 @@ use super::{Inner, Store};
 use crate::blob::{BlobError, BlobSource};
 use crate::container::ImageRecord;
 use crate::digest::{DiffId, Digest};
-use crate::image::{Config, Descriptor, ImageError, Index, Manifest, MediaKind, Platform, Reference};
+use crate::image::{
+    Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind, Platform, Reference,
+};
 use crate::layer::LayerKey;
 
 /// An image of a store: what a name points at, with the manifest for this machine and its config, read and checked.
@@ -182,6 +184,15 @@ impl Inner {
             _ => Manifest::parse_described(descriptor, &bytes, limits).map(Box::new).map(Document::Manifest),
         };
         read.map_err(|source| StoreError::Image { image: descriptor.digest, source })
+    }
+
+    /// What one asks for the manifest or index `digest` with, of which nothing is known but that.
+    pub(super) fn descriptor_of(&self, digest: &Digest) -> Result<Descriptor, StoreError> {
+        let limits = &self.options.limits;
+        let bytes = self.content().read(digest, limits.json_bytes)?;
+        let document = ManifestDocument::parse(&bytes, limits);
+        let document = document.map_err(|source| StoreError::Image { image: *digest, source })?;
+        Ok(Descriptor::new(document.media_type(), *digest, bytes.len() as u64))
     }
 
     /// Reads the image that `named` points at: of an index, the manifest for this machine, or the first that is present.

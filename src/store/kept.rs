@@ -17,7 +17,7 @@ use zlib_rs::crc32::crc32;
 use super::Inner;
 use super::error::StoreError;
 use super::layout::Access;
-use crate::fs::{Context, Durability, Optional, Workspace};
+use crate::fs::{Context, Durability, Kind, Optional, Workspace};
 
 /// Bytes of such a file at most; a longer one is begun anew.
 const LONGEST: u64 = 1 << 30;
@@ -104,6 +104,9 @@ impl Inner {
         let mut left: Vec<_> = facts.iter().filter(|(name, _)| needed(name)).collect();
         let superfluous = facts.len() - left.len();
         if left.is_empty() {
+            if self.cache()?.find(file)?.is_none_or(|there| there.kind != Kind::File) {
+                return Ok(());
+            }
             return Ok(workspace.discard(&self.cache()?, file).optional().map(drop)?);
         }
         if superfluous > FEW.max(left.len()) {

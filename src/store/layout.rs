@@ -18,15 +18,14 @@
 //! Only `oci/` is for others to read. The rest is closed to other users: layers hold set-user-id programs of whatever
 //! age, which must not be in reach of every user of the host.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use super::strangers::strangers_in;
 use crate::blob::Blobs;
-use crate::fs::{Dir, Durability, Lock, LockMode, Optional, Staging, Workspace};
+use crate::fs::{Dir, Durability, Kind, Lock, LockMode, Optional, Staging, Workspace};
 
 /// The version of the format that this crate writes.
 pub(super) const VERSION: u32 = 1;
@@ -114,15 +113,11 @@ impl Layout {
 
     /// What lies where only a store's own things should, and is none.
     pub(super) fn strangers(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let mut strangers = Vec::new();
-        for entry in self.root.names()? {
-            let is_ours =
-                [&DIRECTORIES[..], &["locks", "staging", "reserve", FORMAT_FILE, DAMAGED_INDEX]].concat();
-            if !is_ours.iter().any(|name| name.as_bytes() == entry.name) {
-                strangers.push(self.root.path_of(OsStr::from_bytes(&entry.name)));
-            }
-        }
-        Ok(strangers)
+        let directories = [&DIRECTORIES[..], &["locks", "staging", "reserve"]].concat();
+        strangers_in(&self.root, |name| match name {
+            FORMAT_FILE | DAMAGED_INDEX => Some(Kind::File),
+            name => directories.contains(&name).then_some(Kind::Directory),
+        })
     }
 
     /// Makes the empty directory `root` a store; a store that another process is making or has just made is waited for
@@ -182,8 +177,10 @@ impl Layout {
 /// Makes sure that the store in `root` is of a format that is known, and says what may be done with it.
 pub(super) fn check_format(root: &Dir) -> Result<Access, StoreError> {
     let fault = |reason: String| StoreError::NotAStore { path: root.path_of(""), reason };
-    let Some(format) = root.read(FORMAT_FILE, 1 << 20).optional()? else {
-        return Err(fault(format!("there is no {FORMAT_FILE}")));
+    let format = match root.read(FORMAT_FILE, 1 << 20) {
+        Err(error) if error.is_not_found() => return Err(fault(format!("there is no {FORMAT_FILE}"))),
+        Err(error) if error.is_other_kind() => return Err(fault(format!("{FORMAT_FILE} is no file"))),
+        format => format?,
     };
     let format: Format =
         serde_json::from_slice(&format).map_err(|error| fault(format!("{FORMAT_FILE}: {error}")))?;

@@ -260,11 +260,13 @@ impl Store {
                 used.insert(record.image.target.digest.to_string());
             }
         }
-        for view in inner.view_records()? {
+        let (views, damaged) = inner.sorted_views()?;
+        for view in views {
             if matches!(inner.view_state(&view.id)?, RootState::Mounted(_)) {
                 used.insert(view.image.target.digest.to_string());
             }
         }
+        used.extend(damaged.iter().filter(|view| view.is_mounted).map(|view| view.image.to_string()));
         Ok(used)
     }
 }

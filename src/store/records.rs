@@ -10,7 +10,7 @@ use super::Inner;
 use super::error::StoreError;
 use super::operation::Operation;
 use crate::container::ContainerRecord;
-use crate::fs::{Context, Dir, Durability, Lock};
+use crate::fs::{Context, Dir, Durability, Kind, Lock, Optional};
 
 pub(super) const RECORD: &str = "container.json";
 /// Bytes of a record at most: room for a megabyte of labels and more.
@@ -35,6 +35,7 @@ impl Inner {
         let reserved = Lock::of_new(staged.file()).at("lock", &path)?;
         while let Some(refused) = staged.publish_new(names, name, durability)? {
             refuse_if_used()?;
+            names.put_aside(name, Kind::File)?;
             // Somebody is about to use it or to give it up, or died before that.
             if let Some(_before) = self.lock_name(name)? {
                 refuse_if_used()?;
@@ -86,20 +87,33 @@ impl Inner {
         }
     }
 
-    /// The records of all containers or views in `dir`.
-    pub(super) fn records_in(&self, dir: &Dir) -> Result<Vec<ContainerRecord>, StoreError> {
-        let entries = dir.names()?;
-        let ids = entries.iter().filter_map(|entry| std::str::from_utf8(&entry.name).ok());
-        // One that is removed between the listing and now is none.
-        ids.filter_map(|id| self.record_in(dir, id).transpose()).collect()
-    }
-
     /// The record of the container or view in `dir` whose whole id is `id`.
     pub(super) fn record_in(&self, dir: &Dir, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
         let path = format!("{id}/{RECORD}");
-        let Some(bytes) = dir.find_content(&path, LONGEST_RECORD)? else { return Ok(None) };
+        let bytes = match dir.find_content(&path, LONGEST_RECORD) {
+            // What is no directory is none of ours, whatever it is called.
+            Err(error) if error.is_other_kind() && dir.find_dir(id).fitting()?.flatten().is_none() => None,
+            found => found?,
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
         let fault = |source| StoreError::Record { path: dir.path_of(&path), source };
         serde_json::from_slice(&bytes).map(Some).map_err(fault)
+    }
+
+    /// The same; `None` if there is no such container or view, while one without a record, or with that of another, is an
+    /// error.
+    pub(super) fn known_in(&self, dir: &Dir, id: &str) -> Result<Option<ContainerRecord>, StoreError> {
+        match self.record_in(dir, id)? {
+            Some(record) if record.id == id => Ok(Some(record)),
+            Some(record) => {
+                Err(StoreError::ForeignRecord { path: dir.path_of(id).join(RECORD), found: record.id })
+            }
+            // They come and go with their records, so this is another thing than one that was removed just now.
+            None if dir.find(id)?.is_some_and(|there| there.kind == Kind::Directory) => {
+                Err(StoreError::RecordMissing { path: dir.path_of(id).join(RECORD) })
+            }
+            None => Ok(None),
+        }
     }
 
     /// The record of the container whose whole id is `id`.
@@ -112,7 +126,8 @@ impl Inner {
         if check_name(name).is_err() {
             return Ok(None);
         }
-        let Some(id) = self.layout.names.find_content(name, 4096)? else { return Ok(None) };
+        let id = self.layout.names.find_content(name, 4096).fitting()?.flatten();
+        let Some(id) = id else { return Ok(None) };
         let Some(id) = std::str::from_utf8(&id).ok().filter(|id| is_id(id)) else { return Ok(None) };
         Ok(self.container_with_id(id)?.filter(|record| record.name == name))
     }
@@ -123,11 +138,15 @@ impl Inner {
             return Ok(None);
         }
         let entries = self.layout.containers.names()?;
-        let ids: Vec<&str> = entries
-            .iter()
-            .filter_map(|entry| std::str::from_utf8(&entry.name).ok())
-            .filter(|id| id.starts_with(prefix))
-            .collect();
+        let mut ids = Vec::new();
+        for entry in &entries {
+            let id = str::from_utf8(&entry.name).ok().filter(|id| id.starts_with(prefix));
+            if let Some(id) = id
+                && self.layout.containers.is_of_kind(entry, Kind::Directory)?
+            {
+                ids.push(id);
+            }
+        }
         match ids[..] {
             [] => Ok(None),
             [id] => self.known_container(id),

@@ -29,13 +29,13 @@ impl Inner {
             return Ok(swept);
         }
         let containers = self.sorted_containers();
-        let views = self.view_records();
-        let (Ok((containers, damaged)), Ok(views)) = (containers, views) else {
+        let views = self.sorted_views();
+        let (Ok((containers, damaged)), Ok((views, damaged_views))) = (containers, views) else {
             swept.kept = replaced.len() as u64;
             return Ok(swept);
         };
         let stood_on = |key: LayerKey| -> Result<bool, StoreError> {
-            if !damaged.is_empty() {
+            if !damaged.is_empty() || damaged_views.iter().any(|view| view.is_mounted) {
                 return Ok(true);
             }
             Ok(self.is_seen(key, &containers, &self.layout.containers)?

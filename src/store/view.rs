@@ -7,16 +7,18 @@
 //! ```
 //!
 //! One view serves everybody who looks at that image. It ends when somebody unmounts it; one that lost its mount in a
-//! crash is mounted again.
+//! crash is mounted again, and one that lost its record is made again.
 
 use std::path::PathBuf;
 
 use super::error::StoreError;
 use super::image::Image;
+use super::operation::Operation;
 use super::{Inner, Store};
-use crate::container::{ContainerLayer, ContainerRecord, root_state, unmount_all};
-use crate::driver::{RootOptions, RootState, Unmount};
-use crate::fs::{Lock, LockMode, Optional};
+use crate::container::{ContainerLayer, ContainerRecord, root_state, source_of, unmount_all};
+use crate::digest::{Algorithm, Digest};
+use crate::driver::{self, RootOptions, RootState, Unmount, kind_of};
+use crate::fs::{Kind, Lock, LockMode, Optional};
 use crate::layer::Ensured;
 
 impl Store {
@@ -35,7 +37,15 @@ impl Store {
         if let RootState::Mounted(path) = inner.view_state(&id)? {
             return Ok(path);
         }
-        if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
+        let record = match inner.known_in(&inner.layout.views, &id) {
+            Err(error) if error.is_damaged_record() => {
+                tracing::warn!(%error, "a view is made again");
+                inner.take_view_away(&id, &operation)?;
+                None
+            }
+            found => found?,
+        };
+        if let Some(record) = record {
             // Its mount is gone, or it never needed one.
             if let Some(layers) = inner.find_stack(&record.stack)? {
                 let driver = inner.driver(record.driver)?;
@@ -55,6 +65,7 @@ impl Store {
         let options = view_options(inner);
         layer.prepare(options.clone())?;
         inner.write_new_record(&record, staged.dir())?;
+        inner.layout.views.put_aside(&record.id, Kind::Directory)?;
         staged.publish(&inner.layout.views, &record.id)?;
         let root = layer.mount(None, options)?;
         operation.end()?;
@@ -83,10 +94,15 @@ impl Store {
         let id = view_id(image);
         let operation = inner.begin()?;
         let _lock = Lock::acquire(&inner.layout.locks, &format!("view-{id}"), LockMode::Exclusive)?;
-        if let Some(record) = inner.record_in(&inner.layout.views, &id)? {
-            let driver = inner.driver(record.driver)?;
-            unmount_all(&id, &inner.layout.views.open_dir(&id)?, &*driver, Unmount::Clean)?;
-            operation.workspace().discard(&inner.layout.views, &id)?;
+        if let Some(dir) = inner.layout.views.open_dir(&id).fitting()? {
+            let kind = match inner.known_in(&inner.layout.views, &id) {
+                Err(error) if error.is_damaged_record() => kind_of(&dir)?,
+                found => found?.map(|record| record.driver),
+            };
+            if let Some(kind) = kind {
+                unmount_all(&id, &dir, &*inner.driver(kind)?, Unmount::Clean)?;
+            }
+            inner.take_view_away(&id, &operation)?;
         }
         inner.layout.locks.remove_file(format!("view-{id}")).optional()?;
         Ok(operation.end()?)
@@ -96,16 +112,54 @@ impl Store {
 impl Inner {
     /// What the view of this id is doing.
     pub(super) fn view_state(&self, id: &str) -> Result<RootState, StoreError> {
-        match self.layout.views.open_dir(id).optional()? {
+        match self.layout.views.open_dir(id).fitting()? {
             Some(dir) => Ok(root_state(id, &dir)?),
             None => Ok(RootState::Unmounted),
         }
     }
 
-    /// The records of all views.
-    pub(super) fn view_records(&self) -> Result<Vec<ContainerRecord>, StoreError> {
-        self.records_in(&self.layout.views)
+    /// The records of all views that can be read, and the views of which none can.
+    pub(super) fn sorted_views(&self) -> Result<(Vec<ContainerRecord>, Vec<DamagedView>), StoreError> {
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
+        for entry in self.layout.views.names()? {
+            let Some(id) = str::from_utf8(&entry.name).ok() else { continue };
+            let Some(image) = shown_by(id) else { continue };
+            match self.known_in(&self.layout.views, id) {
+                Ok(record) => records.extend(record),
+                Err(error) if error.is_damaged_record() => {
+                    let is_mounted = matches!(self.view_state(id)?, RootState::Mounted(_));
+                    damaged.push(DamagedView { id: id.to_owned(), image, is_mounted, error });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((records, damaged))
     }
+
+    /// Removes a view that nobody uses, with what a dead mount left. The next mount of the image makes it again.
+    pub(super) fn take_view_away(&self, id: &str, operation: &Operation) -> Result<(), StoreError> {
+        if let Some(dir) = self.layout.views.open_dir(id).fitting()? {
+            driver::abandon_root(&source_of(id), &dir)?;
+            operation.workspace().discard(&self.layout.views, id)?;
+        }
+        Ok(())
+    }
+}
+
+/// A view whose record is missing or cannot be read. Which image it shows, its name says.
+#[derive(Debug)]
+pub(super) struct DamagedView {
+    pub(super) id: String,
+    /// The manifest.
+    pub(super) image: Digest,
+    pub(super) is_mounted: bool,
+    pub(super) error: StoreError,
+}
+
+/// The manifest of what the view `id` shows; `None` if nothing is called so.
+pub(super) fn shown_by(id: &str) -> Option<Digest> {
+    let known = |algorithm: Algorithm| Digest::from_parts(algorithm.name(), id).ok();
+    Algorithm::ALL.into_iter().find_map(known)
 }
 
 /// A view's id is that of what it shows.

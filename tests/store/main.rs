@@ -23,10 +23,12 @@ mod records;
 mod refusals;
 mod repair;
 mod rootless;
+mod strange;
 mod trees;
 mod trouble;
 mod truth;
 mod usage;
+mod views;
 mod world;
 
 #[path = "../common/mod.rs"]

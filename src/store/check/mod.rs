@@ -26,10 +26,11 @@ use super::error::StoreError;
 use super::layout::Access;
 use super::names::Named;
 use super::operation::Operation;
-use super::records::is_id;
+use super::records::{check_name, is_id};
+use super::view::DamagedView;
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
-use crate::fs::{Dir, Staging, unique_name};
+use crate::fs::{Dir, Kind, Optional, Staging, unique_name};
 use crate::image::Reference;
 
 /// Differences of one layer that are told.
@@ -244,6 +245,10 @@ impl<'a> Check<'a> {
             needed_by: by.into_iter().collect(),
         }));
         self.sizes()?;
+        let (_, views) = self.store.inner.sorted_views()?;
+        self.report.damages.extend(views.into_iter().map(|DamagedView { id, is_mounted, error, .. }| {
+            Damage::View { id, is_mounted, error: Box::new(error) }
+        }));
         self.strangers()?;
         self.leftovers()?;
         self.report.layers = self.store.inner.layers.list()?.len() as u64;
@@ -291,7 +296,7 @@ impl<'a> Check<'a> {
                 let (id, name) = (record.id.clone(), Some(record.name.clone()));
                 self.report.damages.push(Damage::Container { id, name, error: Box::new(error) });
             }
-            let led_to = inner.layout.names.find_content(&record.name, 4096)?;
+            let led_to = inner.layout.names.find_content(&record.name, 4096).fitting()?.flatten();
             let found = led_to.map(|id| String::from_utf8_lossy(&id).into_owned());
             // It may have been renamed or removed just now.
             if found.as_ref() != Some(&record.id)
@@ -318,7 +323,11 @@ impl<'a> Check<'a> {
         }
         for entry in layout.names.names()? {
             let name = String::from_utf8_lossy(&entry.name).into_owned();
-            let id = layout.names.find_content(&name, 4096).unwrap_or_default().unwrap_or_default();
+            // What is no name is a stranger.
+            if check_name(&name).is_err() || !layout.names.is_of_kind(&entry, Kind::File)? {
+                continue;
+            }
+            let id = layout.names.find_content(&name, 4096).fitting()?.flatten().unwrap_or_default();
             let id = String::from_utf8_lossy(&id).into_owned();
             if !is_id(&id) || layout.containers.find(&id)?.is_none() {
                 left.push(layout.names.path_of(&name));

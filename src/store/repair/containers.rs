@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use super::{Outcome, Repair};
 use crate::container::{ContainerRecord, ImageRecord, source_of};
 use crate::digest::{ChainId, DiffId};
-use crate::driver::{self, DriverKind};
-use crate::fs::{Dir, Lock, LockMode, Optional};
+use crate::driver;
+use crate::fs::{Dir, Kind, Lock, LockMode, Optional};
 use crate::layer::{Abilities, LayerKey};
 use crate::stack::marks::Families;
 use crate::store::Image;
@@ -68,7 +68,7 @@ impl Repair<'_> {
         Ok(planned)
     }
 
-    fn read_image(&self, named: Named) -> Result<Option<Image>, StoreError> {
+    pub(super) fn read_image(&self, named: Named) -> Result<Option<Image>, StoreError> {
         match self.store.inner.image(named) {
             Ok(image) => Ok(Some(image)),
             Err(error) if error.is_damage() => Ok(None),
@@ -94,7 +94,7 @@ impl Repair<'_> {
         };
         let driver = match salvage(&left, "driver") {
             Some(driver) => Some(driver),
-            None => kind_of(&dir)?,
+            None => driver::kind_of(&dir)?,
         };
         let Some(driver) = driver else { return Ok(Err("it does not show which driver made it".to_owned())) };
         let candidates = image.layer_keys();
@@ -131,7 +131,7 @@ impl Repair<'_> {
     }
 
     /// The layers of an image as they would be stacked.
-    fn stack_of(&self, layers: &[DiffId]) -> Result<Vec<LayerKey>, StoreError> {
+    pub(super) fn stack_of(&self, layers: &[DiffId]) -> Result<Vec<LayerKey>, StoreError> {
         let mut chain: Option<ChainId> = None;
         let mut keys = Vec::with_capacity(layers.len());
         for &layer in layers {
@@ -184,6 +184,7 @@ impl Repair<'_> {
             if !self.options.dry_run {
                 let _lock = self.lock_container(&record.id)?;
                 if inner.known_container(&record.id).is_err_and(|error| error.is_damaged_record()) {
+                    dir.put_aside(RECORD, Kind::File)?;
                     keep(&dir, RECORD, DAMAGED)?;
                     inner.write_record(&record, &dir, self.operation)?;
                 }
@@ -242,8 +243,9 @@ impl Repair<'_> {
         match inner.layout.names.find_content(name, 4096) {
             Ok(Some(led_to)) if led_to == id.as_bytes() => return Ok(None),
             Ok(_) => {}
-            // It is not even a file.
-            Err(_) => drop(self.operation.workspace().discard(&inner.layout.names, name).optional()?),
+            // What is no file is put aside below.
+            Err(error) if error.is_other_kind() => {}
+            Err(error) => return Err(error.into()),
         }
         match inner.reserve_name(name, id, self.operation) {
             Ok(lock) => Ok(Some(lock)),
@@ -310,21 +312,6 @@ fn is_of_root(error: &StoreError) -> bool {
         StoreError::Driver(DriverError::Io(error)) => error.path.ends_with("root.json"),
         _ => false,
     }
-}
-
-/// The driver that a root is of, as what lies in its directory shows.
-fn kind_of(dir: &Dir) -> Result<Option<DriverKind>, StoreError> {
-    let root = dir.find_content("root.json", 1 << 30).unwrap_or_default().unwrap_or_default();
-    if let Some(kind) = salvage(&root, "driver") {
-        return Ok(Some(kind));
-    }
-    let shows = [("server", DriverKind::Fuse), ("root", DriverKind::Copy), ("upper", DriverKind::Overlay)];
-    for (name, kind) in shows {
-        if dir.find(name)?.is_some() {
-            return Ok(Some(kind));
-        }
-    }
-    Ok(None)
 }
 
 /// Gives the file `name` a second name, if it is there.

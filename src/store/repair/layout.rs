@@ -2,9 +2,10 @@
 
 use super::report::{Outcome, Repaired};
 use crate::blob::{BlobError, Blobs};
-use crate::fs::{Dir, Durability, Optional, Staging};
+use crate::fs::{Dir, Durability, Kind, Optional, Staging};
 use crate::store::error::StoreError;
 use crate::store::layout::{Access, DIRECTORIES, FORMAT_FILE, Layout, check_format};
+use crate::store::strangers::is_lock;
 
 impl Layout {
     /// Opens the store in `root`, making again what is missing of its frame, or only telling that. `None` if the rest
@@ -47,14 +48,25 @@ impl Layout {
         let mut lacking = false;
         for (name, mode) in frame {
             let mode = if name == "oci" { 0o755 } else { mode };
-            if root.find(name).optional()?.flatten().is_none() {
-                say("directory", name, "was missing and is made again");
-                lacking = true;
-                if !only_tell {
-                    root.ensure_dir(name, mode)?;
-                }
+            let there = root.find(name).fitting()?.flatten();
+            if there.as_ref().is_some_and(|there| there.kind == Kind::Directory) {
+                continue;
+            }
+            say(
+                "directory",
+                name,
+                match there {
+                    None => "was missing and is made again",
+                    Some(_) => "was none, is put aside and made again",
+                },
+            );
+            lacking = true;
+            if !only_tell {
+                put_aside(&root, name, Kind::Directory)?;
+                root.ensure_dir(name, mode)?;
             }
         }
+        lacking |= mend_locks(&root, only_tell, &mut say)?;
         if lacking && only_tell {
             return Ok(None);
         }
@@ -73,13 +85,48 @@ impl Layout {
         if !only_tell && (damaged_layout || damaged_format) {
             let workspace = Staging::new(root.open_dir("staging")?).workspace()?;
             if damaged_layout {
+                oci.put_aside("oci-layout", Kind::File)?;
                 Blobs::create(oci, &workspace, durability)?;
             }
             if damaged_format {
+                root.put_aside(FORMAT_FILE, Kind::File)?;
                 Self::write_format(&root, &workspace, durability)?;
             }
             workspace.close()?;
         }
         Self::assemble(root, allowed, only_tell && damaged_layout).map(Some)
     }
+}
+
+/// Puts aside what is at `path` and of another kind than belongs there.
+fn put_aside(root: &Dir, path: &str, belongs: Kind) -> Result<(), StoreError> {
+    match path.rsplit_once('/') {
+        None => root.put_aside(path, belongs)?,
+        Some((parent, name)) => root.open_dir(parent)?.put_aside(name, belongs)?,
+    };
+    Ok(())
+}
+
+/// Puts aside what has the name of a lock and is no file. Nobody can have it, nor take it while it is there. Whether there
+/// is such a thing.
+fn mend_locks(
+    root: &Dir,
+    only_tell: bool,
+    say: &mut impl FnMut(&'static str, &str, &str),
+) -> Result<bool, StoreError> {
+    let mut found = false;
+    let Some(locks) = root.find_dir("locks").fitting()?.flatten() else { return Ok(found) };
+    for entry in locks.names()? {
+        let Some(name) = str::from_utf8(&entry.name).ok().filter(|name| is_lock(name)) else { continue };
+        // A lock can be had on a pipe as well.
+        if locks.is_of_kind(&entry, Kind::File)? || locks.is_of_kind(&entry, Kind::Fifo)? {
+            continue;
+        }
+        found = true;
+        say("lock", &format!("locks/{name}"), "was no file and is put aside");
+        if !only_tell {
+            locks.put_aside(name, Kind::File)?;
+        }
+    }
+    Ok(found)
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! 1  look       containers, names, documents, blobs: what is wrong, and what can be done about it
 //! 2  layers     each is made once more; where one differs, the two change places
-//! 3  records    index.json, container.json, root.json, names/: what was damaged is kept beside it, as *.damaged
+//! 3  records    index.json, container.json, root.json, names/: what was damaged is kept beside it, as *.damaged; views that
+//!               nobody has mounted are taken away, since they are made again when they are wanted
 //! 4  images     of which a document is lost: their names are taken away
 //! 5  blobs      that are not what their names say: taken away, so that the next load brings them again
 //! ```
@@ -17,6 +18,7 @@ mod content;
 mod layout;
 mod names;
 mod report;
+mod views;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -129,6 +131,7 @@ impl Repair<'_> {
         self.count(&check.report);
         self.mend_names(names)?;
         self.mend_containers(containers, &check.report.damages)?;
+        self.mend_views(&check.report.damages)?;
         self.mend_content(content)?;
         if !dry_run {
             self.report.kept = self.store.inner.sweep_replaced(self.operation.workspace(), false)?.kept;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Outcome, Repair};
 use crate::blob::BlobError;
 use crate::digest::Digest;
-use crate::fs::{Lock, LockMode, Optional};
+use crate::fs::{Kind, Lock, LockMode, Optional};
 use crate::image::{Descriptor, Index, ManifestDocument, Reference};
 use crate::store::error::StoreError;
 use crate::store::image::Document;
@@ -76,16 +76,10 @@ impl Repair<'_> {
                 Ok(bytes) => bytes,
             };
             let Ok(document) = ManifestDocument::parse(&bytes, limits) else { continue };
-            let media_type = match &document {
-                ManifestDocument::Index(index) => {
-                    listed.extend(index.manifests.iter().map(|entry| entry.digest));
-                    index.media_type()
-                }
-                ManifestDocument::Image(manifest) | ManifestDocument::Artifact(manifest) => {
-                    manifest.media_type()
-                }
-            };
-            let descriptor = Descriptor::new(media_type, digest, size);
+            if let ManifestDocument::Index(index) = &document {
+                listed.extend(index.manifests.iter().map(|entry| entry.digest));
+            }
+            let descriptor = Descriptor::new(document.media_type(), digest, size);
             if self.is_whole(&descriptor)? {
                 found.insert(digest, descriptor);
             }
@@ -124,6 +118,7 @@ impl Repair<'_> {
             let _lock = Lock::acquire(&inner.layout.locks, INDEX_LOCK, LockMode::Exclusive)?;
             match inner.names() {
                 Err(error) if is_damage(&error) => {
+                    layout.put_aside(INDEX_FILE, Kind::File)?;
                     if layout.find(INDEX_FILE)?.is_some() {
                         inner.layout.root.remove_file(DAMAGED_INDEX).optional()?;
                         layout.hard_link(INDEX_FILE, &inner.layout.root, DAMAGED_INDEX)?;

@@ -33,7 +33,7 @@ pub struct Repaired {
     /// What came of it.
     pub outcome: Outcome,
     /// What it is, in a short stable word: `format`, `layout`, `directory`, `index`, `image`, `blob`, `layer`, `container`,
-    /// `root`, `name`.
+    /// `root`, `name`, `view`, `lock`.
     pub kind: &'static str,
     /// Which one: a digest, a key, an id, a name or a path.
     pub subject: String,
