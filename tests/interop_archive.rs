@@ -216,6 +216,33 @@ fn every_engine_takes_layers_that_were_compressed_anew() {
 }
 
 #[test]
+fn docker_completes_a_classic_archive_from_the_layers_that_it_has() {
+    let Some(docker) = Docker::start() else { return };
+    let shop = Shop::new();
+    let base = tar().dir("etc").file("etc/hostname", "base\n").finish();
+    let mut layout = Layout::of(&image().layer(&*base).name("docker.io/library/base:1"));
+    let top = tar().file("top", "x").finish();
+    layout.add(&image().layer(base).compressed(top, Compression::Gzip).name("docker.io/library/web:1"));
+    let images = shop.sample(&layout);
+    docker.run(&[
+        "load",
+        "-q",
+        "-i",
+        text(&shop.save(&images[..1], ArchiveFormat::DockerArchive, "base.tar")),
+    ]);
+    let delta = shop.path("delta.tar");
+    let workspace = shop.staging.workspace().unwrap();
+    let mut options = SaveOptions::default();
+    options.workspace = Some(&workspace);
+    options.known.diff_ids.extend(images[0].manifests[0].config.rootfs.diff_ids.iter().copied());
+    let web = SaveImage { target: images[1].target.clone(), names: images[1].names.clone() };
+    let out = File::create(&delta).unwrap();
+    save(&[web], &shop.blobs, ArchiveFormat::ClassicDockerArchive, out, &options).unwrap();
+    docker.run(&["load", "-q", "-i", text(&delta)]);
+    assert_eq!(listed(&docker.run(&LIST)), expected(&layout));
+}
+
+#[test]
 fn podman_saves_what_is_loaded_under_the_same_names() {
     let Some(podman) = Storage::podman() else { return };
     let shop = Shop::new();

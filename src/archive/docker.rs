@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::LoadError;
-use super::content::{Content, digest_in_name};
+use super::content::{Content, Found, digest_in_name};
+use super::load::LoadOptions;
 use super::members::Members;
+use super::{LoadError, MissingLayer};
 use crate::digest::{DiffId, Digest};
 use crate::image::json::{self, Fields, FromJson, Place};
 use crate::image::{Config, Descriptor, ImageError, Manifest, MediaType, Reference};
@@ -98,8 +99,9 @@ fn item(written: Written, members: &Members<'_>) -> Result<Item, LoadError> {
 pub(super) fn manifest_for(
     item: &Item,
     members: &mut Members<'_>,
-    limits: &Limits,
+    options: &LoadOptions<'_>,
 ) -> Result<Descriptor, LoadError> {
+    let limits = &options.limits;
     let refused = |source| LoadError::image(&item.config, source);
     let bytes = members.read(&item.id, limits.json_bytes)?.ok_or_else(|| missing(&item.config))?;
     let config = Config::parse(&bytes, limits).map_err(refused)?;
@@ -107,9 +109,19 @@ pub(super) fn manifest_for(
     if layers != diff_ids {
         return Err(LoadError::image(MANIFEST, ImageError::LayerCount { layers, diff_ids }));
     }
-    let layers = item.layers.iter().zip(&config.rootfs.diff_ids);
-    let layers = layers.map(|(path, diff_id)| layer(path, diff_id, item, members, limits));
-    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let (mut layers, mut missing) = (Vec::new(), Vec::new());
+    for (path, diff_id) in item.layers.iter().zip(&config.rootfs.diff_ids) {
+        match layer(path, diff_id, item, members, options)? {
+            Some(layer) => layers.push(layer),
+            None => {
+                let (member, wanted_by) = (path.clone(), MANIFEST.to_owned());
+                missing.push(MissingLayer { member, diff_id: *diff_id, wanted_by });
+            }
+        }
+    }
+    if !missing.is_empty() {
+        return Err(LoadError::MissingLayers { layers: missing });
+    }
     let config = Descriptor::new(MediaType::OCI_CONFIG, item.id, bytes.len() as u64);
     let manifest = Manifest::new(config, layers).to_json();
     let descriptor = Descriptor::of(MediaType::OCI_MANIFEST, &manifest);
@@ -117,38 +129,48 @@ pub(super) fn manifest_for(
     Ok(descriptor)
 }
 
+/// What the manifest says of a layer; `None` if it is nowhere.
 fn layer(
     path: &str,
     diff_id: &DiffId,
     item: &Item,
     members: &mut Members<'_>,
-    limits: &Limits,
-) -> Result<Descriptor, LoadError> {
-    let found = match members.resolve(path)? {
+    options: &LoadOptions<'_>,
+) -> Result<Option<Descriptor>, LoadError> {
+    let member = match members.resolve(path)? {
         Some(digest) => members.find(&digest)?.map(|found| (digest, found)),
         None => None,
     };
-    if let Some((digest, found)) = found {
+    if let Some((digest, found)) = member {
         // What no manifest has a word for is kept as the plain tar.
-        let (suffix, digest, size) = match found.compression.media_type_suffix() {
-            Some(suffix) => (suffix, digest, found.size),
+        return Ok(Some(match described(digest, found) {
+            Some(descriptor) => descriptor,
             None => {
-                let (digest, size) = members.add_decompressed(&digest, limits)?;
-                ("", digest, size)
+                let (digest, size) = members.add_decompressed(&digest, &options.limits)?;
+                Descriptor::new(MediaType::OCI_LAYER, digest, size)
             }
-        };
-        let media_type = MediaType::from(format!("{}{suffix}", MediaType::OCI_LAYER));
-        return Ok(Descriptor::new(media_type, digest, size));
+        }));
     }
     if let Some(source) = item.sources.get(&diff_id.to_string()) {
         let media_type = source.media_type.to_oci();
-        return Ok(Descriptor { media_type, ..source.clone() });
+        return Ok(Some(Descriptor { media_type, ..source.clone() }));
     }
     // Left out because the receiver has it?
-    match members.size_in_store(diff_id.as_digest())? {
-        Some(size) => Ok(Descriptor::new(MediaType::OCI_LAYER, *diff_id.as_digest(), size)),
-        None => Err(missing(path)),
+    if let Some(found) = members.find_in_store(diff_id.as_digest())? {
+        return Ok(described(*diff_id.as_digest(), found));
     }
+    let packed = options.find_layer.map(|find| find(diff_id)).transpose()?.flatten();
+    match packed {
+        Some(digest) => Ok(members.find_in_store(&digest)?.and_then(|found| described(digest, found))),
+        None => Ok(None),
+    }
+}
+
+/// A blob that is a layer; `None` if it is compressed in a way that no manifest has a word for.
+fn described(digest: Digest, found: Found) -> Option<Descriptor> {
+    let suffix = found.compression.media_type_suffix()?;
+    let media_type = MediaType::from(format!("{}{suffix}", MediaType::OCI_LAYER));
+    Some(Descriptor::new(media_type, digest, found.size))
 }
 
 fn missing(member: &str) -> LoadError {

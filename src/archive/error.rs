@@ -51,6 +51,12 @@ pub enum LoadError {
         /// The document that names it.
         wanted_by: String,
     },
+    /// Layers are neither in the archive nor where it is loaded to. It may have been saved for somebody who has them.
+    #[error("{}", lacking(layers))]
+    MissingLayers {
+        /// All that are missing, of all images.
+        layers: Vec<MissingLayer>,
+    },
     /// A document that there can be only one of is there twice.
     #[error("{member:?} is in the archive twice")]
     DuplicateManifest {
@@ -146,6 +152,25 @@ pub enum LoadError {
     /// The file system refused one step.
     #[error(transparent)]
     Io(#[from] fs::Error),
+}
+
+/// A layer that is needed and nowhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct MissingLayer {
+    /// The member that it would be.
+    pub member: String,
+    /// Its diff id.
+    pub diff_id: DiffId,
+    /// The document that names it.
+    pub wanted_by: String,
+}
+
+fn lacking(layers: &[MissingLayer]) -> String {
+    let each = |MissingLayer { member, diff_id, wanted_by }: &MissingLayer| {
+        format!("{member:?} (layer {diff_id}) is missing, {wanted_by:?} refers to it")
+    };
+    layers.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
 /// Carried by the [`io::Error`] of a reader that was told to stop.

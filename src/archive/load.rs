@@ -16,8 +16,8 @@ use super::members::Members;
 use super::stream::{self, Watched};
 use super::walk::Walk;
 use super::{LoadError, Warning, docker, legacy, names, oci};
-use crate::blob::Blobs;
-use crate::digest::Digest;
+use crate::blob::{BlobError, Blobs};
+use crate::digest::{DiffId, Digest};
 use crate::fs::{self, Context, Dir, Durability, Optional, Workspace};
 use crate::image::{Config, Descriptor, Manifest, Platform, Reference};
 use crate::limits::Limits;
@@ -40,6 +40,9 @@ impl fmt::Debug for Destination<'_> {
     }
 }
 
+/// Tells which blob is the layer of a diff id, if that is known.
+pub type FindLayer<'a> = &'a (dyn Fn(&DiffId) -> Result<Option<Digest>, BlobError> + Sync);
+
 /// How an archive is loaded.
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -51,6 +54,8 @@ pub struct LoadOptions<'a> {
     /// The repository of images that have only a tag, see [`repository_for`](super::repository_for). Without one they are loaded without
     /// a name.
     pub repository: Option<Reference>,
+    /// Asked for the blob of a layer that a docker-archive names by its diff id and does not have.
+    pub find_layer: Option<FindLayer<'a>>,
     /// Called now and then with the number of bytes that were read of the archive as it came.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
     /// Asked now and then; loading stops when it says true.
@@ -122,7 +127,8 @@ impl LoadedManifest {
 ///
 /// Reads `reader`, which needs no buffer of its own, to its end. Where an archive is both, the OCI side counts, and
 /// `manifest.json` tells the names of images that have none there, and images that are not there at all. A
-/// docker-archive gets manifests made for it; the same archive gives the same ones.
+/// docker-archive gets manifests made for it; the same archive gives the same ones. Layers may be missing that are where it is
+/// loaded to.
 ///
 /// A blob that is there already is not written again.
 ///
@@ -177,11 +183,13 @@ pub fn receive<'a, 'w>(
             places.entry(found.manifest.config.digest).or_insert(at);
         }
     }
+    let mut missing_layers = oci::Missing::default();
     for item in items {
         let at = match places.get(&item.id) {
             Some(at) => *at,
             None => {
-                let target = docker::manifest_for(&item, &mut walk.content.content, limits)?;
+                let target = docker::manifest_for(&item, &mut walk.content.content, options);
+                let Some(target) = missing_layers.note(target)? else { continue };
                 images.push(walk.image(target, listed_in)?);
                 places.insert(item.id, images.len() - 1);
                 images.len() - 1
@@ -192,6 +200,7 @@ pub fn receive<'a, 'w>(
             names::add(&mut images[at], item.names);
         }
     }
+    missing_layers.check()?;
     finish(images, walk, listed_in, options)
 }
 

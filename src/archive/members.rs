@@ -271,10 +271,10 @@ impl<'w> Members<'w> {
         Decoder::new(reader, limits).map_err(LoadError::of_stream)
     }
 
-    /// The size of a blob that the store has.
-    pub(super) fn size_in_store(&self, digest: &Digest) -> Result<Option<u64>, LoadError> {
+    /// What the store has under `digest`, which stays there.
+    pub(super) fn find_in_store(&self, digest: &Digest) -> Result<Option<Found>, LoadError> {
         (self.into.pin)(&[*digest])?;
-        Ok(self.into.blobs.size(digest)?)
+        find_in(self.into.blobs, digest)
     }
 
     /// Says what the archive is if it is no image archive.

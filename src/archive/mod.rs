@@ -51,9 +51,9 @@ mod walk;
 mod warning;
 
 pub use arrival::Arrival;
-pub use error::{LoadError, SaveError};
+pub use error::{LoadError, MissingLayer, SaveError};
 pub use load::{
-    Destination, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
+    Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
 };
 pub use names::repository_for;
 pub use save::{

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::load::{LoadOptions, Loaded};
 use super::names::{self, Given};
 use super::walk::{Lookup, Walk};
-use super::{LoadError, Warning};
+use super::{LoadError, MissingLayer, Warning};
 use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME, json};
 use crate::limits::Limits;
 
@@ -70,5 +70,37 @@ pub(super) fn images(
         }
         Ok(loaded)
     };
-    targets.into_iter().map(load).collect()
+    let mut missing = Missing::default();
+    let loaded = targets.into_iter().map(load).map(|loaded| missing.note(loaded));
+    let loaded: Vec<_> = loaded.collect::<Result<_, _>>()?;
+    missing.check()?;
+    Ok(loaded.into_iter().flatten().collect())
+}
+
+/// What layers are missing of all images, so that one error tells of all.
+#[derive(Default)]
+pub(super) struct Missing(Vec<MissingLayer>);
+
+impl Missing {
+    /// `loaded`, unless it failed because of layers.
+    pub(super) fn note<T>(&mut self, loaded: Result<T, LoadError>) -> Result<Option<T>, LoadError> {
+        match loaded {
+            Err(LoadError::MissingLayers { layers }) => {
+                for layer in layers {
+                    if !self.0.contains(&layer) {
+                        self.0.push(layer);
+                    }
+                }
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`LoadError::MissingLayers`] if there are any.
+    pub(super) fn check(self) -> Result<(), LoadError> {
+        if self.0.is_empty() { Ok(()) } else { Err(LoadError::MissingLayers { layers: self.0 }) }
+    }
 }

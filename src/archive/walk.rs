@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::content::{Found, blob_path};
 use super::load::{Loaded, LoadedManifest};
-use super::{LoadError, Warning};
+use super::{LoadError, MissingLayer, Warning};
 use crate::codec::Compression;
 use crate::digest::{DiffId, Digest};
 use crate::image::{
@@ -57,7 +57,24 @@ enum Presence {
     Whole,
     Absent,
     /// The document is there, but not all that it refers to.
-    Lacking(Digest),
+    Lacking(Lack),
+}
+
+/// What of a document's parts is not there.
+enum Lack {
+    Part(Digest),
+    /// Layers, by blob and diff id; at least one.
+    Layers(Vec<(Digest, DiffId)>),
+}
+
+impl Lack {
+    /// One of them.
+    fn first(&self) -> Option<Digest> {
+        match self {
+            Self::Part(digest) => Some(*digest),
+            Self::Layers(layers) => layers.first().map(|(digest, _)| *digest),
+        }
+    }
 }
 
 /// Where a walk leads through.
@@ -121,12 +138,21 @@ impl<'a, L: Lookup> Walk<'a, L> {
             warnings: Vec::new(),
         };
         self.content.pin(&[target.digest])?;
-        let (digest, wanted_by) = match self.descend(&target, 0, &mut loaded)? {
+        let (lack, wanted_by) = match self.descend(&target, 0, &mut loaded)? {
             Presence::Whole => return Ok(loaded),
-            Presence::Absent => (target.digest, wanted_by.to_owned()),
-            Presence::Lacking(missing) => (missing, self.content.name_of(&target.digest)),
+            Presence::Absent => (Lack::Part(target.digest), wanted_by.to_owned()),
+            Presence::Lacking(lack) => (lack, self.content.name_of(&target.digest)),
         };
-        Err(LoadError::MissingMember { member: blob_path(&digest), wanted_by })
+        Err(match lack {
+            Lack::Part(digest) => LoadError::MissingMember { member: blob_path(&digest), wanted_by },
+            Lack::Layers(layers) => {
+                let missing = |(blob, diff_id)| {
+                    let (member, wanted_by) = (blob_path(&blob), wanted_by.clone());
+                    MissingLayer { member, diff_id, wanted_by }
+                };
+                LoadError::MissingLayers { layers: layers.into_iter().map(missing).collect() }
+            }
+        })
     }
 
     fn descend(&mut self, at: &Descriptor, depth: usize, loaded: &mut Loaded) -> Result<Presence, LoadError> {
@@ -169,26 +195,31 @@ impl<'a, L: Lookup> Walk<'a, L> {
         }
         self.content.pin(&index.manifests.iter().map(|child| child.digest).collect::<Vec<_>>())?;
         let mut any = index.manifests.is_empty();
-        let mut first_missing = None;
+        let mut worst = None;
         for child in &index.manifests {
             let (manifest, platform) = (child.digest, child.platform.clone());
-            let (missing, warning) = match self.descend(child, depth + 1, loaded)? {
+            let (lack, warning) = match self.descend(child, depth + 1, loaded)? {
                 Presence::Whole => {
                     // An attestation says something of an image, and is none.
                     any |= !child.is_attestation();
                     continue;
                 }
-                Presence::Absent => (manifest, Warning::AbsentManifest { manifest, platform }),
-                Presence::Lacking(missing) => {
-                    (missing, Warning::IncompleteManifest { manifest, platform, missing })
+                Presence::Absent => (Lack::Part(manifest), Warning::AbsentManifest { manifest, platform }),
+                Presence::Lacking(lack) => {
+                    let missing = lack.first().unwrap_or(manifest);
+                    (lack, Warning::IncompleteManifest { manifest, platform, missing })
                 }
             };
-            first_missing = first_missing.or(Some(missing));
+            // Layers can be brought; a platform that is absent mostly was never wanted.
+            match (&worst, &lack) {
+                (None, _) | (Some(Lack::Part(_)), Lack::Layers(_)) => worst = Some(lack),
+                _ => {}
+            }
             loaded.warnings.push(warning);
             loaded.absent.push(child.clone());
         }
-        match first_missing {
-            Some(missing) if !any => Ok(Presence::Lacking(missing)),
+        match worst {
+            Some(lack) if !any => Ok(Presence::Lacking(lack)),
             _ => {
                 self.needed.manifest(at);
                 Ok(Presence::Whole)
@@ -204,13 +235,13 @@ impl<'a, L: Lookup> Walk<'a, L> {
     ) -> Result<Presence, LoadError> {
         self.pin_parts(&manifest)?;
         let Some(bytes) = self.document(&manifest.config)? else {
-            return Ok(Presence::Lacking(manifest.config.digest));
+            return Ok(Presence::Lacking(Lack::Part(manifest.config.digest)));
         };
         let config = Config::parse_described(&manifest.config, &bytes, self.limits);
         let config = config.map_err(|source| self.refused(&manifest.config, source))?;
         manifest.check_config(&config).map_err(|source| self.refused(at, source))?;
 
-        let mut warnings = Vec::new();
+        let (mut warnings, mut missing) = (Vec::new(), Vec::new());
         for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             let passed_over = !self.foreign_layers && is_passed_over(layer);
             match self.content.find(&layer.digest)?.filter(|_| !passed_over) {
@@ -219,8 +250,11 @@ impl<'a, L: Lookup> Walk<'a, L> {
                     self.check_diff_id(layer, diff_id, found)?;
                 }
                 None if is_foreign(layer) => warnings.push(Warning::ForeignLayer { layer: layer.digest }),
-                None => return Ok(Presence::Lacking(layer.digest)),
+                None => missing.push((layer.digest, *diff_id)),
             }
+        }
+        if !missing.is_empty() {
+            return Ok(Presence::Lacking(Lack::Layers(missing)));
         }
         for layer in &manifest.layers {
             if !warnings.contains(&Warning::ForeignLayer { layer: layer.digest }) {
@@ -248,7 +282,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
         for part in parts() {
             match self.content.find(&part.digest)? {
                 Some(found) => self.check_size(part, found)?,
-                None => return Ok(Presence::Lacking(part.digest)),
+                None => return Ok(Presence::Lacking(Lack::Part(part.digest))),
             }
         }
         parts().for_each(|part| self.needed.layer(part));

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::cancel::Unwanted;
 use super::error::StoreError;
-use crate::archive::{LoadError, SaveError};
+use crate::archive::{LoadError, MissingLayer, SaveError};
 use crate::blob::BlobError;
 use crate::changeset::ChangesetError;
 use crate::codec::CodecError;
@@ -184,6 +184,12 @@ fn load(error: &LoadError) -> Described {
         LoadError::Codec(error) => codec(error),
         LoadError::Tar(error) => as_archive(changeset(error)),
         LoadError::Read(error) => system(error),
+        LoadError::MissingLayers { layers } => {
+            let list = |of: fn(&MissingLayer) -> String| layers.iter().map(of).collect::<Vec<_>>().join(" ");
+            let members = list(|layer| layer.member.clone());
+            let diff_ids = list(|layer| layer.diff_id.to_string());
+            ("missing-layers", facts![members, diff_ids])
+        }
         LoadError::MissingMember { member, wanted_by } => ("missing-member", facts![member, wanted_by]),
         LoadError::DuplicateManifest { member } => ("invalid-archive", facts![member]),
         LoadError::Link { member, target, reason } => ("invalid-archive", facts![member, target, reason]),

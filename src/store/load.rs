@@ -11,20 +11,23 @@
 //! Whatever goes wrong before the last step leaves no image, and takes back what the steps before it brought. What a
 //! process leaves that dies in between is the next collection's.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Store;
 use super::error::StoreError;
 use super::image::Image;
 use super::names::{Moved, Named};
 use super::operation::Operation;
 use super::stack::Layers;
+use super::{Inner, Store};
 use crate::archive::{self, Arrival, Destination, Loaded, LoadedManifest};
-use crate::digest::Digest;
+use crate::blob::BlobError;
+use crate::digest::{DiffId, Digest};
 use crate::fs::Dir;
-use crate::image::{Index, Platform, Reference};
+use crate::image::{Descriptor, Index, Platform, Reference};
 use crate::layer::{Ensured, LayerKey};
 
 /// When layers are unpacked.
@@ -70,7 +73,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Load`] if it is no archive, damaged or incomplete; [`StoreError::Layer`] if a layer cannot be
+    /// [`StoreError::Load`] if it is no archive, damaged or incomplete: layers may be missing that images of this store have,
+    /// and [`LoadError::MissingLayers`](archive::LoadError::MissingLayers) lists all others. [`StoreError::Layer`] if a layer cannot be
     /// unpacked. No image was loaded and no name moved then.
     pub fn load(
         &self,
@@ -125,6 +129,9 @@ impl Store {
         how.limits.clone_from(&inner.options.limits);
         how.durability = inner.options.durability;
         how.repository.clone_from(&options.repository);
+        let known = OnceLock::new();
+        let find_layer = |diff_id: &DiffId| inner.blob_of_layer(diff_id, &known);
+        how.find_layer = Some(&find_layer);
         how.progress = progress.as_ref().map(|progress| progress as _);
         how.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
         let arrival = read(&to, &how)?;
@@ -201,6 +208,46 @@ impl Store {
             done.push(LoadedImage { image, names: one.names, moved, warnings });
         }
         Ok(done)
+    }
+}
+
+/// The blobs of all layers of all images, by diff id.
+type Known = OnceLock<BTreeMap<DiffId, Digest>>;
+
+impl Inner {
+    /// The blob of a layer that some image of this store has. All of them are read to find the first, which happens only if
+    /// an archive lacks a layer.
+    fn blob_of_layer(&self, diff_id: &DiffId, known: &Known) -> Result<Option<Digest>, BlobError> {
+        if let Some(known) = known.get() {
+            return Ok(known.get(diff_id).copied());
+        }
+        let mut found = BTreeMap::new();
+        let mut look = |target: &Descriptor| {
+            self.walk(target, |_, manifest| {
+                let Some(manifest) = manifest.filter(|manifest| manifest.is_image()) else { return Ok(()) };
+                let diff_ids = self.config(manifest)?.rootfs.diff_ids;
+                found.extend(diff_ids.into_iter().zip(manifest.layers.iter().map(|layer| layer.digest)));
+                Ok(())
+            })
+        };
+        let names = self.names().map_err(unreadable)?;
+        for named in names.images() {
+            match look(&named.target) {
+                // What is damaged is no help, and in nobody's way.
+                Err(error) if !error.is_damage() => return Err(unreadable(error)),
+                _ => {}
+            }
+        }
+        Ok(known.get_or_init(|| found).get(diff_id).copied())
+    }
+}
+
+/// Why it cannot be told what the store has.
+fn unreadable(error: StoreError) -> BlobError {
+    match error {
+        StoreError::Blob(error) => error,
+        StoreError::Io(error) => error.into(),
+        other => BlobError::Source(std::io::Error::other(other)),
     }
 }
 

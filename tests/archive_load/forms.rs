@@ -209,7 +209,11 @@ fn what_the_store_has_may_be_left_out_of_the_archive() {
     let docker = without(layout.docker_files(), &path);
     assert_eq!(names(&shop.load(&docker)[0]), names(&full[0]));
     let error = refuse(docker);
-    assert_eq!(error.to_string(), format!("{path:?} is missing, \"manifest.json\" refers to it"));
+    let layer = &added.diff_ids[0];
+    assert_eq!(
+        error.to_string(),
+        format!("{path:?} (layer {layer}) is missing, \"manifest.json\" refers to it")
+    );
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn an_index_of_which_nothing_is_there_is_refused() {
     files.remove(&blob_path(&layout.images[0].layers[0]));
     files.remove(&blob_path(&layout.images[0].layers[1]));
     let error = refuse(pack(&files));
-    assert!(matches!(error, LoadError::MissingMember { .. }), "{error}");
+    assert!(matches!(&error, LoadError::MissingLayers { layers } if layers.len() == 2), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod classic;
 mod compression;
 mod contents;
+mod known;
 mod shop;
 
 #[path = "../common/mod.rs"]

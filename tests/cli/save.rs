@@ -102,3 +102,32 @@ fn a_failed_save_leaves_what_was_there() {
     assert!(!names.iter().any(|name| name.to_str().unwrap().contains("partial")), "{names:?}");
     assert_eq!(fs::read_dir(tool.root().join("staging")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_delta_is_for_who_has_the_base() {
+    let tool = Tool::new();
+    tool.load_base();
+    tool.word(&["create", "--name", "web", "base:1"]);
+    tool.text(&["cp", &tool.file("page", "hello"), "web:/srv/page"]);
+    tool.text(&["commit", "web", "web:1"]);
+    let inspected = tool.file("inspected", tool.text(&["inspect", "base:1"]));
+    for known in [["--base", "base:1"], ["--exclude-known", &inspected]] {
+        for format in ["docker-archive", "oci-archive", "classic-docker-archive"] {
+            let out = tool.path("delta.tar");
+            tool.text(&[&["save", "--format", format, "-o", &out, "web:1"], &known[..]].concat());
+            let other = Tool::new();
+            let (message, object) = other.error(&["load", "-i", &out]);
+            assert_eq!(object["kind"], "missing-layers");
+            assert!(message.contains("load the image that it was saved for first"), "{message}");
+            assert_eq!(other.json(&["images"]), serde_json::json!([]));
+            other.load_base();
+            other.text(&["load", "-i", &out]);
+            assert_eq!(other.json(&["images"]).as_array().unwrap().len(), 2);
+            assert!(other.text(&["check"]).contains("all is well"));
+            other.word(&["create", "web:1"]);
+        }
+    }
+    let empty = tool.file("empty", "no digest here");
+    let (message, _) = tool.error(&["save", "--exclude-known", &empty, "-o", "/dev/null", "web:1"]);
+    assert!(message.contains("names no digest of a layer"), "{message}");
+}

@@ -81,6 +81,10 @@ pub(super) fn save(
             let entry = member(&format!("{id}/{name}"), EntryKind::File { size: content.len() as u64 });
             archive.file(&entry, &content[..]).map_err(SaveError::Write)?;
         }
+        // What is left out cannot be linked to.
+        if layers.get(&layer).is_none_or(Option::is_none) {
+            continue;
+        }
         let target = format!("../{layer}").into_bytes();
         let link = member(&format!("{id}/layer.tar"), EntryKind::Symlink(target));
         archive.entry(&link).map_err(SaveError::Write)?;

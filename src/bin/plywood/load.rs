@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use plywood::archive::LoadError;
 use plywood::image::Reference;
-use plywood::{LoadOptions, LoadedImage, Unpack};
+use plywood::{LoadOptions, LoadedImage, StoreError, Unpack};
 use serde::Serialize;
 
 use crate::args::LoadArgs;
@@ -53,6 +54,12 @@ impl Loaded {
     }
 }
 
+/// The next step after an archive was refused.
+fn hint(error: &StoreError) -> Option<String> {
+    let lacking = matches!(error, StoreError::Load(LoadError::MissingLayers { .. }));
+    lacking.then(|| "load the image that it was saved for first, or save it again without --base".to_owned())
+}
+
 /// `plywood load`
 pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
     let output = context.output;
@@ -88,7 +95,7 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
         (None, Some(path)) => store.load_directory(path, &options),
         (None, None) => unreachable!("what is not opened is a directory"),
     };
-    let loaded = loaded.map_err(|error| interrupt.explain(error.into()));
+    let loaded = loaded.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)));
     drop(meter);
     let loaded: Vec<Loaded> = loaded?.iter().map(Loaded::new).collect();
 
