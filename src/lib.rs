@@ -141,13 +141,13 @@ pub use layer::{Change, ChangeKind};
 pub use limits::Limits;
 pub use parallelism::Parallelism;
 pub use store::{
-    ArchiveFormat, CheckOptions, CheckReport, CheckStage, CommitOptions, Container, ContainerState,
-    Containers, CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice, ExportOptions,
-    GcOptions, GcReport, HistoryEntry, Image, ImageSummary, Images, Info, Known, LabelFilter,
+    ArchiveFormat, BuildCache, CachedStep, CheckOptions, CheckReport, CheckStage, CommitOptions, Container,
+    ContainerState, Containers, CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice,
+    ExportOptions, GcOptions, GcReport, HistoryEntry, Image, ImageSummary, Images, Info, Known, LabelFilter,
     LayerCompression, LenderInfo, LenderState, LoadOptions, LoadedImage, Mounted, Moved, Outcome,
     PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer, RemoveImage,
-    Removed, RepairOptions, RepairReport, Repaired, SaveOptions, Store, StoreError, StoreOptions, StoreUsage,
-    UnmountError, Unpack, UsageOptions,
+    Removed, RepairOptions, RepairReport, Repaired, SaveOptions, StepKey, Store, StoreError, StoreOptions,
+    StoreUsage, UnmountError, Unpack, UsageOptions,
 };
 
 /// The examples in README.md are held to what they say.

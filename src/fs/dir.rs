@@ -397,6 +397,19 @@ impl Dir {
         })
     }
 
+    /// Sets the modification time to what the clock of the file system says; a symlink is not followed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] if the process may not.
+    pub fn touch(&self, path: impl AsRef<Path>) -> Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: sys::UTIME_NOW };
+        self.at_leaf("set time of", path.as_ref(), |dir, name| {
+            let times = Timestamps { last_access: now, last_modification: now };
+            sys::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
     /// Waits until the names in this directory are on disk.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
 use super::Store;
+use super::build_cache::StepKey;
 use super::cancel::{self, While};
 use super::container::Container;
 use super::error::StoreError;
@@ -38,6 +39,9 @@ pub struct CommitOptions<'a> {
     pub created: Option<Timestamp>,
     /// How to store the layer. Default: not compressed, since compression is for transport.
     pub compression: Encoding,
+    /// The step of a build that this does, which is then found in the [build cache](Store::build_cache) with
+    /// [`CommitOptions::created_by`] for a note. Without a name, the image is kept for that step alone and is in no list.
+    pub step: Option<StepKey>,
     /// What to leave out of the layer: names that the engine put into the root, attributes.
     pub selection: Selection,
     /// How to write the layer.
@@ -63,6 +67,13 @@ impl CommitOptions<'_> {
     #[must_use]
     pub fn message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into());
+        self
+    }
+
+    /// As the outcome of a step of a build.
+    #[must_use]
+    pub fn step(mut self, step: StepKey) -> Self {
+        self.step = Some(step);
         self
     }
 
@@ -131,6 +142,12 @@ impl Container {
         // What the base was lent of is this store's own from now on.
         store.inner.take_over_blobs(&base.manifest().layers, operation)?;
         let image = store.put_image(&config, manifest, operation)?;
+        if let Some(step) = options.step {
+            store.inner.record_step(step, &image, options.created_by.as_deref(), operation)?;
+            if options.name.is_none() {
+                return store.inner.image(Named { target: image, names: Vec::new() });
+            }
+        }
         store.name_image(image, options.name.as_ref())
     }
 

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use super::build_cache::{Step, StepKey};
 use super::error::StoreError;
 use super::names::Named;
 use super::operation::{GC_LOCK, Operation, Pinned};
@@ -45,7 +46,8 @@ pub struct GcReport {
     pub blobs: Vec<Digest>,
     /// Keys of layers that nothing led to.
     pub layers: Vec<String>,
-    /// Work that dead processes left behind, names of containers that are gone, and layers that were replaced.
+    /// Work that dead processes left behind, names of containers that are gone, layers that were replaced, and steps of
+    /// builds whose images are damaged.
     pub leftovers: u64,
     /// Bytes of these blobs and, as recorded, of these layers.
     pub bytes: u64,
@@ -60,6 +62,8 @@ pub(super) struct Without {
     pub(super) images: HashSet<Digest>,
     /// Ids of containers.
     pub(super) containers: HashSet<String>,
+    /// Steps of builds.
+    pub(super) steps: HashSet<StepKey>,
 }
 
 impl Store {
@@ -215,6 +219,7 @@ impl<'a> Collection<'a> {
         for image in images.filter(|image| !without.images.contains(&image.target.digest)) {
             self.need(&image.target, &mut needed)?;
         }
+        self.steps(without, &mut needed)?;
         let views = self.views(&mut needed)?;
         // A trial mount of a process that was killed, or the dead mount of a view.
         driver::abandon(self.workspace.dir())?;
@@ -224,6 +229,27 @@ impl<'a> Collection<'a> {
             self.need_container(&record, &mut needed)?;
         }
         Ok(needed)
+    }
+
+    /// Adds everything that came of steps of builds, and forgets those of which something is damaged.
+    fn steps(&mut self, without: &Without, needed: &mut Pinned) -> Result<(), StoreError> {
+        for Step { key, target, .. } in self.inner.steps()? {
+            if without.steps.contains(&key) {
+                continue;
+            }
+            let is_whole = match target.map(|target| self.need(&target, needed)) {
+                None => false,
+                Some(Err(error)) if error.is_damage() => false,
+                Some(done) => done.map(|()| true)?,
+            };
+            if !is_whole {
+                self.report.leftovers += 1;
+                if !self.dry_run {
+                    self.inner.forget_step(key, self.workspace)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds everything that a container stands on. It can go on without the documents of its image.

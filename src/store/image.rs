@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use super::names::Named;
+use super::names::{Named, Names};
 use super::summary::ImageSummary;
 use super::{Inner, Store};
 use crate::blob::{BlobError, BlobSource};
@@ -330,10 +330,25 @@ impl Store {
         if image.lent_by().is_some() {
             return self.tag_lent(image, name);
         }
-        self.inner.update_names(|names| match names.has(&image.digest()) {
-            true => Ok(names.set(name, &image.target)),
-            false => Err(StoreError::NotFound { what: "image", name: image.digest().to_string() }),
-        })
+        let digest = image.digest();
+        let set = |names: &mut Names| Ok(names.has(&digest).then(|| names.set(name.clone(), &image.target)));
+        match self.inner.update_names(set)? {
+            Some(moved) => Ok(moved),
+            None => self.tag_step(image, name),
+        }
+    }
+
+    /// Names an image that only a step of a build keeps.
+    fn tag_step(&self, image: &Image, name: Reference) -> Result<Option<super::Moved>, StoreError> {
+        // Before the look, so that nobody who evicts the step after it can also collect the image.
+        let operation = self.inner.begin()?;
+        self.inner.pin_held(&operation, image)?;
+        if !self.inner.is_of_step(&image.digest())? {
+            return Err(StoreError::NotFound { what: "image", name: image.digest().to_string() });
+        }
+        let moved = self.inner.update_names(|names| Ok(names.set(name, &image.target)))?;
+        operation.end()?;
+        Ok(moved)
     }
 
     /// Takes a name away. The image stays, without a name if that was the last.

@@ -9,7 +9,7 @@
 //!   containers/<id>/        writable layers, see `container`
 //!   views/<digest>/         images that are mounted read-only, see `view`
 //!   names/<name>            the id of the container of that name
-//!   cache/                  what can be found out again, see `probing`; reserved for the build cache
+//!   cache/                  what can be found out again, see `probing`, `survey`; steps of builds, see `build_cache`
 //!   locks/                  one file for each thing that two processes may want
 //!   staging/<unique>/       work in progress, see `fs::Staging`
 //!   reserve/                what a full disk is left with, see `fs::staging::reserve`

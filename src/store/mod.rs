@@ -3,6 +3,7 @@
 //! This is where the parts meet: archives bring blobs, blobs become layers, layers are stacked for containers, and names
 //! say what is kept. What each step leaves on disk, and in which order, is decided here.
 
+mod build_cache;
 mod cancel;
 mod check;
 mod commit;
@@ -47,6 +48,7 @@ use crate::driver::Probe;
 use crate::fs::{Dir, Staging};
 use crate::layer::LayerStore;
 
+pub use build_cache::{BuildCache, CachedStep, StepKey};
 pub use check::{CheckOptions, CheckReport, CheckStage};
 pub use commit::CommitOptions;
 pub use container::{Container, ContainerState, ExportOptions, Notes, RemoveContainer};

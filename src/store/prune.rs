@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::Store;
+use super::build_cache::CachedStep;
 use super::container::{Container, ContainerState, RemoveContainer};
 use super::error::StoreError;
 use super::gc::{GcReport, Without};
@@ -66,6 +67,8 @@ pub struct PruneOptions {
     pub containers: bool,
     /// Which images go.
     pub images: PruneImages,
+    /// Whether the build cache goes. Its steps have no labels, and count as made when they were last used.
+    pub build_cache: bool,
     /// Only what was made before that time. What does not say when it was made stays.
     pub until: Option<Timestamp>,
     /// Only what has all of these labels.
@@ -85,11 +88,17 @@ impl PruneOptions {
         Self { images, ..Self::default() }
     }
 
+    /// Steps of builds.
+    pub fn build_cache() -> Self {
+        Self { build_cache: true, ..Self::default() }
+    }
+
     fn means(&self, created: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
-        let is_old = |until: &Timestamp| {
-            let created = created.and_then(|created| time::parse(created).ok());
-            created.is_some_and(|created| created < *until)
-        };
+        self.means_made_at(created.and_then(|created| time::parse(created).ok()), labels)
+    }
+
+    fn means_made_at(&self, made: Option<Timestamp>, labels: &BTreeMap<String, String>) -> bool {
+        let is_old = |until: &Timestamp| made.is_some_and(|made| made < *until);
         self.until.as_ref().is_none_or(is_old)
             && self.labels.iter().all(|label| label.is_met_by(labels))
             && !self.without_labels.iter().any(|label| label.is_met_by(labels))
@@ -128,8 +137,10 @@ pub struct PruneReport {
     pub containers: Vec<PrunedContainer>,
     /// Images, in the order of their digests.
     pub images: Vec<PrunedImage>,
-    /// What was collected then: all that nothing leads to, also where no image was pruned. Nothing, if images were not to
-    /// be.
+    /// Steps of builds, those that were used last first.
+    pub steps: Vec<CachedStep>,
+    /// What was collected then: all that nothing leads to, also where no image was pruned. Nothing, if neither images nor
+    /// steps were to be.
     pub collected: GcReport,
 }
 
@@ -141,7 +152,8 @@ impl PruneReport {
 }
 
 impl Store {
-    /// Removes containers and images that nobody uses, as far as `options` mean them, and collects what is then not needed.
+    /// Removes containers, steps of builds and images that nobody uses, as far as `options` mean them, and collects what is
+    /// then not needed.
     ///
     /// An image that a container gets while this runs may lose its names; the container keeps what it needs.
     ///
@@ -157,14 +169,19 @@ impl Store {
                 report.containers.extend(prune_container(container, options)?);
             }
         }
-        if options.images == PruneImages::None {
+        if options.build_cache {
+            report.steps = self.prune_steps(options)?;
+        }
+        if options.images == PruneImages::None && !options.build_cache {
             return Ok(report);
         }
         let mut without = Without {
             containers: report.containers.iter().map(|container| container.id.clone()).collect(),
+            steps: report.steps.iter().map(|step| step.key).collect(),
             ..Without::default()
         };
         report.images = match options.dry_run {
+            _ if options.images == PruneImages::None => Vec::new(),
             true => {
                 let operation = self.inner.begin()?;
                 let pruned = self.prunable(&self.inner.names()?, options, &without, &operation)?;
@@ -176,6 +193,20 @@ impl Store {
         without.images = report.images.iter().map(|image| image.digest).collect();
         report.collected = self.collect(options.dry_run, &without)?;
         Ok(report)
+    }
+
+    /// Forgets the steps of builds that are meant.
+    fn prune_steps(&self, options: &PruneOptions) -> Result<Vec<CachedStep>, StoreError> {
+        let cache = self.build_cache();
+        let mut pruned = Vec::new();
+        for step in cache.steps()? {
+            if options.means_made_at(Some(step.last_used), &BTreeMap::new())
+                && (options.dry_run || cache.remove(&step.key)?)
+            {
+                pruned.push(step);
+            }
+        }
+        Ok(pruned)
     }
 
     fn prune_images(

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::Inner;
+use super::build_cache::StepKey;
 use super::error::StoreError;
 use super::records::{check_name, is_id};
 use super::view::shown_by;
@@ -49,6 +50,9 @@ impl Inner {
         strangers.extend(strangers_in(&layout.layers, |name| directory(is_layer(name)))?);
         strangers.extend(strangers_in(&layout.views, |name| directory(shown_by(name).is_some()))?);
         strangers.extend(strangers_in(&layout.names, |name| file(check_name(name).is_ok()))?);
+        if let Some(steps) = self.steps_dir()? {
+            strangers.extend(strangers_in(&steps, |name| file(name.parse::<StepKey>().is_ok()))?);
+        }
         strangers.extend(strangers_in(&layout.locks, |name| file(is_lock(name)))?);
         strangers.sort_unstable();
         Ok(strangers)

@@ -65,12 +65,17 @@ pub struct StoreUsage {
     pub containers: Vec<ContainerUsage>,
     /// All blobs and unpacked layers, whoever needs them.
     pub total: Bytes,
-    /// Of these, what no image and no container needs: what a collection frees now.
+    /// Of these, what only steps of builds need: what is freed when they are pruned.
+    pub build_cache: Bytes,
+    /// Of these, what no image, no container and no step of a build needs: what a collection frees now.
     pub unused: Bytes,
-    /// Of these, what no container needs: what a collection frees when every image without a container is removed.
+    /// Of these, what no container needs: what a collection frees when every image without a container is removed, and every
+    /// step of a build.
     pub reclaimable: Bytes,
     /// Blobs.
     pub blobs: u64,
+    /// Steps of builds.
+    pub steps: u64,
     /// Bytes on disk that containers have of their own; 0 if that was not asked for.
     pub writable: u64,
     /// Of these, in containers that are not mounted.
@@ -132,6 +137,7 @@ struct Users {
     bytes: u64,
     images: u64,
     containers: u64,
+    steps: u64,
 }
 
 /// What an image or a container leads to.
@@ -158,13 +164,18 @@ impl Store {
         for content in &of_images {
             count.add(content, |users| users.images += 1);
         }
+        let steps: Vec<_> = self.inner.steps()?.into_iter().filter_map(|step| step.target).collect();
+        for content in self.contents(&steps)? {
+            count.add(&content, |users| users.steps += 1);
+        }
         // Many containers, few images: each is asked for once.
         let made_from: BTreeMap<Digest, Descriptor> =
             containers.iter().map(|one| (one.manifest_digest(), one.record.image.target.clone())).collect();
         let manifests: Vec<_> = made_from.values().cloned().collect();
         let contents = self.contents(&manifests)?;
         let contents: HashMap<Digest, Content> = made_from.into_keys().zip(contents).collect();
-        let mut usage = StoreUsage { blobs: count.blobs.len() as u64, ..StoreUsage::default() };
+        let (blobs, steps) = (count.blobs.len() as u64, steps.len() as u64);
+        let mut usage = StoreUsage { blobs, steps, ..StoreUsage::default() };
         let points = Points::read()?;
         let mounts = points.by_name();
         let mut made: HashMap<Digest, u64> = HashMap::new();
@@ -203,7 +214,9 @@ impl Store {
             usage.images.push(ImageUsage { image, shared, unique, reclaimable, containers });
         }
         usage.total = count.all(|_| true);
-        usage.unused = count.all(|users| users.images == 0 && users.containers == 0);
+        let is_no_images = |users: &Users| users.images == 0 && users.containers == 0;
+        usage.build_cache = count.all(|users| is_no_images(users) && users.steps > 0);
+        usage.unused = count.all(|users| is_no_images(users) && users.steps == 0);
         usage.reclaimable = count.all(|users| users.containers == 0);
         usage.layers = count.layers.into_iter().map(|(key, users)| LayerUsage::new(key, users)).collect();
         Ok(usage)
@@ -248,7 +261,7 @@ fn stacked(record: &ContainerRecord) -> Vec<LayerKey> {
 
 impl LayerUsage {
     fn new(key: LayerKey, users: Users) -> Self {
-        let Users { bytes, images, containers } = users;
+        let Users { bytes, images, containers, .. } = users;
         Self { key, bytes, images, containers }
     }
 }

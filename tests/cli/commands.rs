@@ -365,7 +365,8 @@ fn pruning_tells_what_goes_and_a_dry_run_that_it_would() {
     let loose = tool.word(&["commit", "--created", "@100", "old"]);
 
     let text = tool.text(&["image", "prune", "-n"]);
-    let expected = format!("Image: {loose}\nwould remove 0 containers, 1 image, 3 blobs and 0 layers: ");
+    let expected =
+        format!("Image: {loose}\nwould remove 0 containers, 1 image, 0 steps, 3 blobs and 0 layers: ");
     assert!(text.starts_with(&expected), "{text}");
     assert_eq!(tool.text(&["image", "prune", "-q", "--filter", "until=1970-01-01"]), "");
     let pruned = tool.json(&["image", "prune", "-f", "--filter", "until=1h"]);
@@ -383,6 +384,22 @@ fn pruning_tells_what_goes_and_a_dry_run_that_it_would() {
         "{text}"
     );
     assert_eq!(tool.text(&["images", "-q"]), "");
+
+    assert_eq!(tool.text(&["builder", "ls", "-q"]), "");
+    tool.load_base();
+    let store = plywood::Store::open(tool.root()).unwrap();
+    let key = plywood::StepKey::new(None, b"FROM base:1");
+    store.build_cache().record(&key, &store.image("base:1").unwrap(), Some("FROM base:1")).unwrap();
+    let list = tool.text(&["builder", "ls"]);
+    assert!(list.contains(&key.to_string()[..12]) && list.contains("FROM base:1"), "{list}");
+    assert_eq!(tool.json(&["builder", "ls"])[0]["key"], key.to_string());
+    let df = tool.text(&["system", "df"]);
+    let row = df.lines().find(|line| line.starts_with("Build cache")).unwrap();
+    assert_eq!(row.split_whitespace().nth(2), Some("1"), "{df}");
+    tool.text(&["rmi", "base:1"]);
+    let text = tool.text(&["builder", "prune"]);
+    assert!(text.starts_with(&format!("Step: {key} (FROM base:1)\nremoved 0 containers")), "{text}");
+    assert_eq!(tool.json(&["system", "df"])["total"]["blobs"], 0);
 
     let (text, _) = tool.usage(&["image", "prune", "--filter", "until=yesterday"]);
     assert!(text.contains("neither a time"), "{text}");

@@ -141,6 +141,9 @@ pub(crate) enum Command {
     /// Work with containers: list, mount, remove, prune
     #[command(subcommand, arg_required_else_help = true)]
     Container(ContainerCommand),
+    /// Look at what the store remembers of builds: list, prune
+    #[command(subcommand, arg_required_else_help = true)]
+    Builder(BuilderCommand),
     /// Look after the store as a whole: what takes space, collect, prune, check
     #[command(subcommand, arg_required_else_help = true)]
     System(SystemCommand),
@@ -187,6 +190,14 @@ pub(crate) enum ContainerCommand {
     Commit(CommitArgs),
     Export(ExportArgs),
     Prune(ContainerPruneArgs),
+}
+
+/// `plywood builder …`
+#[derive(Subcommand, Debug)]
+pub(crate) enum BuilderCommand {
+    #[command(visible_alias = "list")]
+    Ls(StepsArgs),
+    Prune(BuilderPruneArgs),
 }
 
 /// `plywood system …`

@@ -37,7 +37,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
+use args::{BuilderCommand, Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
 use errors::Failure;
 use global::Context;
 
@@ -80,6 +80,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Commit(args) => containers::commit(context, args),
         Command::Image(command) => run_image(context, command),
         Command::Container(command) => run_container(context, command),
+        Command::Builder(command) => run_builder(context, command),
         Command::System(command) => run_system(context, command),
         Command::Gc(args) => store::gc(context, args),
         Command::Check(args) => check::check(context, args),
@@ -119,6 +120,13 @@ fn run_container(context: &Context, command: &ContainerCommand) -> Result<(), Fa
         ContainerCommand::Commit(args) => containers::commit(context, args),
         ContainerCommand::Export(args) => save::export(context, args),
         ContainerCommand::Prune(args) => prune::containers(context, args),
+    }
+}
+
+fn run_builder(context: &Context, command: &BuilderCommand) -> Result<(), Failure> {
+    match command {
+        BuilderCommand::Ls(_) => prune::list_steps(context),
+        BuilderCommand::Prune(args) => prune::steps(context, args),
     }
 }
 

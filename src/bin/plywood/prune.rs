@@ -1,12 +1,16 @@
-//! `image prune`, `container prune`, `system prune`.
+//! `image prune`, `container prune`, `builder prune`, `system prune`; and `builder ls`.
 
-use plywood::{PruneImages, PruneOptions, PruneReport, Reference};
-use serde_json::json;
+use std::time::SystemTime;
 
-use crate::args::{ContainerPruneArgs, Filter, ImagePruneArgs, PruneArgs, SystemPruneArgs};
+use plywood::image::time;
+use plywood::{CachedStep, PruneImages, PruneOptions, PruneReport, Reference};
+use serde_json::{Value, json};
+
+use crate::args::{BuilderPruneArgs, ContainerPruneArgs, Filter, ImagePruneArgs, PruneArgs, SystemPruneArgs};
 use crate::errors::Failure;
 use crate::global::Context;
 use crate::human;
+use crate::output::Table;
 use crate::progress::Meter;
 
 /// `plywood image prune`
@@ -19,10 +23,51 @@ pub(crate) fn containers(context: &Context, args: &ContainerPruneArgs) -> Result
     prune(context, PruneOptions::containers(), &args.common)
 }
 
+/// `plywood builder prune`
+pub(crate) fn steps(context: &Context, args: &BuilderPruneArgs) -> Result<(), Failure> {
+    prune(context, PruneOptions::build_cache(), &args.common)
+}
+
+/// `plywood builder ls`
+pub(crate) fn list_steps(context: &Context) -> Result<(), Failure> {
+    let steps = match context.open_if_there()? {
+        None => Vec::new(),
+        Some(store) => store.build_cache().steps()?,
+    };
+    let output = context.output;
+    if output.json {
+        return output.json(&steps.iter().map(step).collect::<Vec<_>>());
+    }
+    if output.quiet {
+        return output.lines(steps.iter().map(|step| step.key.to_string()));
+    }
+    let now = time::from_system(SystemTime::now());
+    let mut table = Table::new(&["STEP", "LAST USED", "MANIFEST", "NOTE"]);
+    for step in &steps {
+        table.row([
+            human::short(&step.key.to_string()).to_owned(),
+            human::age(step.last_used, now),
+            human::short(&step.manifest_digest.to_string()).to_owned(),
+            step.note.clone().unwrap_or_default(),
+        ]);
+    }
+    table.print(output)
+}
+
+fn step(step: &CachedStep) -> Value {
+    json!({
+        "key": step.key.to_string(),
+        "digest": step.manifest_digest.to_string(),
+        "note": step.note,
+        "last_used": time::format(step.last_used).ok(),
+    })
+}
+
 /// `plywood system prune`
 pub(crate) fn system(context: &Context, args: &SystemPruneArgs) -> Result<(), Failure> {
     let mut options = PruneOptions::images(which(args.all));
     options.containers = true;
+    options.build_cache = true;
     prune(context, options, &args.common)
 }
 
@@ -73,6 +118,7 @@ fn tell(context: &Context, report: &PruneReport, dry_run: bool) -> Result<(), Fa
         return output.json(&json!({
             "containers": containers.collect::<Vec<_>>(),
             "images": images.collect::<Vec<_>>(),
+            "steps": report.steps.iter().map(step).collect::<Vec<_>>(),
             "blobs": report.collected.blobs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "layers": report.collected.layers,
             "leftovers": report.collected.leftovers,
@@ -82,18 +128,25 @@ fn tell(context: &Context, report: &PruneReport, dry_run: bool) -> Result<(), Fa
     }
     if output.quiet {
         let images = report.images.iter().map(|image| image.id.to_string());
-        return output.lines(report.containers.iter().map(|container| container.id.clone()).chain(images));
+        let containers = report.containers.iter().map(|container| container.id.clone());
+        let steps = report.steps.iter().map(|step| step.key.to_string());
+        return output.lines(containers.chain(images).chain(steps));
     }
     output.lines(report.containers.iter().map(|container| format!("Container: {}", container.name)))?;
     output.lines(report.images.iter().map(|image| match names(&image.names).join(", ") {
         names if names.is_empty() => format!("Image: {}", image.id),
         names => format!("Image: {} ({names})", image.id),
     }))?;
+    output.lines(report.steps.iter().map(|step| {
+        let note = step.note.as_ref().map_or_else(String::new, |note| format!(" ({note})"));
+        format!("Step: {}{note}", step.key)
+    }))?;
     output.line(format!(
-        "{} {}, {}, {} and {}: {}",
+        "{} {}, {}, {}, {} and {}: {}",
         if dry_run { "would remove" } else { "removed" },
         human::count(report.containers.len() as u64, "container"),
         human::count(report.images.len() as u64, "image"),
+        human::count(report.steps.len() as u64, "step"),
         human::count(report.collected.blobs.len() as u64, "blob"),
         human::count(report.collected.layers.len() as u64, "layer"),
         human::size(report.bytes()),

@@ -50,6 +50,8 @@ fn summary(usage: &StoreUsage) -> Table {
     let layers = usage.layers.iter().filter(|layer| layer.containers > 0).count();
     row("Images", usage.images.len(), images, usage.total.blobs, usage.reclaimable.blobs);
     row("Layers", usage.layers.len(), layers, usage.total.layers, usage.reclaimable.layers);
+    let steps = usage.steps as usize;
+    row("Build cache", steps, 0, usage.build_cache.total(), usage.build_cache.total());
     row("Containers", usage.containers.len(), containers, usage.writable, usage.writable_reclaimable);
     table
 }
@@ -143,6 +145,8 @@ fn to_json(usage: &StoreUsage) -> Value {
     json!({
         "total": bytes(usage.total),
         "unused": bytes(usage.unused),
+        "build_cache": bytes(usage.build_cache),
+        "steps": usage.steps,
         "reclaimable": bytes(usage.reclaimable),
         "blobs": usage.blobs,
         "active_images": active_images,

@@ -20,7 +20,7 @@ impl Check<'_> {
         let inner = &self.store.inner;
         let label = needing.to_string();
         let lacking = |error| match needing {
-            Needing::Image(_) => error,
+            Needing::Image(_) | Needing::Step(_) => error,
             Needing::Container(name) => inner.lacking(name, error),
         };
         let mut whole = true;

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Store;
+use super::build_cache::{Step, StepKey};
 use super::containers::DamagedContainer;
 use super::damage::Damage;
 use super::error::StoreError;
@@ -80,7 +81,7 @@ impl std::fmt::Debug for CheckOptions<'_> {
 pub struct CheckReport {
     /// Everything that is wrong; nothing, if all is well.
     pub damages: Vec<Damage>,
-    /// Images, those that only containers use included.
+    /// Images, those that only containers or steps of builds use included.
     pub images: u64,
     /// Blobs.
     pub blobs: u64,
@@ -158,6 +159,7 @@ struct Needed {
 enum Needing<'a> {
     Image(String),
     Container(&'a str),
+    Step(StepKey),
 }
 
 impl std::fmt::Display for Needing<'_> {
@@ -165,6 +167,7 @@ impl std::fmt::Display for Needing<'_> {
         match self {
             Self::Image(name) => write!(f, "image {name}"),
             Self::Container(name) => write!(f, "container {name}"),
+            Self::Step(key) => write!(f, "step of a build {key}"),
         }
     }
 }
@@ -220,7 +223,8 @@ impl<'a> Check<'a> {
     pub(super) fn everything_but_layers(&mut self, images: Vec<Named>) -> Result<(), StoreError> {
         let mut containers = self.containers()?;
         containers.append(&mut self.more);
-        let all = (images.len() + containers.len()) as u64;
+        let steps = self.store.inner.steps()?;
+        let all = (images.len() + containers.len() + steps.len()) as u64;
         let mut done = 0;
         for named in images {
             self.tell(CheckStage::Documents, done, all);
@@ -234,6 +238,13 @@ impl<'a> Check<'a> {
             let named = Named { target: record.image.target.clone(), names: Vec::new() };
             if !self.image(named, &Needing::Container(&record.name))? {
                 self.orphaned.push(record);
+            }
+            done += 1;
+        }
+        for Step { key, target, .. } in steps {
+            self.tell(CheckStage::Documents, done, all);
+            if let Some(target) = target {
+                self.image(Named { target, names: Vec::new() }, &Needing::Step(key))?;
             }
             done += 1;
         }

@@ -53,7 +53,26 @@ pub(crate) struct ContainerPruneArgs {
     pub(crate) common: PruneArgs,
 }
 
-/// Remove containers that are not mounted, and then images that have no name and that no container uses
+/// List the steps of builds that the store remembers
+///
+/// Builders keep here what came of a step, so that they need not do it again. Those that were used last come first.
+#[derive(Args, Debug)]
+pub(crate) struct StepsArgs {}
+
+/// Forget steps of builds
+///
+/// With them goes what nothing else needs, as with `plywood gc`. A step counts as made when it was last used, and has no labels.
+#[derive(Args, Debug)]
+#[command(after_help = help!("Example:
+  plywood builder prune --filter until=168h
+\n"))]
+pub(crate) struct BuilderPruneArgs {
+    #[command(flatten)]
+    pub(crate) common: PruneArgs,
+}
+
+/// Remove containers that are not mounted, what is remembered of builds, and then images that have no name and that no
+/// container uses
 #[derive(Args, Debug)]
 #[command(after_help = help!("Example:
   plywood system prune -a -n
