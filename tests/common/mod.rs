@@ -24,6 +24,7 @@ pub mod kernel;
 pub mod model;
 pub mod peers;
 pub mod privilege;
+pub mod process;
 pub mod random;
 pub mod tar;
 pub mod tree;

@@ -22,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::image::{Compression, Layout, image};
 use crate::common::privilege::{self, MOUNTING, Privilege};
+use crate::common::process;
 use crate::common::tar::tar;
 use crate::crowd::names_in;
 use crate::hands::{Hands, reference};
@@ -421,10 +422,7 @@ impl Process {
     /// Stops it, and returns when it has stopped.
     fn stop(&self) {
         self.signal(Signal::STOP);
-        let state = format!("/proc/{}/stat", self.0.id());
-        until(|| {
-            fs::read_to_string(&state).unwrap().rsplit(')').next().unwrap().trim_start().starts_with('T')
-        });
+        until(|| process::stat(self.0.id()).unwrap()[0] == "T");
     }
 
     #[track_caller]

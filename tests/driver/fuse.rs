@@ -14,7 +14,7 @@ use plywood::fs::Dir;
 use plywood::stack::{Stack, Tree, marks::Marks};
 
 use crate::common::privilege::{ALL, MOUNTING, Privilege, under_with_fuse};
-use crate::common::{fuse_overlayfs as programs, scratch};
+use crate::common::{fuse_overlayfs as programs, process, scratch};
 use crate::world::{World, assert_same, view, view_of};
 
 /// Those that a trial mount does not refuse.
@@ -36,33 +36,11 @@ fn driver(world: &World, program: &Path) -> FuseDriver {
 /// The process that serves the root in `dir`.
 fn server(dir: &Dir) -> Option<u32> {
     let log = dir.path_of("server");
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.find(|id| std::fs::read_link(format!("/proc/{id}/fd/2")).is_ok_and(|file| file == log))
+    process::that_complain_to(&log).first().copied()
 }
 
 fn kill(dir: &Dir) {
-    let id = server(dir).unwrap();
-    assert!(Command::new("kill").args(["-9", &id.to_string()]).status().unwrap().success());
-    wait_for_end(id);
-}
-
-/// All its threads have to be gone. That somebody has waited for it is not needed: the first process of a container often
-/// waits for no one's children but its own.
-fn wait_for_end(process: u32) {
-    while fields(process).is_some_and(|fields| fields[0] != "Z" || threads(process) > 1) {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-}
-
-/// What `/proc` says of a process, from its state on; nothing once it is gone.
-fn fields(process: u32) -> Option<Vec<String>> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    Some(stat.rsplit(')').next()?.split_whitespace().map(str::to_owned).collect())
-}
-
-fn threads(process: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count)
+    process::kill(server(dir).unwrap());
 }
 
 fn mounts_in(dir: &Dir) -> usize {
@@ -126,12 +104,12 @@ fn an_unmounted_root_has_no_server_any_more() {
             let root = driver.mount(&spec, None).unwrap();
             let id = server(&dir).unwrap();
             // Nobody has to wait for it, and no signal of a terminal reaches it.
-            let (stat, own) = (fields(id).unwrap(), fields(std::process::id()).unwrap());
+            let (stat, own) = (process::stat(id).unwrap(), process::stat(std::process::id()).unwrap());
             assert!(stat[1] != std::process::id().to_string() && stat[3] != own[3], "{stat:?}");
             drop(root.dir);
             driver.unmount(spec.source, &root.point.unwrap(), Unmount::Clean).unwrap();
             assert!(server(&dir).is_none());
-            wait_for_end(id);
+            process::wait_for_end(id);
         }
     });
 }

@@ -1,7 +1,6 @@
 //! Containers by fuse-overlayfs, and what a store remembers of its trials.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use plywood::driver::DriverKind;
 use plywood::store::{ContainerState, CreateOptions, DriverChoice, GcOptions, RemoveContainer};
@@ -9,23 +8,15 @@ use plywood::store::{ContainerState, CreateOptions, DriverChoice, GcOptions, Rem
 use crate::common::{
     self,
     privilege::{self, ALL, Privilege},
+    process,
 };
 use crate::world::*;
 
 fn kill_server(merged: &Path) {
     let log = merged.with_file_name("server");
-    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let server = processes
-        .filter(|process| std::fs::read_link(process.join("fd/2")).is_ok_and(|file| file == log))
-        .collect::<Vec<_>>();
-    for process in &server {
-        let id = process.file_name().unwrap().to_str().unwrap();
-        assert!(Command::new("kill").args(["-9", id]).status().unwrap().success());
-    }
-    assert_eq!(server.len(), 1);
-    while server[0].exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    let servers = process::that_complain_to(&log);
+    assert_eq!(servers.len(), 1);
+    process::kill(servers[0]);
 }
 
 #[test]
