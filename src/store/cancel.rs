@@ -49,6 +49,14 @@ fn is_set(cancel: Option<&AtomicBool>) -> bool {
     cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed))
 }
 
+/// Gives up if that is wished.
+pub(super) fn refuse(cancel: Option<&AtomicBool>) -> Result<(), StoreError> {
+    match is_set(cancel) {
+        true => Err(StoreError::Cancelled),
+        false => Ok(()),
+    }
+}
+
 /// Says of an operation that gave up that it did, whichever part of it noticed.
 pub(super) fn told<T>(outcome: Result<T, StoreError>) -> Result<T, StoreError> {
     match outcome {

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use super::build_cache::{Step, StepKey};
 use super::error::StoreError;
@@ -15,7 +16,7 @@ use super::operation::{GC_LOCK, Operation, Pinned};
 use super::records::check_name;
 use super::strangers::is_lock_of_one;
 use super::survey::{IMAGES, STACKS};
-use super::{Inner, Store};
+use super::{Inner, Store, cancel};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::driver::{self, RootState};
@@ -24,17 +25,19 @@ use crate::image::Descriptor;
 use crate::layer::{MOST_STACKED, Stacking};
 
 /// How to collect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
-pub struct GcOptions {
+pub struct GcOptions<'a> {
     /// Only tell what would be collected.
     pub dry_run: bool,
+    /// Set by another thread to give up. What was collected until then is gone.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
-impl GcOptions {
+impl GcOptions<'_> {
     /// Only tells what would be collected.
     pub fn dry_run() -> Self {
-        Self { dry_run: true }
+        Self { dry_run: true, ..Self::default() }
     }
 }
 
@@ -74,14 +77,34 @@ impl Store {
     ///
     /// [`StoreError`] if something that is needed cannot be read: then nothing is known to be unneeded and nothing is
     /// removed. If something cannot be unlinked at the end, it is no longer visible and the next collection tries again.
-    pub fn gc(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
-        self.collect(options.dry_run, &Without::default())
+    /// [`StoreError::Cancelled`]: part of what nothing needs is gone, and the rest is as it was.
+    pub fn gc(&self, options: &GcOptions<'_>) -> Result<GcReport, StoreError> {
+        self.collect(options, &Without::default())
     }
 
     /// Collects as if what is in `without` were gone.
-    pub(super) fn collect(&self, dry_run: bool, without: &Without) -> Result<GcReport, StoreError> {
+    pub(super) fn collect(&self, options: &GcOptions<'_>, without: &Without) -> Result<GcReport, StoreError> {
+        let &GcOptions { dry_run, cancel } = options;
         let operation = self.inner.begin()?;
-        let mut collection = Collection::begin(&self.inner, &operation, dry_run)?;
+        let collected = self.collect_in(&operation, options, without);
+        let ended = operation.end();
+        let report = collected?;
+        ended?;
+        if !dry_run {
+            self.inner.tidy_locks()?;
+            cancel::refuse(cancel)?;
+            self.tidy()?;
+        }
+        Ok(report)
+    }
+
+    fn collect_in(
+        &self,
+        operation: &Operation,
+        options: &GcOptions<'_>,
+        without: &Without,
+    ) -> Result<GcReport, StoreError> {
+        let mut collection = Collection::begin(&self.inner, operation, options)?;
         let needed = collection.needed(without)?;
         collection.blobs(&needed)?;
         collection.layers(&needed)?;
@@ -89,13 +112,7 @@ impl Store {
         collection.report.strangers = self.inner.strangers()?;
         collection.facts(&needed)?;
         collection.replaced()?;
-        let report = collection.end();
-        operation.end()?;
-        if !dry_run {
-            self.inner.tidy_locks()?;
-            self.tidy()?;
-        }
-        Ok(report)
+        Ok(collection.end())
     }
 
     /// What a collection does once there is as much room as there will be.
@@ -140,7 +157,7 @@ impl Store {
         let inner = &self.inner;
         let workspace = operation.workspace();
         let brought = operation.pinned()?;
-        let mut collection = Collection::begin(inner, operation, true)?;
+        let mut collection = Collection::begin(inner, operation, &GcOptions::dry_run())?;
         let needed = collection.needed(&Without::default())?;
         for digest in brought.blobs.difference(&needed.blobs).filter_map(|digest| digest.parse().ok()) {
             if inner.layout.blobs.size(&digest)?.is_some() {
@@ -181,6 +198,7 @@ struct Collection<'a> {
     workspace: &'a Workspace,
     /// Only to tell what would go.
     dry_run: bool,
+    cancel: Option<&'a AtomicBool>,
     report: GcReport,
     /// Targets of which everything that they lead to is known to be needed.
     known: HashSet<Digest>,
@@ -191,13 +209,18 @@ struct Collection<'a> {
 
 impl<'a> Collection<'a> {
     /// Keeps everybody from relying on something new until it is over.
-    fn begin(inner: &'a Inner, operation: &'a Operation, dry_run: bool) -> Result<Self, StoreError> {
+    fn begin(
+        inner: &'a Inner,
+        operation: &'a Operation,
+        options: &GcOptions<'a>,
+    ) -> Result<Self, StoreError> {
         let alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
         let workspace = operation.workspace();
         Ok(Self {
             inner,
             workspace,
-            dry_run,
+            dry_run: options.dry_run,
+            cancel: options.cancel,
             report: GcReport::default(),
             known: HashSet::new(),
             spares_layers: false,
@@ -217,6 +240,7 @@ impl<'a> Collection<'a> {
         let mut needed = Pinned::of(&live)?;
         let images = self.inner.names()?.images().into_iter();
         for image in images.filter(|image| !without.images.contains(&image.target.digest)) {
+            cancel::refuse(self.cancel)?;
             self.need(&image.target, &mut needed)?;
         }
         self.steps(without, &mut needed)?;
@@ -226,6 +250,7 @@ impl<'a> Collection<'a> {
         let containers = self.inner.container_records()?.into_iter();
         let containers = containers.filter(|record| !without.containers.contains(&record.id));
         for record in containers.chain(views) {
+            cancel::refuse(self.cancel)?;
             self.need_container(&record, &mut needed)?;
         }
         Ok(needed)
@@ -345,6 +370,7 @@ impl<'a> Collection<'a> {
             if needed.blobs.contains(&digest.to_string()) {
                 continue;
             }
+            cancel::refuse(self.cancel)?;
             if !self.dry_run {
                 blobs.discard(&digest, self.workspace)?;
             }
@@ -363,6 +389,7 @@ impl<'a> Collection<'a> {
             if needed.layers.contains(&key.to_string()) {
                 continue;
             }
+            cancel::refuse(self.cancel)?;
             let bytes = layers.get(key)?.map_or(0, |layer| layer.record.data_bytes);
             // One that is being made is pinned, or its maker is about to find its pins.
             if !self.dry_run && !layers.remove(key, self.workspace)? {

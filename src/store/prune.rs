@@ -10,7 +10,7 @@ use super::Store;
 use super::build_cache::CachedStep;
 use super::container::{Container, ContainerState, RemoveContainer};
 use super::error::StoreError;
-use super::gc::{GcReport, Without};
+use super::gc::{GcOptions, GcReport, Without};
 use super::image::Image;
 use super::names::{Named, Names};
 use super::operation::{Operation, Pinned};
@@ -191,7 +191,8 @@ impl Store {
             false => self.prune_images(options, &without)?,
         };
         without.images = report.images.iter().map(|image| image.digest).collect();
-        report.collected = self.collect(options.dry_run, &without)?;
+        report.collected =
+            self.collect(&GcOptions { dry_run: options.dry_run, ..GcOptions::default() }, &without)?;
         Ok(report)
     }
 

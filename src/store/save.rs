@@ -6,11 +6,11 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::Store;
 use super::error::StoreError;
 use super::image::Image;
 use super::layout::Access;
 use super::operation::Operation;
+use super::{Store, cancel};
 use crate::archive::{self, SaveImage, Warning};
 use crate::fs::Dir;
 
@@ -21,7 +21,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Save`] if a blob is missing or damaged, or `out` fails; what was written by then is no archive. A store
+    /// [`StoreError::Save`] if a blob is missing or damaged, or `out` fails, [`StoreError::Cancelled`]; what was written by then is no archive. A store
     /// that can only be read has no room for layers that are compressed anew, as all are in a classic docker-archive: that is
     /// refused unless [`SaveOptions::workspace`] is set.
     pub fn save(
@@ -34,7 +34,8 @@ impl Store {
         let operation = self.pin_for_reading(images)?;
         let content = self.inner.content();
         let options = with_workspace(options, operation.as_ref());
-        let warnings = archive::save(&save_images(images), &content, format, out, &options)?;
+        let saved = archive::save(&save_images(images), &content, format, out, &options);
+        let warnings = cancel::told(saved.map_err(StoreError::from))?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)
     }
@@ -55,7 +56,8 @@ impl Store {
         let into = Dir::ensure_ambient(path)?;
         let content = self.inner.content();
         let options = with_workspace(options, operation.as_ref());
-        let warnings = archive::save_layout(&save_images(images), &content, &into, &options)?;
+        let saved = archive::save_layout(&save_images(images), &content, &into, &options);
+        let warnings = cancel::told(saved.map_err(StoreError::from))?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 
 use crate::common::image::{Compression, Layout, blob_path, image};
 use crate::shop::{FORMATS, Shop, as_loaded, layer, members, three, two_platforms};
@@ -237,12 +238,12 @@ fn a_directory_gets_the_new_layers_and_loads() {
 fn the_caller_can_stop_it_while_layers_are_compressed() {
     let shop = Shop::new();
     let images = as_loaded(&shop.load(three().oci_archive()));
-    let stop = || true;
+    let stop = AtomicBool::new(true);
     let workspace = shop.staging.workspace().unwrap();
     let mut options = SaveOptions::default();
     options.workspace = Some(&workspace);
     options.compression = "gzip:1".parse().unwrap();
-    options.cancelled = Some(&stop);
+    options.cancel = Some(&stop);
     let saved = plywood::archive::save(&images, &shop.blobs, ArchiveFormat::OciArchive, Vec::new(), &options);
     assert!(matches!(saved, Err(SaveError::Cancelled)));
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use crate::common;
 use crate::common::image::{Layout, blob_path, image};
@@ -298,8 +299,8 @@ fn the_caller_hears_how_far_it_is_and_can_stop_it() {
     let total: u64 = layout.blobs.values().map(|blob| blob.len() as u64).sum();
     assert!(heard.lock().unwrap().is_sorted());
     assert_eq!(heard.lock().unwrap().last(), Some(&(total, total)));
-    let stop = || true;
-    options.cancelled = Some(&stop);
+    let stop = AtomicBool::new(true);
+    options.cancel = Some(&stop);
     let error = save(&images, &shop.blobs, ArchiveFormat::OciArchive, &mut Vec::new(), &options).unwrap_err();
     assert!(matches!(error, SaveError::Cancelled), "{error:?}");
 }

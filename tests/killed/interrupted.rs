@@ -64,6 +64,21 @@ impl Bench {
         run_command(&mut self.command(words)).stdout
     }
 
+    /// Takes a file out of the layer of many.
+    fn damage_many(&self) {
+        let layers = fs::read_dir(self.path("store/layers")).unwrap();
+        let many = layers.map(|layer| layer.unwrap().path().join("tree/many")).find(|many| many.exists());
+        fs::remove_file(many.unwrap().join("7")).unwrap();
+    }
+
+    /// Puts blobs there that nothing leads to: to take that many away one after the other takes its time.
+    fn drop_many_blobs(&self) {
+        let blobs = self.path("store/oci/blobs/sha256");
+        for blob in 0..20_000 {
+            fs::write(blobs.join(format!("{blob:064x}")), "").unwrap();
+        }
+    }
+
     fn has_begun(&self) -> bool {
         fs::read_dir(self.path("store/staging")).unwrap().next().is_some()
     }
@@ -79,8 +94,10 @@ impl Bench {
         bring(&mut child);
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::INT).unwrap();
-        // What it waits for stays stalled until it has ended.
+        // What it waits for stays stalled until it has ended; waiting for it would close its input.
+        let input = child.stdin.take();
         let status = child.wait().unwrap();
+        drop(input);
         let mut errors = String::new();
         child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
         assert_eq!(status.code(), Some(130), "{words:?}: {status}, {errors}");
@@ -124,6 +141,14 @@ fn an_interrupted_command_puts_everything_away() {
         bench.interrupt_at_work(&["create", "--name", "new", "many:1"]);
         // Nothing is in the way of doing it.
         bench.must(&["create", "--name", "new", "many:1"]);
+        bench.interrupt_at_work(&["check", "--deep"]);
+        bench.damage_many();
+        bench.interrupt_at_work(&["repair"]);
+        bench.must(&["repair"]);
+        bench.must(&["check", "--deep"]);
+        bench.drop_many_blobs();
+        bench.interrupt_at_work(&["gc"]);
+        bench.must(&["gc"]);
         bench.must(&["check"]);
     });
 }

@@ -316,6 +316,28 @@ fn live(store: &Store, life: usize, round: usize) {
 }
 
 #[test]
+fn a_collection_and_a_save_that_are_called_off_end_and_take_nothing_that_is_needed() {
+    let world = World::driver(DriverKind::Copy);
+    let kept = world.load_image(&one("kept"));
+    world.load_image(&one("gone"));
+    world.store.remove_image("gone:1", RemoveImage::Refuse).unwrap();
+    let cancel = AtomicBool::new(true);
+    let mut options = GcOptions::default();
+    options.cancel = Some(&cancel);
+    let error = world.refuse(|store| store.gc(&options));
+    assert_eq!(error.kind(), "cancelled", "{}", chain(&error));
+    let mut how = plywood::SaveOptions::default();
+    how.cancel = Some(&cancel);
+    let error = world.refuse(|store| {
+        store.save(std::slice::from_ref(&kept), plywood::ArchiveFormat::OciArchive, std::io::sink(), &how)
+    });
+    assert!(matches!(error, plywood::StoreError::Cancelled), "{}", chain(&error));
+    cancel.store(false, Ordering::Relaxed);
+    assert_eq!(world.store.gc(&options).unwrap().layers.len(), 1);
+    collect(&world);
+}
+
+#[test]
 fn what_a_dead_process_left_in_staging_goes() {
     let world = World::driver(DriverKind::Copy);
     world.load_image(&one("kept"));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::codec::{Compression, Encoding};
 use crate::digest::{DiffId, Digest};
@@ -149,8 +150,8 @@ pub struct SaveOptions<'a> {
     /// Called now and then with the bytes of blobs that were written, and those that there are altogether; before that,
     /// where layers are compressed anew, with the bytes of those.
     pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
-    /// Asked now and then; saving stops when it says true.
-    pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
+    /// Set by another thread to give up.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 impl fmt::Debug for SaveOptions<'_> {
@@ -168,7 +169,7 @@ impl fmt::Debug for SaveOptions<'_> {
 
 impl SaveOptions<'_> {
     pub(in crate::archive) fn is_cancelled(&self) -> bool {
-        self.cancelled.is_some_and(|cancelled| cancelled())
+        self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed))
     }
 
     pub(in crate::archive) fn report(&self, done: u64, total: u64) {

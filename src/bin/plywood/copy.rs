@@ -151,16 +151,15 @@ impl Copying<'_> {
         let container = containers::find(self.store, container)?;
         let tar = Input::stdin(self.interrupt)?;
         let meter = Meter::new("copying", self.context.output);
-        let cancelled = || self.interrupt.check().is_err();
-        let copied = container.copy_in(dest, tar, &self.options(&cancelled))?;
+        let copied = container.copy_in(dest, tar, &self.options())?;
         drop(meter);
         self.report(&container, &copied)
     }
 
-    fn options<'c>(&self, cancelled: &'c (dyn Fn() -> bool + Sync)) -> CopyInOptions<'c> {
+    fn options(&self) -> CopyInOptions<'_> {
         let mut options = CopyInOptions::default();
         options.archive = self.args.archive;
-        options.cancelled = Some(cancelled);
+        options.cancel = Some(self.interrupt.flag());
         options
     }
 
@@ -169,13 +168,12 @@ impl Copying<'_> {
         let (reader, writer) = io::pipe().map_err(|error| Failure::io("make a pipe", error))?;
         let mut packing = CopyOutOptions::default();
         packing.name.clone_from(&target.name);
-        let cancelled = || self.interrupt.check().is_err();
         thread::scope(|scope| {
             let (done, outcome) = channel();
             // Nobody is there to be told once the other side has failed.
             scope.spawn(move || done.send(copy_out(found, source, writer, &packing)).unwrap_or_default());
             let mut tar = Piped { reader, outcome, ended: false, failure: None };
-            let copied = self.store.unpack_into(&target.dir, &mut tar, &self.options(&cancelled));
+            let copied = self.store.unpack_into(&target.dir, &mut tar, &self.options());
             match tar.failure.take() {
                 Some(cause) => Err(StoreError::from(cause).into()),
                 None => Ok(copied?),

@@ -30,13 +30,12 @@ pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
         meter.expect(all);
         meter.set(done);
     };
-    let cancelled = || interrupt.check().is_err();
     let mut options = SaveOptions::default();
     options.platform.clone_from(&args.platform);
     options.compression = args.compression;
     options.known = known(&store, args)?;
     options.progress = Some(&progress);
-    options.cancelled = Some(&cancelled);
+    options.cancel = Some(interrupt.flag());
     options.durability = context.durability();
     let mut warnings = Vec::new();
     let mut archive = |format| {

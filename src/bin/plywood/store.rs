@@ -10,19 +10,21 @@ use crate::global::Context;
 use crate::human;
 use crate::output::path_json;
 use crate::progress::Meter;
+use crate::signals::Interrupt;
 
 /// `plywood gc`
 pub(crate) fn gc(context: &Context, args: &GcArgs) -> Result<(), Failure> {
     let output = context.output;
-    let mut options = GcOptions::default();
-    options.dry_run = args.dry_run;
     let report = match context.open_if_there()? {
         None => GcReport::default(),
         Some(store) => {
             let _meter = Meter::new("collecting", output);
-            let collected = store.gc(&options);
-            collected
-                .map_err(|error| Failure::from(error).hinted(|error| crate::images::hint(&store, error)))?
+            let interrupt = Interrupt::watch()?;
+            let mut options = GcOptions::default();
+            options.dry_run = args.dry_run;
+            options.cancel = Some(interrupt.flag());
+            let hinted = |error| Failure::from(error).hinted(|error| crate::images::hint(&store, error));
+            store.gc(&options).map_err(|error| interrupt.explain(hinted(error)))?
         }
     };
     if output.json {

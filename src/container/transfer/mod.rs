@@ -9,6 +9,7 @@ mod resolve;
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::changeset::ChangesetError;
 use crate::codec::Decoder;
@@ -63,8 +64,8 @@ pub struct CopyInOptions<'a> {
     pub archive: bool,
     /// Which attributes are taken from the tar.
     pub xattrs: XattrPolicy,
-    /// Asked while the tar is read; once it says true, the copy ends and nothing has changed.
-    pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
+    /// Set by another thread to give up while the tar is read; nothing has changed then.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
 impl CopyInOptions<'_> {
@@ -219,7 +220,8 @@ pub(crate) fn copy_in(
     let mut unpacking = unpacking.clone();
     unpacking.reserved_names = true;
     unpacking.xattrs = options.xattrs.clone();
-    unpacking.cancelled = options.cancelled;
+    let cancelled = options.cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
+    unpacking.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
     let unpacked = unpack(tar, staging, None, abilities, &unpacking)?;
     // Other names of later files were made by now; what is left is a link to nothing in this tar.
     for link in &unpacked.below_links {

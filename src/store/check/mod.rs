@@ -17,9 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use super::Store;
 use super::build_cache::{Step, StepKey};
 use super::containers::DamagedContainer;
 use super::damage::Damage;
@@ -29,6 +28,7 @@ use super::names::Named;
 use super::operation::Operation;
 use super::records::{check_name, is_id};
 use super::view::DamagedView;
+use super::{Store, cancel};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::fs::{Dir, Kind, Optional, Staging, unique_name};
@@ -276,10 +276,7 @@ impl<'a> Check<'a> {
     }
 
     fn refuse_cancelled(&self) -> Result<(), StoreError> {
-        match self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            true => Err(StoreError::Cancelled),
-            false => Ok(()),
-        }
+        cancel::refuse(self.cancel)
     }
 
     fn pin<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) -> Result<(), StoreError> {
