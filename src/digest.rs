@@ -5,6 +5,7 @@
 //! well-formed (known algorithm, right length, lower-case hex); whether some bytes *have* that digest is checked by
 //! [`HashingReader`] and by the writers of the blob store.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::str::FromStr;
@@ -46,7 +47,7 @@ impl Algorithm {
 }
 
 /// Digest of some bytes as they are stored, `algorithm:hex`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest {
     algorithm: Algorithm,
     bytes: [u8; 64],
@@ -94,23 +95,42 @@ impl Digest {
         if hex.len() != 2 * algorithm.len() {
             return Err(fault("the hash has the wrong length"));
         }
-        let mut bytes = [0; 64];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            let (Some(high), Some(low)) = (hex_value(pair[0]), hex_value(pair[1])) else {
-                return Err(fault("the hash is not lower-case hexadecimal"));
-            };
-            *byte = high << 4 | low;
-        }
-        Ok(Self { algorithm, bytes })
+        Self::from_hex(algorithm, hex).ok_or_else(|| fault("the hash is not lower-case hexadecimal"))
     }
-}
 
-/// The value of one lower-case hex digit; upper case is not a digest by the spec's grammar.
-fn hex_value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+    /// Reads the digest that `text` begins with; returns what is behind it.
+    pub(crate) fn split_from(text: &str) -> Option<(Self, &str)> {
+        Algorithm::ALL.into_iter().find_map(|algorithm| {
+            let rest = text.strip_prefix(algorithm.name())?.strip_prefix(':')?;
+            let (hex, rest) = rest.split_at_checked(2 * algorithm.len())?;
+            Some((Self::from_hex(algorithm, hex)?, rest))
+        })
+    }
+
+    /// Reads as many digits as a hash of this algorithm has. Upper case is not a digest by the spec's grammar.
+    fn from_hex(algorithm: Algorithm, hex: &str) -> Option<Self> {
+        // Digits are as good as random, so a branch on each would be guessed wrong every other time: a list of ten
+        // thousand images reads more than a million.
+        let (mut values, mut is_hex) = ([0; 128], true);
+        for (value, digit) in values.iter_mut().zip(hex.bytes()) {
+            let (number, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
+            is_hex &= (number < 10) | (letter < 6);
+            *value = if number < 10 { number } else { letter.wrapping_add(10) };
+        }
+        let mut bytes = [0; 64];
+        for (byte, pair) in bytes.iter_mut().zip(values.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        is_hex.then_some(Self { algorithm, bytes })
+    }
+
+    /// Whether the hash begins with these digits, and with nothing else than lower-case ones.
+    pub(crate) fn begins_with(&self, digits: &str) -> bool {
+        digits.len() <= 2 * self.algorithm.len() && {
+            let nibble = |at: usize| self.bytes[at / 2] >> (4 * (1 - at % 2)) & 0xf;
+            let digit = |at| char::from_digit(nibble(at).into(), 16);
+            digits.chars().enumerate().all(|(at, wanted)| digit(at) == Some(wanted))
+        }
     }
 }
 
@@ -138,6 +158,22 @@ impl TryFrom<String> for Digest {
 
     fn try_from(text: String) -> Result<Self, DigestError> {
         text.parse()
+    }
+}
+
+impl Ord for Digest {
+    /// The order of their texts.
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The first bytes decide practically always, and cost no call.
+        let first = |digest: &Self| digest.bytes.first_chunk().copied().map(u64::from_be_bytes);
+        let by_algorithm = self.algorithm.cmp(&other.algorithm);
+        by_algorithm.then(first(self).cmp(&first(other))).then_with(|| self.bytes.cmp(&other.bytes))
+    }
+}
+
+impl PartialOrd for Digest {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -355,6 +391,36 @@ mod tests {
         assert_eq!(EMPTY.parse(), Ok(Digest::of(b"")));
         let long = Digest::of_with(Algorithm::Sha512, b"x");
         assert_eq!(long.to_string().parse(), Ok(long));
+        for digest in [Digest::of(b""), long] {
+            assert_eq!(Digest::split_from(&format!("{digest}0 and more")), Some((digest, "0 and more")));
+            assert_eq!(Digest::split_from(&digest.to_string()[..70]), None);
+        }
+    }
+
+    #[test]
+    fn digests_stand_in_the_order_of_their_texts() {
+        let mut digests: Vec<_> = (0..50_u8)
+            .flat_map(|number| Algorithm::ALL.map(|algorithm| Digest::of_with(algorithm, [number])))
+            .collect();
+        let alike = (0..16).map(|last| format!("{}{last:x}", &EMPTY[..70]).parse::<Digest>().unwrap());
+        digests.extend(alike);
+        let mut texts: Vec<_> = digests.iter().map(Digest::to_string).collect();
+        digests.sort();
+        texts.sort();
+        assert_eq!(digests.iter().map(Digest::to_string).collect::<Vec<_>>(), texts);
+    }
+
+    #[test]
+    fn a_digest_begins_with_each_beginning_of_its_digits_and_with_no_other() {
+        let digest = Digest::of(b"");
+        let hex = digest.hex();
+        for end in 0..=hex.len() {
+            assert!(digest.begins_with(&hex[..end]));
+            assert!(!digest.begins_with(&format!("{}g", &hex[..end])));
+        }
+        for other in [&hex.to_uppercase(), &hex[1..], &format!("{hex}0"), &format!("{}0", &hex[..9]), "é"] {
+            assert!(!digest.begins_with(other), "{other}");
+        }
     }
 
     #[test]

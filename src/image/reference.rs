@@ -236,10 +236,10 @@ pub(crate) fn is_canonical_tag(text: &str) -> bool {
 
 /// The text before the first `/` if that is a domain.
 fn domain_of(text: &str) -> Option<(&str, &str)> {
-    let (first, rest) = text.split_once('/')?;
+    let (first, rest) = text.split_at(text.bytes().position(|byte| byte == b'/')?);
     let is_domain =
-        first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase);
-    is_domain.then_some((first, rest))
+        first == "localhost" || first.chars().any(|sign| matches!(sign, '.' | ':') || sign.is_uppercase());
+    is_domain.then_some((first, &rest[1..]))
 }
 
 fn has_domain(text: &str) -> bool {
@@ -287,23 +287,31 @@ fn check_path(path: &str) -> Result<(), &'static str> {
     if path.len() > PATH_MAX {
         return Err("its path is longer than 255 bytes");
     }
-    if path.chars().any(char::is_uppercase) {
-        return Err("its path must be lower case");
-    }
-    let component = |component: &str| {
-        let alphanumeric = |c: char| matches!(c, 'a'..='z' | '0'..='9');
-        !component.is_empty()
-            && component.starts_with(alphanumeric)
-            && component.ends_with(alphanumeric)
-            && component.split(alphanumeric).all(|separator| {
-                matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|c| c == b'-')
-            })
-    };
-    if path.split('/').all(component) {
+    if is_path(path.as_bytes()) {
         Ok(())
+    } else if path.chars().any(char::is_uppercase) {
+        Err("its path must be lower case")
     } else {
         Err("its path must be of lower-case letters and digits, separated by one of . _ __ - or /")
     }
+}
+
+/// Whether it begins and ends with a letter or a digit, and has one separator at a time between them.
+fn is_path(path: &[u8]) -> bool {
+    let is_separator = |signs: &[u8]| {
+        matches!(signs, b"" | b"/" | b"." | b"_" | b"__") || signs.iter().all(|&sign| sign == b'-')
+    };
+    // Where what is not a letter or a digit began.
+    let mut from = 0;
+    for (at, sign) in path.iter().enumerate() {
+        if matches!(sign, b'a'..=b'z' | b'0'..=b'9') {
+            if from < at && (from == 0 || !is_separator(&path[from..at])) {
+                return false;
+            }
+            from = at + 1;
+        }
+    }
+    from == path.len() && from > 0
 }
 
 fn check_tag(tag: &str) -> Result<(), &'static str> {

@@ -407,7 +407,9 @@ impl<'a> Collection<'a> {
             return Ok(());
         }
         for file in [IMAGES, STACKS] {
-            self.inner.forget_facts(file, self.workspace, |manifest| needed.blobs.contains(manifest))?;
+            self.inner.forget_facts(file, self.workspace, |manifest| {
+                needed.blobs.contains(&manifest.to_string())
+            })?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! [`Image`]: something that a name points at, read; and everything that it leads to.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -198,7 +199,7 @@ impl Inner {
     /// Reads the image that `named` points at: of an index, the manifest for this machine, or the first that is present.
     pub(super) fn image(&self, named: Named) -> Result<Image, StoreError> {
         let descriptor = match named.target.media_type.kind() {
-            MediaKind::Index => self.choose(&named.target)?,
+            MediaKind::Index => self.choose(&named.target)?.into_owned(),
             _ => named.target.clone(),
         };
         let manifest = self.manifest(&descriptor)?;
@@ -214,8 +215,8 @@ impl Inner {
     }
 
     /// The manifest behind `target`: of an index, that for this machine, or the first that is present.
-    pub(super) fn choose(&self, target: &Descriptor) -> Result<Descriptor, StoreError> {
-        let mut chosen = target.clone();
+    pub(super) fn choose<'t>(&self, target: &'t Descriptor) -> Result<Cow<'t, Descriptor>, StoreError> {
+        let mut chosen = Cow::Borrowed(target);
         for _ in 0..=self.options.limits.index_depth {
             if chosen.media_type.kind() != MediaKind::Index {
                 return Ok(chosen);
@@ -231,7 +232,7 @@ impl Inner {
             {
                 // An index keeps its entries for platforms that were never loaded.
                 if self.content().size(&descriptor.digest)?.is_some() {
-                    found = Some(descriptor.clone());
+                    found = Some(Cow::Owned(descriptor.clone()));
                     break;
                 }
             }

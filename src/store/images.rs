@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use super::error::StoreError;
 use super::image::Image;
-use super::names::Named;
+use super::names::{Named, Names};
 use super::survey::IMAGES;
 use super::{Inner, Store};
 use crate::digest::Digest;
@@ -172,8 +172,14 @@ impl Store {
 
     /// Looks for an image once; `None` if what was found was removed meanwhile.
     fn look_for(&self, name: &str) -> Result<Option<(Image, Option<Reference>)>, StoreError> {
-        if let Ok(reference) = Reference::parse_familiar(name) {
-            let names = self.inner.names()?;
+        let reference = Reference::parse_familiar(name).ok();
+        let wanted = WantedId::new(name);
+        let not_found = || StoreError::NotFound { what: "image", name: name.to_owned() };
+        if reference.is_none() && wanted.is_none() {
+            return Err(not_found());
+        }
+        let names = self.inner.names()?;
+        if let Some(reference) = reference {
             match reference.digest() {
                 None => {
                     if let Some(named) = names.find(&reference) {
@@ -192,48 +198,49 @@ impl Store {
                 }
             }
         }
-        Ok(self.find_by_id(name)?.map(|image| (image, None)))
+        let image = self.find_by_id(&wanted.ok_or_else(not_found)?, &names)?;
+        Ok(image.map(|image| (image, None)))
     }
 
-    /// Finds an image by its id, its digest, or the beginning of one of them; `None` if it was removed meanwhile.
-    fn find_by_id(&self, name: &str) -> Result<Option<Image>, StoreError> {
+    /// Finds an image of `names` by its id, its digest, or the beginning of one of them; `None` if it was removed
+    /// meanwhile.
+    fn find_by_id(&self, wanted: &WantedId<'_>, names: &Names) -> Result<Option<Image>, StoreError> {
         let inner = &self.inner;
-        let not_found = || StoreError::NotFound { what: "image", name: name.to_owned() };
-        let wanted = WantedId::new(name).ok_or_else(not_found)?;
-        let names = inner.names()?;
-        if let Some(named) = wanted.whole().and_then(|digest| names.with_digest(&digest)) {
+        if let Some(named) = wanted.whole.and_then(|digest| names.with_digest(&digest)) {
             return inner.present_image(named);
         }
+        let name = wanted.name.to_owned();
         let targets = names.targets();
-        let mut found: BTreeMap<Fit, Vec<(String, Named)>> = BTreeMap::new();
+        let mut found: BTreeMap<Fit, Vec<(Digest, Named)>> = BTreeMap::new();
         inner.survey(IMAGES, &targets, |number, known| {
             let known = match known {
                 Err(error) if error.is_damage() => return Ok(()),
                 known => known?,
             };
             let target = &targets[number].digest;
-            let index = (*target != known.manifest.digest).then(|| target.to_string());
-            let ids = [known.id, known.name].into_iter().chain(index.as_deref());
-            if let Some(fit) = ids.filter_map(|id| wanted.fit(id)).min() {
+            let ids = [&known.id, &known.manifest.digest, target];
+            if let Some(fit) = ids.into_iter().filter_map(|id| wanted.fit(id)).min() {
                 let named = names.with_digest(target).expect("it was listed a moment ago");
-                found.entry(fit).or_default().push((known.id.to_owned(), named));
+                found.entry(fit).or_default().push((known.id, named));
             }
             Ok(())
         })?;
-        let (_, mut found) = found.pop_first().ok_or_else(not_found)?;
+        let Some((_, mut found)) = found.pop_first() else {
+            return Err(StoreError::NotFound { what: "image", name });
+        };
         // One image may be there in several forms, compressed and not; the one with a name comes first.
         found.sort_by(|(_, one), (_, other)| by_name(one, other));
         let mut seen = BTreeSet::new();
-        found.retain(|(id, _)| seen.insert(id.clone()));
+        found.retain(|(id, _)| seen.insert(*id));
         if let [(_, named)] = &found[..] {
             return inner.present_image(named.clone());
         }
-        let label = |(id, named): (String, Named)| {
-            let name = named.names.first().map_or_else(|| id.clone(), Reference::familiar);
+        let label = |(id, named): (Digest, Named)| {
+            let name = named.names.first().map_or_else(|| id.to_string(), Reference::familiar);
             format!("{id} ({name})")
         };
         let candidates = found.into_iter().map(label).collect();
-        Err(StoreError::Ambiguous { what: "image", name: name.to_owned(), candidates })
+        Err(StoreError::Ambiguous { what: "image", name, candidates })
     }
 }
 
@@ -251,8 +258,10 @@ impl Inner {
 /// A digest, or the beginning of one without its algorithm.
 struct WantedId<'n> {
     name: &'n str,
-    /// Without `sha256:`.
-    hex: &'n str,
+    /// The digest that is meant, if that can be only one.
+    whole: Option<Digest>,
+    /// Lower-case digits that it may begin with.
+    digits: Option<&'n str>,
 }
 
 /// How a digest fits, the better first.
@@ -264,25 +273,18 @@ enum Fit {
 
 impl<'n> WantedId<'n> {
     fn new(name: &'n str) -> Option<Self> {
-        let wanted = Self { name, hex: name.strip_prefix("sha256:").unwrap_or(name) };
-        (wanted.may_begin() || name.parse::<Digest>().is_ok()).then_some(wanted)
-    }
-
-    fn may_begin(&self) -> bool {
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let is_digit = |digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
-        !self.hex.is_empty() && self.hex.bytes().all(is_digit)
+        let digits = (!hex.is_empty() && hex.bytes().all(is_digit)).then_some(hex);
+        let whole = name.parse().or_else(|_| Digest::from_parts("sha256", hex)).ok();
+        (digits.is_some() || whole.is_some()).then_some(Self { name, whole, digits })
     }
 
-    /// The digest that is meant, if that can be only one.
-    fn whole(&self) -> Option<Digest> {
-        self.name.parse().or_else(|_| Digest::from_parts("sha256", self.hex)).ok()
-    }
-
-    fn fit(&self, id: &str) -> Option<Fit> {
-        let (_, hex) = id.split_once(':')?;
-        match id == self.name || hex == self.hex {
+    fn fit(&self, id: &Digest) -> Option<Fit> {
+        let begins = || self.digits.is_some_and(|digits| id.begins_with(digits));
+        match self.whole.as_ref() == Some(id) {
             true => Some(Fit::Whole),
-            false => (self.may_begin() && hex.starts_with(self.hex)).then_some(Fit::Begins),
+            false => begins().then_some(Fit::Begins),
         }
     }
 }

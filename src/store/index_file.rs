@@ -261,10 +261,12 @@ impl Line {
     /// Reads a line with nothing but what every line has, without taking it apart as JSON. The few texts that this accepts
     /// have one meaning, and none has an escape.
     fn read_plain(line: &str, start: usize) -> Option<Self> {
-        let (media_type, rest) = line.strip_prefix(r#"{"mediaType":""#)?.split_once('"')?;
-        let media_type = USUAL.into_iter().find(|usual| usual.as_str() == media_type)?;
-        let (digest, rest) = rest.strip_prefix(r#","digest":""#)?.split_once('"')?;
-        let rest = rest.strip_prefix(r#","size":"#)?;
+        let rest = line.strip_prefix(r#"{"mediaType":""#)?;
+        let (media_type, rest) = USUAL
+            .into_iter()
+            .find_map(|usual| rest.strip_prefix(usual.as_str()).map(|rest| (usual, rest)))?;
+        let (digest, rest) = Digest::split_from(rest.strip_prefix(r#"","digest":""#)?)?;
+        let rest = rest.strip_prefix(r#"","size":"#)?;
         let (digits, rest) = rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count());
         let size = digits.parse().ok().filter(|&size: &u64| i64::try_from(size).is_ok())?;
         if digits.len() > 1 && digits.starts_with('0') {
@@ -275,8 +277,8 @@ impl Line {
             let rest = rest.strip_prefix(r#","annotations":{""#)?.strip_prefix(CONTAINERD_IMAGE_NAME)?;
             let rest = rest.strip_prefix(r#"":""#)?;
             let at = start + line.len() - rest.len();
-            let (canonical, rest) = rest.split_once('"')?;
-            let rest = rest.strip_prefix(r#",""#)?.strip_prefix(OCI_REF_NAME)?.strip_prefix(r#"":""#)?;
+            let (canonical, rest) = rest.split_at(rest.bytes().position(|byte| byte == b'"')?);
+            let rest = rest.strip_prefix(r#"",""#)?.strip_prefix(OCI_REF_NAME)?.strip_prefix(r#"":""#)?;
             let rest = rest.strip_prefix(familiar(canonical))?;
             if rest != r#""}}"# || !is_canonical_tag(canonical) {
                 return None;
@@ -284,7 +286,7 @@ impl Line {
             name = at..at + canonical.len();
         }
         let target = Target::Plain { media_type, size };
-        Some(Self { digest: digest.parse().ok()?, name, whole: start..start + line.len(), target })
+        Some(Self { digest, name, whole: start..start + line.len(), target })
     }
 
     fn rich(line: &str, start: usize, target: Descriptor, name: Option<&Reference>) -> Self {

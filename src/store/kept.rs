@@ -4,12 +4,11 @@
 //! <crc32 of the rest> <name> <fact>     one line each
 //! ```
 //!
-//! The name says all that a fact depends on, the digest of a document for example, so no fact can be out of date, only
+//! The name is the digest of a document, which says all that a fact depends on, so no fact can be out of date, only
 //! superfluous. A line that is cut or damaged is none; what is missing is found out again. So nothing depends on the file
 //! being there, nobody locks it, and it is added to without waiting for the disk. A store that can only be read is not
 //! written to.
 
-use std::collections::HashMap;
 use std::io::Write;
 
 use zlib_rs::crc32::crc32;
@@ -17,6 +16,7 @@ use zlib_rs::crc32::crc32;
 use super::Inner;
 use super::error::StoreError;
 use super::layout::Access;
+use crate::digest::Digest;
 use crate::fs::{Context, Durability, Kind, Optional, Workspace};
 
 /// Bytes of such a file at most; a longer one is begun anew.
@@ -31,27 +31,51 @@ pub(super) struct Kept {
     text: String,
 }
 
+/// Facts in the order of their names.
+#[derive(Debug)]
+pub(super) struct Facts<'k> {
+    list: Vec<(Digest, &'k str)>,
+    /// Where the fact stands that is asked for next if they are asked for in order.
+    next: usize,
+}
+
 impl Kept {
     /// The facts by name. Of two that are whole the first counts, which says the same.
-    pub(super) fn facts(&self) -> HashMap<&str, &str> {
-        let mut facts = HashMap::with_capacity(self.text.len() / 256);
-        for line in self.text.split('\n') {
-            if let Some((name, fact)) = read_line(line) {
-                facts.entry(name).or_insert(fact);
-            }
-        }
-        facts
+    pub(super) fn facts(&self) -> Facts<'_> {
+        let mut list: Vec<_> = self.text.split('\n').filter_map(read_line).collect();
+        // Most were written in order.
+        list.sort_by_key(|(name, _)| *name);
+        list.dedup_by(|(later, _), (first, _)| later == first);
+        Facts { list, next: 0 }
     }
 }
 
-fn read_line(line: &str) -> Option<(&str, &str)> {
-    let (sum, rest) = line.split_once(' ')?;
+impl<'k> Facts<'k> {
+    /// The fact of this name.
+    pub(super) fn find(&mut self, name: &Digest) -> Option<&'k str> {
+        let is_next = self.list.get(self.next).is_some_and(|(next, _)| next == name);
+        if !is_next {
+            self.next = self.list.binary_search_by(|(other, _)| other.cmp(name)).ok()?;
+        }
+        let (_, fact) = self.list[self.next];
+        self.next += 1;
+        Some(fact)
+    }
+}
+
+fn read_line(line: &str) -> Option<(Digest, &str)> {
+    let (sum, rest) = line.split_at_checked(8)?;
     let sum = u32::from_str_radix(sum, 16).ok()?;
-    (crc32(0, rest.as_bytes()) == sum).then(|| rest.split_once(' '))?
+    let rest = rest.strip_prefix(' ')?;
+    if crc32(0, rest.as_bytes()) != sum {
+        return None;
+    }
+    let (name, fact) = Digest::split_from(rest)?;
+    Some((name, fact.strip_prefix(' ')?))
 }
 
 /// A line of the file.
-fn line(name: &str, fact: &str) -> String {
+fn line(name: &Digest, fact: &str) -> String {
     let rest = format!("{name} {fact}");
     format!("{:08x} {rest}\n", crc32(0, rest.as_bytes()))
 }
@@ -74,7 +98,7 @@ impl Inner {
     }
 
     /// Adds new facts to `file`. That they cannot be kept is no error.
-    pub(super) fn keep_facts(&self, file: &str, new: &[(String, String)]) {
+    pub(super) fn keep_facts(&self, file: &str, new: &[(Digest, String)]) {
         if new.is_empty() || self.layout.access == Access::ReadOnly {
             return;
         }
@@ -97,11 +121,11 @@ impl Inner {
         &self,
         file: &str,
         workspace: &Workspace,
-        needed: impl Fn(&str) -> bool,
+        needed: impl Fn(&Digest) -> bool,
     ) -> Result<(), StoreError> {
         let kept = self.kept(file);
-        let facts = kept.facts();
-        let mut left: Vec<_> = facts.iter().filter(|(name, _)| needed(name)).collect();
+        let facts = kept.facts().list;
+        let left: Vec<_> = facts.iter().filter(|(name, _)| needed(name)).collect();
         let superfluous = facts.len() - left.len();
         if left.is_empty() {
             if self.cache()?.find(file)?.is_none_or(|there| there.kind != Kind::File) {
@@ -110,7 +134,6 @@ impl Inner {
             return Ok(workspace.discard(&self.cache()?, file).optional().map(drop)?);
         }
         if superfluous > FEW.max(left.len()) {
-            left.sort_unstable();
             let text: String = left.iter().map(|(name, fact)| line(name, fact)).collect();
             workspace.replace_at_any_price(text.as_bytes(), &self.cache()?, file, Durability::Relaxed)?;
         }
@@ -124,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_line_that_is_cut_or_changed_is_none() {
-        let text = line("sha256:1", "a fact") + &line("sha256:2", "b");
-        let facts = |text: &str| Kept { text: text.to_owned() }.facts().len();
+        let text = line(&Digest::of("1"), "a fact") + &line(&Digest::of("2"), "b");
+        let facts = |text: &str| Kept { text: text.to_owned() }.facts().list.len();
         assert_eq!(facts(&text), 2);
         assert_eq!(facts(&format!("\n\n{text}\n{text}")), 2);
         for at in 0..text.len() {
@@ -135,5 +158,23 @@ mod tests {
             assert!(facts(&String::from_utf8(changed).unwrap()) < 2, "changed at {at}");
         }
         assert_eq!(facts(&"\0".repeat(4096)), 0);
+    }
+
+    #[test]
+    fn a_fact_is_found_in_whatever_order_it_is_asked_for() {
+        let names: Vec<_> = (0..100_u8).map(|number| Digest::of([number])).collect();
+        let text: String = names.iter().map(|name| line(name, &name.hex())).collect();
+        let text = format!("{text}\n{}", line(&names[3], "said again"));
+        let kept = Kept { text };
+        let mut sorted = names.clone();
+        sorted.sort();
+        for asked in [names.clone(), sorted.clone(), sorted.into_iter().rev().collect()] {
+            let mut facts = kept.facts();
+            for name in asked {
+                assert_eq!(facts.find(&name), Some(&*name.hex()));
+                assert_eq!(facts.find(&Digest::of("another")), None);
+                assert_eq!(facts.find(&name), Some(&*name.hex()));
+            }
+        }
     }
 }

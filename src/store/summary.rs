@@ -103,7 +103,7 @@ impl Store {
 fn summary(named: &Named, known: &Known<'_>) -> Option<(ImageSummary, u64)> {
     let facts: Facts = known.read()?;
     let summary = ImageSummary {
-        id: known.id.parse().ok()?,
+        id: known.id,
         target: named.target.clone(),
         manifest_digest: known.manifest.digest,
         names: named.names.clone(),

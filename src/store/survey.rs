@@ -47,15 +47,19 @@ pub(super) struct Layers {
 /// What is known of the image behind one target.
 pub(super) struct Known<'k> {
     /// The manifest for this machine.
-    pub(super) manifest: Descriptor,
-    /// Its digest.
-    pub(super) name: &'k str,
+    pub(super) manifest: &'k Descriptor,
     /// The id of the image.
-    pub(super) id: &'k str,
+    pub(super) id: Digest,
     text: &'k str,
 }
 
-impl Known<'_> {
+impl<'k> Known<'k> {
+    /// What `fact` says; `None` if it is of another version.
+    fn of(manifest: &'k Descriptor, fact: &'k str) -> Option<Self> {
+        let (id, text) = Digest::split_from(fact)?;
+        Some(Self { manifest, id, text: text.strip_prefix(' ')? })
+    }
+
     /// What is kept, of the kind that was asked for.
     pub(super) fn read<T: for<'de> Deserialize<'de>>(&self) -> Option<T> {
         match serde_json::from_str(self.text) {
@@ -78,8 +82,8 @@ impl Inner {
         mut visit: impl FnMut(usize, Result<Known<'_>, StoreError>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let kept = self.kept(kind);
-        let facts = kept.facts();
-        let mut new: [Vec<(String, String)>; 2] = Default::default();
+        let mut facts = kept.facts();
+        let mut new: [Vec<(Digest, String)>; 2] = Default::default();
         for (number, target) in targets.iter().enumerate() {
             let manifest = match self.choose(target) {
                 Ok(manifest) => manifest,
@@ -88,20 +92,22 @@ impl Inner {
                     continue;
                 }
             };
-            let name = manifest.digest.to_string();
-            if let Some((id, text)) = facts.get(&*name).and_then(|fact| fact.split_once(' ')) {
-                visit(number, Ok(Known { manifest, name: &name, id, text }))?;
+            let fact = facts.find(&manifest.digest);
+            if let Some(known) = fact.and_then(|fact| Known::of(&manifest, fact)) {
+                visit(number, Ok(known))?;
                 continue;
             }
-            let named = Named { target: manifest.clone(), names: Vec::new() };
+            let named = Named { target: manifest.clone().into_owned(), names: Vec::new() };
             match self.image(named).and_then(|image| found(&image)) {
                 Ok([image, stack]) => {
-                    let fact = if kind == IMAGES { &image } else { &stack };
-                    if let Some((id, text)) = fact.split_once(' ') {
-                        visit(number, Ok(Known { manifest, name: &name, id, text }))?;
+                    if let Some(known) = Known::of(&manifest, if kind == IMAGES { &image } else { &stack }) {
+                        visit(number, Ok(known))?;
                     }
-                    new[0].push((name.clone(), image));
-                    new[1].push((name, stack));
+                    // Of one of another version a second line would not count.
+                    if fact.is_none() {
+                        new[0].push((manifest.digest, image));
+                        new[1].push((manifest.digest, stack));
+                    }
                 }
                 Err(error) => visit(number, Err(error))?,
             }

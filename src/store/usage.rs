@@ -231,10 +231,10 @@ impl Store {
             let layers = known.as_ref().ok().and_then(|known| known.read::<Layers>());
             let content = match (known, layers) {
                 (Ok(known), Some(layers)) if target.media_type.kind() != MediaKind::Index => {
-                    let documents = [Some(target.digest), known.id.parse().ok()].into_iter().flatten();
+                    let documents = [target.digest, known.id];
                     let blobs = layers.blobs.iter().map(|(digest, _)| *digest);
                     Ok(Content {
-                        blobs: documents.chain(blobs).collect(),
+                        blobs: documents.into_iter().chain(blobs).collect(),
                         layers: LayerKey::candidates(layers.diff_ids.iter().copied()),
                     })
                 }

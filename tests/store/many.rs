@@ -114,6 +114,30 @@ fn an_image_is_found_by_every_beginning_that_it_alone_has() {
 }
 
 #[test]
+fn an_image_is_found_whatever_became_of_what_was_kept() {
+    let world = world();
+    let images = world.store.images().unwrap();
+    world.store.list_images().unwrap();
+    let path = world.path().join(KEPT[0]);
+    let whole = fs::read(&path).unwrap();
+    let lines: Vec<_> = whole.split_inclusive(|&byte| byte == b'\n').collect();
+    for at in (0..whole.len()).step_by(67) {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        let turned = lines.iter().rev().flat_map(|line| line.to_vec()).collect();
+        for kept in [changed, whole[..at].to_vec(), turned] {
+            fs::write(&path, kept).unwrap();
+            for image in &images {
+                for id in [image.id(), image.digest(), image.manifest_digest()] {
+                    // Two forms of one image have one id.
+                    assert_eq!(world.store.image(&id.hex()[..12]).unwrap().id(), image.id(), "at {at}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_document_that_is_gone_or_cut_shows_in_a_list() {
     let world = world();
     let expected = listed(&world.store);
