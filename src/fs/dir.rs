@@ -65,6 +65,26 @@ impl Dir {
         Self::open_ambient(path)
     }
 
+    /// The same, and the names of the directories that it creates are on disk then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::ensure_ambient`]; [`Error`] if the disk fails.
+    pub fn ensure_ambient_synced(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .filter(|above| !above.as_os_str().is_empty())
+            .take_while(|above| std::fs::symlink_metadata(above).is_err())
+            .collect();
+        let dir = Self::ensure_ambient(path)?;
+        for made in missing {
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+            Self::open_ambient(above.unwrap_or(Path::new(".")))?.sync()?;
+        }
+        Ok(dir)
+    }
+
     /// The same directory through a second handle.
     ///
     /// # Errors

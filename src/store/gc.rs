@@ -20,7 +20,7 @@ use super::{Inner, Store, cancel};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
 use crate::driver::{self, RootState};
-use crate::fs::{Kind, Lock, LockMode, Optional, Workspace};
+use crate::fs::{Durability, Kind, Lock, LockMode, Optional, Workspace};
 use crate::image::Descriptor;
 use crate::layer::{MOST_STACKED, Stacking};
 
@@ -106,6 +106,11 @@ impl Store {
     ) -> Result<GcReport, StoreError> {
         let mut collection = Collection::begin(&self.inner, operation, options)?;
         let needed = collection.needed(without)?;
+        if !options.dry_run && self.inner.options.durability == Durability::Full {
+            // What is not needed must not be needed again after a power cut.
+            self.inner.sync_names()?;
+            self.inner.layout.containers.sync()?;
+        }
         collection.blobs(&needed)?;
         collection.layers(&needed)?;
         collection.names()?;
@@ -118,7 +123,7 @@ impl Store {
     /// What a collection does once there is as much room as there will be.
     fn tidy(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
-        let done = self.settle().and_then(|()| {
+        let done = self.settle_layers().and_then(|()| {
             let operation = inner.begin()?;
             let index = inner.layout.blobs.layout().stat("index.json")?.size;
             inner.staging.keep_reserve(operation.workspace(), index)?;

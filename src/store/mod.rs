@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::driver::Probe;
-use crate::fs::{Dir, Staging};
+use crate::fs::{Dir, Durability, Staging};
 use crate::layer::LayerStore;
 
 pub use build_cache::{BuildCache, CachedStep, StepKey};
@@ -138,6 +138,12 @@ impl Store {
     ///
     /// [`StoreError::Io`] if the disk fails.
     pub fn settle(&self) -> Result<(), StoreError> {
+        self.settle_layers()?;
+        // Where no layer waits for the disk, other things may: those that were done with `Durability::Relaxed`.
+        Ok(self.inner.layout.root.sync_file_system()?)
+    }
+
+    fn settle_layers(&self) -> Result<(), StoreError> {
         let operation = self.inner.begin()?;
         self.inner.layers.settle(operation.workspace())?;
         Ok(operation.end()?)
@@ -183,7 +189,7 @@ impl StoreOptions {
     ///
     /// As [`Store::create`].
     pub fn create(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
-        let root = Dir::ensure_ambient(&path)?;
+        let root = self.ensure_root(&path)?;
         let reason = match () {
             () if Layout::is_store(&root)? => "there is a store already",
             () if !is_free(&root)? => "the directory is not empty",
@@ -198,7 +204,7 @@ impl StoreOptions {
     ///
     /// As [`Store::ensure`].
     pub fn ensure(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
-        let root = Dir::ensure_ambient(&path)?;
+        let root = self.ensure_root(&path)?;
         if !Layout::is_store(&root)? && !is_free(&root)? {
             let reason = "the directory is not empty, and no store";
             return Err(StoreError::Occupied { path: path.as_ref().to_owned(), reason });
@@ -209,6 +215,16 @@ impl StoreOptions {
             Layout::create(root, self.durability)?
         };
         Store::new(layout, self.clone())
+    }
+}
+
+impl StoreOptions {
+    /// Opens the directory that a store is or will be in, or makes it: then it is there for good.
+    fn ensure_root(&self, path: impl AsRef<Path>) -> Result<Dir, StoreError> {
+        Ok(match self.durability {
+            Durability::Full => Dir::ensure_ambient_synced(path)?,
+            Durability::Relaxed => Dir::ensure_ambient(path)?,
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::error::StoreError;
 use super::index_file::{IndexFile, Line};
 use super::operation::Operation;
 use crate::digest::Digest;
-use crate::fs::{Dir, Lock, LockMode};
+use crate::fs::{Context, Dir, Durability, Lock, LockMode};
 use crate::image::{Descriptor, Index, Reference};
 use crate::limits::Limits;
 
@@ -204,11 +204,21 @@ impl Inner {
         let _lock = Lock::acquire(&self.layout.locks, INDEX_LOCK, LockMode::Exclusive)?;
         let mut names = self.names()?;
         let done = change(&mut names)?;
-        if names.changed {
-            self.write_names(&names, &operation)?;
+        match (names.changed, self.options.durability) {
+            (true, _) => self.write_names(&names, &operation)?,
+            (false, Durability::Full) => self.sync_names()?,
+            (false, Durability::Relaxed) => {}
         }
         operation.end()?;
         Ok(done)
+    }
+
+    /// Waits until the names that can be read now are on disk: whoever wrote them may have died before that, or not have
+    /// meant to wait.
+    pub(super) fn sync_names(&self) -> Result<(), StoreError> {
+        let layout = self.layout.blobs.layout();
+        layout.open_file(INDEX_FILE)?.sync_all().at_path("sync", || layout.path_of(INDEX_FILE))?;
+        Ok(layout.sync()?)
     }
 
     /// Replaces the file. The caller holds the lock on names.

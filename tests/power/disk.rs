@@ -57,6 +57,12 @@ impl Disk {
         run_command(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mount));
     }
 
+    /// Nothing is on it any more that is needed.
+    pub fn unplug(&self) {
+        run_command(Command::new("umount").arg("--recursive").arg(&self.mount));
+        run_command(Command::new("umount").arg("/proc/sys/kernel/random/boot_id"));
+    }
+
     /// The machine starts again.
     pub fn restart(&mut self) {
         run_command(Command::new("umount").arg("--recursive").arg(&self.mount));

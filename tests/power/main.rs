@@ -13,6 +13,7 @@
 mod common;
 mod disk;
 mod ledger;
+mod vouched;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -304,7 +304,8 @@ impl Check<'_> {
                 None => layers.renew(key, made, work)?,
             };
         }
-        Ok(())
+        // What was damaged may be believed after a power cut, and must not be back; what was made is made again then.
+        self.store.inner.sync(&self.store.inner.layout.layers)
     }
 
     /// What is used where `expected` is, which is `bound` if it depends on its base.

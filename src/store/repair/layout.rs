@@ -2,9 +2,10 @@
 
 use super::report::{Outcome, Repaired};
 use crate::blob::{BlobError, Blobs};
-use crate::fs::{Dir, Durability, Kind, Optional, Staging};
+use crate::fs::{Dir, Durability, Kind, Lock, LockMode, Optional, Staging};
 use crate::store::error::StoreError;
 use crate::store::layout::{Access, DIRECTORIES, FORMAT_FILE, Layout, check_format};
+use crate::store::operation::GC_LOCK;
 use crate::store::strangers::is_lock;
 
 impl Layout {
@@ -83,6 +84,8 @@ impl Layout {
             say("format", FORMAT_FILE, "was missing or damaged and is written again");
         }
         if !only_tell && (damaged_layout || damaged_format) {
+            // Those who have it open may collect.
+            let _no_collection = Lock::acquire(&root.open_dir("locks")?, GC_LOCK, LockMode::Shared)?;
             let workspace = Staging::new(root.open_dir("staging")?).workspace()?;
             if damaged_layout {
                 oci.put_aside("oci-layout", Kind::File)?;
