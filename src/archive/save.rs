@@ -127,7 +127,7 @@ fn save_oci(
 ///
 /// # Errors
 ///
-/// [`SaveError`]. The layout lists the images only after everything of them is there.
+/// [`SaveError`]. The layout lists then what it listed before; blobs that were written stay, and the next call uses them.
 pub fn save_layout(
     images: &[SaveImage],
     blobs: &dyn BlobSource,

@@ -19,12 +19,13 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Opens the layout in `dir`, or makes one there if it is empty.
+    /// Opens the layout in `dir`, or makes one there if it is empty, or has nothing but what a save that was cut short
+    /// left.
     pub(super) fn open(dir: &'a Dir, options: &SaveOptions<'_>) -> Result<Self, SaveError> {
         let durability = options.durability;
         let names = dir.names()?;
         let is_layout = names.iter().any(|name| name.name == oci::LAYOUT.as_bytes());
-        if !is_layout && !names.is_empty() {
+        if !is_layout && !names.iter().all(|name| is_begun(&name.name)) {
             return Err(SaveError::NotALayout { path: dir.path_of("") });
         }
         let (blobs, workspace, index) = if is_layout {
@@ -38,9 +39,13 @@ impl<'a> Target<'a> {
         Ok(Self { dir, blobs, workspace, index, durability })
     }
 
-    /// Whether there is a blob of this name and size.
+    /// Whether there is no need to add a blob. Whoever did may not have waited for the disk.
     pub(super) fn has(&self, digest: &Digest, size: u64) -> Result<bool, SaveError> {
-        Ok(self.blobs.size(digest)? == Some(size))
+        let is_there = self.blobs.holds(digest, size)?;
+        if is_there && self.durability == Durability::Full {
+            self.blobs.open_blob(digest)?.sync_all().at_path("sync", || self.blobs.path(digest))?;
+        }
+        Ok(is_there)
     }
 
     /// Adds a blob. `copy` hands out its bytes and makes sure that they are it.
@@ -66,6 +71,11 @@ impl<'a> Target<'a> {
         workspace.replace(&index.to_json(), dir, oci::INDEX, durability)?;
         Ok(workspace.close()?)
     }
+}
+
+/// Whether a layout in the making has something of this name: `blobs`, or work in progress.
+fn is_begun(name: &[u8]) -> bool {
+    name == b"blobs" || (name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// Whether `new` takes the place of `old`: it has its name, or it is the same and `old` has none.

@@ -103,7 +103,7 @@ impl<'a> ContainerLayer<'a> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Mounted`] if it is; otherwise what the kernel refuses.
+    /// [`DriverError::Mounted`] if it is; otherwise what the kernel refuses. Nothing was mounted by this call then.
     pub fn mount(&self, at: Option<&MountPoint>, options: RootOptions) -> Result<Root, DriverError> {
         let stack = Stack::new(self.lowers());
         self.driver.mount(&RootSpec::new(&stack, &self.dir, &self.source).with(options), at)
@@ -122,7 +122,8 @@ impl<'a> ContainerLayer<'a> {
     ///
     /// # Errors
     ///
-    /// [`ContainerError`] if something cannot be read or cannot be part of a layer, or `out` fails.
+    /// [`ContainerError`] if something cannot be read or cannot be part of a layer, or `out` fails. What was written is then
+    /// useless, and the container what it was.
     pub fn pack(
         &self,
         out: impl Write,
@@ -155,7 +156,7 @@ impl<'a> ContainerLayer<'a> {
     ///
     /// # Errors
     ///
-    /// [`ContainerError`] if something cannot be read, or `out` fails.
+    /// [`ContainerError`] if something cannot be read, or `out` fails. What was written is then useless.
     pub fn export(
         &self,
         out: impl Write,
@@ -193,7 +194,7 @@ pub fn root_state(id: &str, dir: &Dir) -> Result<RootState, DriverError> {
 ///
 /// # Errors
 ///
-/// [`DriverError::Busy`] if one is in use.
+/// [`DriverError::Busy`] if one is in use: that one stays, and others may be gone by then.
 pub fn unmount_all(id: &str, dir: &Dir, driver: &dyn Driver, how: Unmount) -> Result<(), DriverError> {
     let source = source_of(id);
     loop {

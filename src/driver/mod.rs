@@ -274,7 +274,7 @@ pub fn dead(dir: &Dir) -> DriverError {
 ///
 /// # Errors
 ///
-/// [`DriverError`] if the kernel refuses.
+/// [`DriverError`] if the kernel refuses; what was on top of that is gone.
 pub fn abandon(dir: &Dir) -> Result<(), DriverError> {
     let path = dir.path_of("");
     // What is mounted last is on top.
@@ -313,7 +313,7 @@ pub fn sees_layers(kind: DriverKind, source: &str, dir: &Dir) -> Result<bool, Dr
 ///
 /// # Errors
 ///
-/// [`DriverError`] if the kernel refuses.
+/// As [`abandon`].
 pub fn abandon_root(source: &str, dir: &Dir) -> Result<(), DriverError> {
     while let Some(path) = mounts::Points::read()?.named(source).next() {
         fuse::detach(&MountPoint::ambient(path)?, Unmount::Lazy)?;
@@ -375,7 +375,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`DriverError`] if it is mounted or the kernel refuses.
+    /// [`DriverError`] if it is mounted or the kernel refuses. Nothing stays mounted then.
     fn mount_detached(&self, spec: &RootSpec<'_>) -> Result<OwnedFd, DriverError>;
 
     /// Ends the mount named `source` at `at`. Where nothing is mounted for a root, that is nothing to do.
@@ -383,7 +383,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`DriverError::Busy`] if it is in use, with the users that can be found; [`DriverError::NotMounted`] if
-    /// something else is mounted there, or nothing.
+    /// something else is mounted there, or nothing. What is mounted stays so.
     fn unmount(&self, source: &str, at: &MountPoint, how: Unmount) -> Result<(), DriverError>;
 
     /// As [`Driver::unmount`], for the root with the private directory `dir`, by who has just `seen` what is mounted: that is
@@ -423,7 +423,7 @@ pub trait Driver: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Mounted`] if something is mounted in it; nothing is removed then.
+    /// [`DriverError::Mounted`] if something is mounted in it; nothing is removed then. Otherwise something may be left.
     fn remove(&self, dir: &Dir) -> Result<(), DriverError>;
 }
 

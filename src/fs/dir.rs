@@ -5,6 +5,7 @@
 //! say so: [`Dir::open_ambient`] takes a path from the caller, [`Dir::open_in_root`] resolves as a process whose root
 //! this directory is.
 
+mod ambient;
 mod look;
 
 use std::ffi::OsStr;
@@ -19,7 +20,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::error::{Context, Error, NoInodes, NotRegular, Result};
+use super::error::{Error, NoInodes, NotRegular, Result};
 use super::meta::{DeviceNumber, Timestamp};
 use super::stat::{Kind, Stat};
 
@@ -41,50 +42,6 @@ const BENEATH: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Dir {
-    /// Opens a directory by a path of the caller's, resolved as any program would.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`] if it does not exist, is no directory or may not be read.
-    pub fn open_ambient(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        sys::open(path, OPEN_DIR, Mode::empty()).map(Self).at("open", path)
-    }
-
-    /// Creates a directory by a path of the caller's with everything missing above it, or opens the one that is there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`] if that cannot be done.
-    pub fn ensure_ambient(path: impl AsRef<Path>) -> Result<Self> {
-        match Self::open_ambient(&path) {
-            Err(error) if error.is_not_found() => {}
-            found => return found,
-        }
-        std::fs::create_dir_all(&path).at("create directory", &path)?;
-        Self::open_ambient(path)
-    }
-
-    /// The same, and the names of the directories that it creates are on disk then.
-    ///
-    /// # Errors
-    ///
-    /// As [`Dir::ensure_ambient`]; [`Error`] if the disk fails.
-    pub fn ensure_ambient_synced(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .filter(|above| !above.as_os_str().is_empty())
-            .take_while(|above| std::fs::symlink_metadata(above).is_err())
-            .collect();
-        let dir = Self::ensure_ambient(path)?;
-        for made in missing {
-            let above = made.parent().filter(|above| !above.as_os_str().is_empty());
-            Self::open_ambient(above.unwrap_or(Path::new(".")))?.sync()?;
-        }
-        Ok(dir)
-    }
-
     /// The same directory through a second handle.
     ///
     /// # Errors

@@ -300,7 +300,8 @@ impl Workspace {
     ///
     /// # Errors
     ///
-    /// [`Error`](super::Error) if the file system refuses; the old content is then still there.
+    /// [`Error`](super::Error) if the file system refuses; the old content is then still there, unless it was the sync of
+    /// `into` that failed: the new content has its name by then.
     pub fn replace(
         &self,
         content: &[u8],

@@ -19,7 +19,7 @@ use super::pack::{PackError, PackOptions, Packed, Packer};
 ///
 /// # Errors
 ///
-/// [`PackError`].
+/// [`PackError`]; what was written is then useless.
 pub fn flatten(
     stack: &Stack<'_>,
     selection: &Selection,
@@ -34,7 +34,7 @@ pub fn flatten(
 ///
 /// # Errors
 ///
-/// [`PackError`].
+/// [`PackError`]; what was written is then useless.
 pub fn flatten_part(
     stack: &Stack<'_>,
     start: &LayerPath,

@@ -97,7 +97,7 @@ pub enum PackError {
 ///
 /// # Errors
 ///
-/// [`PackError`]; names that begin with `.wh.` are [`ChangesetError::ReservedName`].
+/// [`PackError`]; names that begin with `.wh.` are [`ChangesetError::ReservedName`]. What was written is then no layer.
 pub fn pack(diff: &Diff<'_>, writer: impl Write, options: &PackOptions) -> Result<Packed, PackError> {
     let mut out = Packer::new(Writer::new(HashingWriter::new(Algorithm::Sha256, writer)), options);
     diff.walk::<PackError>(&mut |event| match event {

@@ -81,7 +81,7 @@ impl LayerStore {
     ///
     /// # Errors
     ///
-    /// [`LayerError`] if it cannot be moved.
+    /// [`LayerError`] if it cannot be moved; it is where it was then.
     pub fn remove_replaced(&self, replaced: &Replaced, rubbish: &Workspace) -> Result<bool, LayerError> {
         let _lock = match replaced.key.map(|key| self.try_lock(key)).transpose()? {
             // Two layers may be changing places just now.
@@ -118,7 +118,8 @@ impl LayerStore {
     ///
     /// # Errors
     ///
-    /// [`LayerError`]; what was there is then still there.
+    /// [`LayerError`]; what was there is then still there. (Where the file system cannot exchange names, it may be gone: then
+    /// it is made again from its blob.)
     pub fn renew(&self, key: LayerKey, made: StagedDir<'_>, work: &Workspace) -> Result<bool, LayerError> {
         let _lock = self.lock(key)?;
         match self.look(key) {

@@ -179,7 +179,7 @@ impl LayerStore {
     ///
     /// # Errors
     ///
-    /// [`LayerError`] if it cannot be moved.
+    /// [`LayerError`] if it cannot be moved; it is where it was then.
     pub fn remove(&self, key: LayerKey, rubbish: &Workspace) -> Result<bool, LayerError> {
         let Some(_lock) = self.try_lock(key)? else { return Ok(false) };
         Ok(rubbish.discard(&self.layers, key.to_string()).optional()?.is_some())
@@ -190,7 +190,7 @@ impl LayerStore {
     ///
     /// # Errors
     ///
-    /// [`LayerError`] if the disk fails.
+    /// [`LayerError`] if the disk fails. What is not said to be on disk by then is made again after this boot.
     pub fn settle(&self, work: &Workspace) -> Result<usize, LayerError> {
         let (mut settled, mut unsettled) = (0, Vec::new());
         let keys = self.list()?;

@@ -210,7 +210,9 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Mounted`] if it is mounted already; [`StoreError::Driver`] if the kernel refuses.
+    /// [`StoreError::Mounted`] if it is mounted already; [`StoreError::Driver`] if the kernel refuses;
+    /// [`StoreError::Layer`] or [`StoreError::Unavailable`] if a layer has to be made again and cannot be. It is not mounted
+    /// by this call then.
     pub fn mount(&self) -> Result<Mounted, StoreError> {
         self.mount_at(None)
     }
@@ -219,7 +221,7 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// As [`Container::mount`].
+    /// As [`Container::mount`]; [`StoreError::Io`] if `path` is not there.
     pub fn mount_to(&self, path: impl AsRef<Path>) -> Result<Mounted, StoreError> {
         self.mount_at(Some(&MountPoint::ambient(path)?))
     }
@@ -261,7 +263,8 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Driver`] if it is in use, with its users as far as they can be found.
+    /// [`StoreError::Driver`] if it is in use, with its users as far as they can be found. It stays mounted there; where it
+    /// was mounted in several places, it may be gone from others.
     pub fn unmount(&self) -> Result<(), StoreError> {
         let (_lock, container) = self.locked(LockMode::Exclusive)?;
         container.unmount_locked(Unmount::Clean)
@@ -276,7 +279,7 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Container`] if that cannot be told.
+    /// [`StoreError::Container`] if that cannot be told. Nothing of the container was changed.
     pub fn changes(&self) -> Result<Vec<Change>, StoreError> {
         let (container, layers) = self.restored(None)?;
         let changes = container.with_layers(layers, |layer| Ok(layer.changes(&Selection::default())?));
@@ -302,7 +305,8 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotFound`] if it was removed meanwhile.
+    /// [`StoreError::NameInUse`], [`StoreError::InvalidName`], [`StoreError::NotFound`] if it was removed meanwhile. It has
+    /// the name then that it had; the new one, if it was reserved by then, leads to nothing and can be given to others.
     pub fn rename(&mut self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
         let (_lock, container) = self.locked(LockMode::Exclusive)?;
@@ -326,8 +330,9 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Mounted`] if it is mounted, unless forced. If something cannot be unlinked at the end, the container
-    /// is gone all the same and the next collection tries again.
+    /// [`StoreError::Mounted`] if it is mounted, unless forced, and [`StoreError::Driver`] if it cannot be unmounted: it is
+    /// there then with everything. If something cannot be unlinked at the end, the container is gone all the same and the
+    /// next collection tries again.
     pub fn remove(self, how: RemoveContainer) -> Result<(), StoreError> {
         let (_lock, container) = self.locked(LockMode::Exclusive)?;
         let inner = &container.store.inner;

@@ -85,7 +85,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`] if no damaged container is meant; [`StoreError::Mounted`] if it is mounted, unless forced.
+    /// [`StoreError::NotFound`] if no damaged container is meant, [`StoreError::Ambiguous`] if several are,
+    /// [`StoreError::Mounted`] if it is mounted, unless forced: nothing of it is gone then. If something cannot be unlinked at
+    /// the end, it is gone all the same and the next collection tries again.
     pub fn remove_damaged_container(&self, name: &str, how: RemoveContainer) -> Result<(), StoreError> {
         let inner = &self.inner;
         let (_, damaged) = inner.sorted_containers()?;

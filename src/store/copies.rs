@@ -56,7 +56,8 @@ impl Mounted {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Copy`].
+    /// [`StoreError::Copy`]. Only with [`CopyError::Io`](crate::container::CopyError::Io) may a part have been copied: each
+    /// file of it is whole, the old one or the new.
     pub fn copy_in(
         &self,
         path: impl AsRef<Path>,
@@ -83,7 +84,8 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// What `act` returns, or [`StoreError`] if the root cannot be mounted or not be unmounted afterwards.
+    /// What `act` returns, or [`StoreError`] if the root cannot be mounted, and `act` was not called, or not be unmounted
+    /// afterwards: it stays mounted, and what `act` did is done.
     pub fn with_root<T, E: From<StoreError>>(
         &self,
         act: impl FnOnce(&Mounted) -> Result<T, E>,
@@ -134,7 +136,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Copy`].
+    /// As [`Mounted::copy_in`].
     pub fn unpack_into(
         &self,
         into: &Dir,

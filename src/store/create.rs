@@ -134,7 +134,7 @@ impl Container {
     /// # Errors
     ///
     /// [`StoreError::Mounted`] if it is mounted: what is half-written there would be half-written in the copy. Otherwise
-    /// as [`Store::create_container`].
+    /// as [`Store::create_container`]. The original is what it was.
     pub fn clone_as(&self, options: &CreateOptions<'_>) -> Result<Self, StoreError> {
         let (container, layers) = self.restored(options.cancel)?;
         let store = &container.store;

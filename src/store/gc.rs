@@ -76,8 +76,9 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError`] if something that is needed cannot be read: then nothing is known to be unneeded and nothing is
-    /// removed. If something cannot be unlinked at the end, it is no longer visible and the next collection tries again.
-    /// [`StoreError::Cancelled`]: part of what nothing needs is gone, and the rest is as it was.
+    /// removed, but what dead processes left in `staging/`. If something cannot be moved away, what was moved before it is
+    /// gone, and was not needed. If something cannot be unlinked at the end, it is no longer visible and the next collection
+    /// tries again. [`StoreError::Cancelled`]: part of what nothing needs is gone, and the rest is as it was.
     pub fn gc(&self, options: &GcOptions<'_>) -> Result<GcReport, StoreError> {
         self.collect(options, &Without::default())
     }

@@ -325,7 +325,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotFound`] if the image was removed meanwhile; [`StoreError::Blob`] if a lent one cannot be copied. The
-    /// name points where it did.
+    /// name points where it did, and blobs that were copied by then are removed.
     pub fn tag(&self, image: &Image, name: &Reference) -> Result<Option<super::Moved>, StoreError> {
         let name = name.without_digest();
         if image.lent_by().is_some() {
@@ -356,7 +356,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`] if nothing has that name, [`StoreError::Lent`] if another store gives it.
+    /// [`StoreError::NotFound`] if nothing has that name, [`StoreError::Lent`] if another store gives it. Every name points
+    /// where it did.
     pub fn untag(&self, name: &Reference) -> Result<Digest, StoreError> {
         self.inner.update_names(|names| match names.unset(name) {
             Some(target) => Ok(target.digest),

@@ -77,6 +77,14 @@ use lenders::Lender;
 use operation::Operation;
 
 /// A store, open. Cheap to clone; every clone is the same store. Threads and processes may use one store at a time.
+///
+/// # After an error
+///
+/// Functions that read change nothing, but for facts in `cache/` and layers that had to be made again. Those that change
+/// something say with their errors what is there then, and that holds as well if the process dies. Besides,
+/// [`StoreError::Io`] may come from what is done last: the sync of the directory in which something has got or lost its
+/// name, and the removal of what is not needed any more: an old name, a lock file, the operation's workspace. Then the
+/// operation was done; a power cut may undo it, or the next collection has something to take away.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -98,7 +106,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotAStore`] if there is none, [`StoreError::UnknownFormat`] if it is of a newer format,
-    /// [`StoreError::Lender`] if one of the additional stores is the store itself, or named twice.
+    /// [`StoreError::Lender`] if one of the additional stores is the store itself, or named twice. Opening writes nothing.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         StoreOptions::default().open(path)
     }
@@ -107,7 +115,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Occupied`] if something is there.
+    /// [`StoreError::Occupied`] if something is there, and nothing was changed; [`StoreError::Io`], and what was made until
+    /// then is no store, but another call goes on with it.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         StoreOptions::default().create(path)
     }
@@ -136,7 +145,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`] if the disk fails.
+    /// [`StoreError::Io`] if the disk fails: nobody knows then what of the store is on it. A layer is taken for
+    /// settled only if it is.
     pub fn settle(&self) -> Result<(), StoreError> {
         self.settle_layers()?;
         // Where no layer waits for the disk, other things may: those that were done with `Durability::Relaxed`.

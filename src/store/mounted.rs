@@ -62,7 +62,8 @@ impl Mounted {
     ///
     /// # Errors
     ///
-    /// [`UnmountError`] with this guard in it, if the root is in use.
+    /// [`UnmountError`] with this guard in it, if the root is in use. It stays mounted until the guard is dropped, which tries
+    /// once more.
     pub fn unmount(mut self) -> Result<Container, UnmountError> {
         self.dir = None;
         match self.container.unmount() {

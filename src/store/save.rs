@@ -12,7 +12,7 @@ use super::layout::Access;
 use super::operation::Operation;
 use super::{Store, cancel};
 use crate::archive::{self, SaveImage, Warning};
-use crate::fs::Dir;
+use crate::fs::{Dir, Durability};
 
 pub use crate::archive::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 
@@ -45,7 +45,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Store::save`]; the directory then names what it named before.
+    /// As [`Store::save`]; the directory then names what it named before. Blobs that were written by then stay in it, and the
+    /// next save uses them.
     pub fn save_directory(
         &self,
         images: &[Image],
@@ -53,7 +54,10 @@ impl Store {
         options: &SaveOptions<'_>,
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
-        let into = Dir::ensure_ambient(path)?;
+        let into = match options.durability {
+            Durability::Full => Dir::ensure_ambient_synced(path)?,
+            Durability::Relaxed => Dir::ensure_ambient(path)?,
+        };
         let content = self.inner.content();
         let options = with_workspace(options, operation.as_ref());
         let saved = archive::save_layout(&save_images(images), &content, &into, &options);

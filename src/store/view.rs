@@ -27,7 +27,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Driver`] if nothing can be mounted here, [`StoreError::Layer`] if a layer is damaged.
+    /// [`StoreError::Driver`] if nothing can be mounted here, [`StoreError::Layer`] if a layer is damaged. The image is not
+    /// mounted then; layers that were unpacked stay.
     pub fn mount_image(&self, image: &Image) -> Result<PathBuf, StoreError> {
         let inner = &self.inner;
         let id = view_id(image);
@@ -88,7 +89,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Driver`] if somebody works in it.
+    /// [`StoreError::Driver`] if somebody works in it; it stays mounted.
     pub fn unmount_image(&self, image: &Image) -> Result<(), StoreError> {
         let inner = &self.inner;
         let id = view_id(image);
@@ -140,7 +141,8 @@ impl Inner {
     pub(super) fn take_view_away(&self, id: &str, operation: &Operation) -> Result<(), StoreError> {
         if let Some(dir) = self.layout.views.open_dir(id).fitting()? {
             driver::abandon_root(&source_of(id), &dir)?;
-            operation.workspace().discard(&self.layout.views, id)?;
+            // Once its image is gone, a collection takes it without its lock.
+            operation.workspace().discard(&self.layout.views, id).optional()?;
         }
         Ok(())
     }

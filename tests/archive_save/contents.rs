@@ -358,6 +358,26 @@ fn a_layout_is_made_in_an_empty_directory_and_added_to() {
 }
 
 #[test]
+fn a_layout_whose_first_save_was_cut_short_is_written_by_the_next() {
+    let shop = Shop::new();
+    let images = as_loaded(&shop.load(three().oci_archive()));
+    let into = common::scratch();
+    // As a process leaves it that dies before it has said that this is a layout.
+    std::fs::create_dir_all(into.path().join("0123456789abcdef0123456789abcdef")).unwrap();
+    std::fs::create_dir_all(into.path().join("blobs/sha256")).unwrap();
+    let damaged = images[0].target.digest;
+    std::fs::write(
+        into.path().join(blob_path(&damaged.to_string())),
+        vec![0; images[0].target.size as usize],
+    )
+    .unwrap();
+    let dir = Dir::open_ambient(into.path()).unwrap();
+    save_layout(&images, &shop.blobs, &dir, &SaveOptions::default()).unwrap();
+    let saved = std::fs::read(into.path().join(blob_path(&damaged.to_string()))).unwrap();
+    assert_eq!(Digest::of(&saved), damaged);
+}
+
+#[test]
 fn a_directory_that_is_no_layout_is_left_alone() {
     let shop = Shop::new();
     let images = as_loaded(&shop.load(three().oci_archive()));
