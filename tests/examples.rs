@@ -127,6 +127,99 @@ fn a_process_runs_in_the_root_of_a_container() {
     }
 }
 
+#[test]
+fn a_dockerfile_is_built_and_a_second_time_by_the_cache() {
+    if !is_real_root() {
+        return skip("needs root, to start containers and to become somebody else");
+    }
+    if !["crun", "runc"].iter().any(|runtime| installed(runtime)) {
+        return skip("no OCI runtime is installed: crun or runc");
+    }
+    for who in [ROOT, SINGLE_ID] {
+        let home = common::scratch();
+        let (Some(quickstart), Some(build)) =
+            (example("quickstart", home.path()), example("build", home.path()))
+        else {
+            return;
+        };
+        let (store, context) = (home.path().join("store"), home.path().join("context"));
+        let kept = run_as(who, &quickstart, &["--keep", "--store", store.to_str().unwrap()], home.path());
+        assert!(kept.status.success(), "{who:?}: {}", printed(&kept));
+        std::fs::create_dir_all(context.join("source/kept")).unwrap();
+        for (name, content) in [
+            ("Dockerfile", DOCKERFILE),
+            (".dockerignore", "source/*\n!source/kept\n"),
+            ("source/secret", "not for a build"),
+            ("source/kept/note", "a note"),
+            ("one.txt", "1"),
+            ("two.txt", "2"),
+        ] {
+            std::fs::write(context.join(name), content).unwrap();
+        }
+        let words = [store.to_str().unwrap(), context.to_str().unwrap(), "-t", "built:1"];
+        let run = |more: &[&str]| run_as(who, &build, &[&words[..], more].concat(), home.path());
+        let steps = |output: &Output| {
+            assert!(output.status.success(), "{who:?}: {}", printed(output));
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            errors.lines().filter(|line| line.ends_with("(cached)")).count()
+        };
+        let first = run(&[]);
+        assert_eq!(steps(&first), 0, "{}", printed(&first));
+        let again = run(&[]);
+        assert_eq!(steps(&again), 9, "{}", printed(&again));
+        assert_eq!(again.stdout, first.stdout);
+        // What changed is done again, and what stands on it.
+        std::fs::write(context.join("two.txt"), "3").unwrap();
+        assert_eq!(steps(&run(&[])), 2);
+        let other = run(&["--build-arg", "WHO=you"]);
+        assert_eq!(steps(&other), 3, "{}", printed(&other));
+
+        let words = [store.to_str().unwrap(), "built:1", "--", "cat", "/out/greeting", "/out/note", "/out/2"];
+        let Some(start) = example("run", home.path()) else { return };
+        let output = run_as(who, &start, &words, home.path());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "hello you\na note3", "{}", printed(&output));
+
+        // A step that fails leaves what the name led to, and no container.
+        std::fs::write(context.join("Dockerfile"), "FROM this-machine:1\nRUN [\"sh\", \"-c\", \"exit 3\"]\n")
+            .unwrap();
+        let failed = run(&[]);
+        assert_eq!(failed.status.code(), Some(1));
+        assert!(printed(&failed).contains(": it ended with status 3"), "{}", printed(&failed));
+        for (wrong, reason) in [
+            ("RUN true", "the first instruction is FROM"),
+            ("FROM this-machine:1\nRUN --mount=type=cache true", "--mount is not understood"),
+            ("FROM this-machine:1\nCOPY source/secret /", "is in .dockerignore"),
+            ("FROM this-machine:1\nCOPY missing /", "there is no"),
+            ("FROM this-machine:1\nFROB x", "FROB"),
+            ("FROM no-such-image", "no image"),
+        ] {
+            std::fs::write(context.join("Dockerfile"), wrong).unwrap();
+            let refused = run(&[]);
+            assert_eq!(refused.status.code(), Some(1), "{wrong}");
+            assert!(printed(&refused).contains(reason), "{wrong}: {}", printed(&refused));
+        }
+        assert_eq!(store.join("containers").read_dir().unwrap().count(), 0);
+    }
+}
+
+/// Two stages; what comes before `WHO` is used does not depend on it.
+const DOCKERFILE: &str = r#"
+FROM this-machine:1 AS first
+SHELL ["sh", "-c"]
+COPY source /out/
+COPY *.txt /txt/
+ARG WHO=world
+ENV GREETING="hello $WHO"
+WORKDIR /out
+RUN echo "$GREETING" > greeting && \
+    cat /txt/two.txt > 2
+RUN cat kept/note > note
+
+FROM this-machine:1
+COPY --from=first /out /out/
+CMD ["cat", "/out/greeting"]
+"#;
+
 fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())

@@ -9,7 +9,6 @@ use std::path::Path;
 use plywood::image::RuntimeConfig;
 use serde_json::{Value, json};
 
-use super::Result;
 use super::user::User;
 
 /// What podman gives a container that asks for nothing.
@@ -47,16 +46,6 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 pub(crate) struct Process {
     pub(crate) arguments: Vec<String>,
     pub(crate) user: User,
-}
-
-/// The image's entrypoint and what follows it: the command of the caller, or else the image's.
-pub(crate) fn arguments(config: &RuntimeConfig, command: &[String]) -> Result<Vec<String>> {
-    let rest = if command.is_empty() { &config.cmd } else { command };
-    let arguments: Vec<String> = config.entrypoint.iter().chain(rest).cloned().collect();
-    match arguments.is_empty() {
-        true => Err("the image says nothing of what to run: give a command behind --".into()),
-        false => Ok(arguments),
-    }
 }
 
 /// The bundle's `config.json`.

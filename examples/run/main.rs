@@ -16,14 +16,16 @@
 #![allow(clippy::print_stderr)]
 
 mod bundle;
+mod runtime;
 mod user;
 
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 
+use plywood::image::RuntimeConfig;
 use plywood::{CreateOptions, Image, LoadOptions, RemoveContainer, Store};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -51,7 +53,7 @@ fn run() -> Result<u8> {
         return Err("usage: run STORE IMAGE [-- COMMAND...]".into());
     };
     let command = command(words.collect())?;
-    let runtimes = runtimes()?;
+    let runtimes = runtime::installed()?;
 
     let store = Store::ensure(store)?;
     let image = find(&store, Path::new(&image))?;
@@ -61,13 +63,13 @@ fn run() -> Result<u8> {
     // From here on the guard unmounts, whatever happens.
 
     let process = bundle::Process {
-        arguments: bundle::arguments(config, &command)?,
+        arguments: arguments(config, &command)?,
         user: user::look_up(mounted.root(), &config.user)?,
     };
     let bundle = tempfile::Builder::new().prefix("plywood-run-").tempdir()?;
     let spec = bundle::spec(config, &process, mounted.path(), container.name());
     serde_json::to_writer_pretty(File::create(bundle.path().join("config.json"))?, &spec)?;
-    let status = start(&runtimes, bundle.path(), container.id())?;
+    let status = runtime::start(&runtimes, bundle.path(), container.id())?;
 
     for change in container.changes()? {
         eprintln!("{change}");
@@ -99,34 +101,12 @@ fn find(store: &Store, image: &Path) -> Result<Image> {
     Ok(first.ok_or("there is no image in it")?.image)
 }
 
-/// The OCI runtimes that are installed.
-fn runtimes() -> Result<Vec<PathBuf>> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/usr/sbin:/bin:/sbin".into());
-    let places = ["crun", "runc"].into_iter().filter_map(|name| {
-        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
-    });
-    match places.collect::<Vec<_>>() {
-        none if none.is_empty() => Err("there is no OCI runtime here: install crun or runc".into()),
-        found => Ok(found),
+/// The image's entrypoint and what follows it: the command of the caller, or else the image's.
+fn arguments(config: &RuntimeConfig, command: &[String]) -> Result<Vec<String>> {
+    let rest = if command.is_empty() { &config.cmd } else { command };
+    let arguments: Vec<String> = config.entrypoint.iter().chain(rest).cloned().collect();
+    match arguments.is_empty() {
+        true => Err("the image says nothing of what to run: give a command behind --".into()),
+        false => Ok(arguments),
     }
-}
-
-/// Runs the process and returns its status. A runtime may be installed and not work here (crun needs cgroups of one
-/// version, not both): then it says why, and the next has its turn.
-fn start(runtimes: &[PathBuf], bundle: &Path, id: &str) -> Result<u8> {
-    let mut status = 1;
-    for runtime in runtimes {
-        let started = bundle.join("pid");
-        let done = Command::new(runtime)
-            .args(bundle::runtime_options(runtime, bundle))
-            .args(["run".as_ref(), "--bundle".as_ref(), bundle])
-            .args(["--pid-file".as_ref(), started.as_path()])
-            .arg(id)
-            .status()?;
-        status = done.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-        if started.exists() {
-            break;
-        }
-    }
-    Ok(status)
 }

@@ -7,6 +7,8 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
+use super::ChangeError;
+
 /// Substitutions inside substitutions; nobody writes more than two.
 const DEPTH: usize = 32;
 
@@ -41,6 +43,26 @@ pub(super) fn words(text: &str) -> Vec<String> {
         words.push(word);
     }
     words
+}
+
+/// What a word of a Dockerfile means: takes quotes and escapes away and puts in the values of variables (`$NAME`, `${NAME}`,
+/// `${NAME:-word}` and the like), which are empty where `value_of` knows none.
+///
+/// ```
+/// let value_of = |name: &str| (name == "VERSION").then_some("1.2");
+/// let path = plywood::image::expand_variables(r#"/opt/"app $VERSION"/${DIR:-bin}"#, value_of)?;
+/// assert_eq!(path, "/opt/app 1.2/bin");
+/// # Ok::<(), plywood::image::ChangeError>(())
+/// ```
+///
+/// # Errors
+///
+/// [`ChangeError`] for a quote or a bracket that is not closed, a form that is not known, or a `?` that strikes.
+pub fn expand_variables<'v>(
+    text: &str,
+    value_of: impl Fn(&str) -> Option<&'v str>,
+) -> Result<String, ChangeError> {
+    expand(text, value_of).map_err(|reason| ChangeError::new(text.to_owned(), reason))
 }
 
 /// Takes quotes and escapes away and replaces `$NAME`, `${NAME}` and the forms `:-` `-` `:+` `+` `:?` `?` `#`

@@ -43,6 +43,7 @@ pub use config::{Config, ConfigWarning, History, RootFs};
 pub use descriptor::Descriptor;
 pub use document::ManifestDocument;
 pub use error::ImageError;
+pub use expand::expand_variables;
 pub use index::Index;
 pub use instruction::Instruction;
 pub use json::Extra;
