@@ -191,7 +191,8 @@ fn every_command_prints_one_json_value() {
     let tool = Tool::with("copy");
     let archive = tool.file("base.tar", Layout::of(&base()).docker_archive());
     let (saved, exported) = (tool.path("saved.tar"), tool.path("root.tar"));
-    let directory = tool.path("saved");
+    let (directory, pages) = (tool.path("saved"), tool.path("pages"));
+    fs::create_dir(&pages).unwrap();
     for words in [
         &["load", &archive][..],
         &["images"],
@@ -219,6 +220,8 @@ fn every_command_prints_one_json_value() {
         &["gc"],
         &["info"],
         &["completions", "zsh"],
+        &["man"],
+        &["man", &pages],
         &["version"],
     ] {
         let value = tool.json(words);

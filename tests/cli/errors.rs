@@ -111,6 +111,14 @@ fn help_and_version_are_no_failures() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(tool.text(&["completions", shell]).contains("plywood"), "{shell}");
     }
+    assert!(tool.text(&["man"]).contains("additional\\-store"));
+    let pages = tool.path("pages");
+    let (error, _) = tool.error(&["man", &pages]);
+    assert!(error.contains("write manual pages into") && error.contains("No such file"), "{error}");
+    std::fs::create_dir(&pages).unwrap();
+    assert_eq!(tool.text(&["man", &pages]), "");
+    let load = std::fs::read_to_string(format!("{pages}/plywood-load.1")).unwrap();
+    assert!(load.contains("repository"), "{load}");
     assert!(!tool.root().exists());
 }
 

@@ -152,6 +152,7 @@ pub(crate) enum Command {
     Repair(RepairArgs),
     Info(InfoArgs),
     Completions(CompletionsArgs),
+    Man(ManArgs),
     Version(VersionArgs),
 }
 

@@ -87,6 +87,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Repair(args) => repair::repair(context, args),
         Command::Info(args) => store::info(context, args),
         Command::Completions(args) => store::completions(context, args),
+        Command::Man(args) => store::manual(context, args),
         Command::Version(_) => store::version(context),
     }
 }

@@ -107,6 +107,18 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
+/// Print the manual page, or write those of all commands
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  plywood man | man -l -
+  plywood man /usr/local/share/man/man1")]
+pub(crate) struct ManArgs {
+    /// Directory to write a page for each command into; it must exist
+    #[arg(value_hint = ValueHint::DirPath, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
 /// Print the version
 #[derive(Args, Debug)]
 pub(crate) struct VersionArgs {}
