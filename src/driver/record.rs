@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::DriverError;
 use super::{DriverKind, IdMap, RootOptions};
-use crate::fs::{Context, Dir, Durability, Optional, Stat, Timestamp, Workspace};
+use crate::fs::{Context, Dir, Durability, Kind, Optional, Stat, Timestamp, Workspace};
 use crate::path::LayerPath;
 use crate::stack::Tree;
 use crate::stack::marks::Families;
@@ -255,6 +255,10 @@ pub fn mend_record(
     if dir.find(holds)?.is_none() {
         return Ok(None);
     }
+    // A disk may fail once; what is whole must not be replaced by less.
+    if Record::read(dir, kind).is_ok() {
+        return Ok(Some("a second look finds nothing wrong with it"));
+    }
     // Of what is no file at all nothing can be read.
     let left = dir.find_content(NAME, LONGEST).unwrap_or_default().unwrap_or_default();
     let settings = salvage::<Settings>(&left, "settings");
@@ -282,6 +286,7 @@ pub fn mend_record(
         }
     };
     if let Some((workspace, durability)) = to {
+        dir.put_aside(NAME, Kind::File)?;
         if dir.find(NAME)?.is_some() {
             dir.remove_file(DAMAGED).optional()?;
             dir.hard_link(NAME, dir, DAMAGED)?;

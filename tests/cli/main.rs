@@ -6,6 +6,7 @@
 mod commands;
 mod errors;
 mod lenders;
+mod mending;
 mod save;
 mod streams;
 mod tool;

@@ -12,6 +12,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod mending;
 mod shop;
 mod tracer;
 mod view;
@@ -44,8 +45,19 @@ fn survives(words: &'static [&'static str], repeated: &'static [&'static str]) {
     shop.collect();
     let trial =
         Trial { shop: &shop, operation: &operation, old, new, tidy: shop.listing(), steps: run.steps };
+    let chosen = faults(words, &trial.steps);
+    // All are tried before the first that was not survived is held against anybody.
+    let suffer = |&(number, fault): &(usize, Fault)| {
+        catch_unwind(AssertUnwindSafe(|| trial.suffer(number, fault))).is_err()
+    };
+    let fatal: Vec<_> = chosen.into_iter().filter(suffer).collect();
+    assert!(fatal.is_empty(), "{words:?}: {fatal:?}");
+}
+
+/// The faults that are tried of an operation with these steps.
+fn faults(words: &[&str], steps: &[tracer::Step]) -> Vec<(usize, Fault)> {
     let mut chosen = Vec::new();
-    for (number, step) in trial.steps.iter().enumerate() {
+    for (number, step) in steps.iter().enumerate() {
         chosen.push((number, Fault::Once(Errno::EIO)));
         chosen.push((number, Fault::Killed));
         if step.takes_space {
@@ -54,13 +66,8 @@ fn survives(words: &'static [&'static str], repeated: &'static [&'static str]) {
         }
     }
     let (all, chosen) = (chosen.len(), thinned(chosen));
-    println!("{words:?}: {} steps, {} of {all} faults", trial.steps.len(), chosen.len());
-    // All are tried before the first that was not survived is held against anybody.
-    let suffer = |&(number, fault): &(usize, Fault)| {
-        catch_unwind(AssertUnwindSafe(|| trial.suffer(number, fault))).is_err()
-    };
-    let fatal: Vec<_> = chosen.into_iter().filter(suffer).collect();
-    assert!(fatal.is_empty(), "{words:?}: {fatal:?}");
+    println!("{words:?}: {} steps, {} of {all} faults", steps.len(), chosen.len());
+    chosen
 }
 
 /// As many of these as the run is to take.
@@ -96,7 +103,7 @@ impl Trial<'_> {
             run.errors
         );
         assert!(run.was_hit, "{what}");
-        self.explained(&run, fault, &what);
+        explained(self.shop, &run, fault, &what);
         let found = self.shop.look();
         match run.code {
             Some(0) => found.assert_same(&self.new, &what),
@@ -115,23 +122,23 @@ impl Trial<'_> {
         self.shop.collect();
         assert_eq!(self.shop.listing(), self.tidy, "{what}");
     }
+}
 
-    /// A call that failed names the cause, and a place in the store.
-    fn explained(&self, run: &Run, fault: Fault, what: &str) {
-        let (words, kind) = match (run.code, fault) {
-            (None, Fault::Killed) => return,
-            (Some(0), _) => return,
-            (_, Fault::Once(_)) => ("Input/output error", "io"),
-            (_, Fault::Full(Errno::EDQUOT)) => ("quota exceeded", "quota"),
-            _ => ("No space left on device", "no-space"),
-        };
-        assert_eq!(run.code, Some(1), "{what}");
-        let error: serde_json::Value = serde_json::from_str(&run.errors).unwrap_or_else(|_| panic!("{what}"));
-        let message = error["error"].as_str().unwrap();
-        assert!(message.contains(words), "{what}");
-        assert_eq!(error["kind"], kind, "{what}");
-        assert!(message.contains(self.shop.store().to_str().unwrap()), "{what}");
-    }
+/// A call that failed names the cause, and a place in the store.
+fn explained(shop: &Shop, run: &Run, fault: Fault, what: &str) {
+    let (words, kind) = match (run.code, fault) {
+        (None, Fault::Killed) => return,
+        (Some(0), _) => return,
+        (_, Fault::Once(_)) => ("Input/output error", "io"),
+        (_, Fault::Full(Errno::EDQUOT)) => ("quota exceeded", "quota"),
+        _ => ("No space left on device", "no-space"),
+    };
+    assert_eq!(run.code, Some(1), "{what}");
+    let error: serde_json::Value = serde_json::from_str(&run.errors).unwrap_or_else(|_| panic!("{what}"));
+    let message = error["error"].as_str().unwrap();
+    assert!(message.contains(words), "{what}");
+    assert_eq!(error["kind"], kind, "{what}");
+    assert!(message.contains(shop.store().to_str().unwrap()), "{what}");
 }
 
 #[test]

@@ -20,10 +20,16 @@ pub struct Shop {
 impl Shop {
     /// A store on a file system in memory: what is synced is not asked here, and is quick.
     pub fn open() -> Self {
+        Self::damaged(|_| {})
+    }
+
+    /// The same with something wrong in the store.
+    pub fn damaged(damage: impl FnOnce(&Path)) -> Self {
         let scratch = scratch();
         run_command(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(scratch.path()));
         let shop = Self { scratch };
         shop.fill();
+        damage(&shop.store());
         run_command(Command::new("cp").arg("-a").arg(shop.store()).arg(shop.path("likeness")));
         shop
     }

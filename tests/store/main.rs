@@ -19,6 +19,7 @@ mod lenders;
 mod life;
 mod many;
 mod many_layers;
+mod mending;
 mod prune;
 mod records;
 mod refusals;

@@ -87,6 +87,13 @@ impl World {
     }
 }
 
+/// Puts the directory for temporary files into memory, for a test that makes and removes many files: it is root in a mount
+/// namespace of its own, which takes it away at the end.
+pub fn in_memory() {
+    let memory = std::env::temp_dir();
+    common::run_command(std::process::Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(memory));
+}
+
 /// The drivers that work with this privilege. Fuse is one of them in tests that ask for it.
 pub fn drivers(privilege: Privilege) -> &'static [DriverKind] {
     use DriverKind::{Copy, Fuse, Overlay};

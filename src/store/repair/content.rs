@@ -27,6 +27,15 @@ struct BadBlob {
     is_there: bool,
 }
 
+/// What became of a blob that was found damaged.
+enum Taken {
+    Away,
+    /// It is what its name says after all.
+    Whole,
+    /// An operation in progress relies on it.
+    InUse,
+}
+
 impl Repair<'_> {
     /// What cannot be saved of what a check found.
     pub(super) fn plan_content(
@@ -140,11 +149,19 @@ impl Repair<'_> {
             self.say(Outcome::Lost, "blob", digest.to_string(), format!("is lost: {why}{again}"), needed_by);
             return Ok(());
         }
-        if !self.take_away(&digest)? {
-            let message =
-                format!("is damaged ({why}) and stays, because an operation in progress relies on it");
-            self.say(Outcome::Kept, "blob", digest.to_string(), message, needed_by);
-            return Ok(());
+        match self.take_away(&digest)? {
+            Taken::Away => {}
+            Taken::Whole => {
+                let message = format!("is whole: {why}, but a second look finds all its bytes");
+                self.say(Outcome::Mended, "blob", digest.to_string(), message, needed_by);
+                return Ok(());
+            }
+            Taken::InUse => {
+                let message =
+                    format!("is damaged ({why}) and stays, because an operation in progress relies on it");
+                self.say(Outcome::Kept, "blob", digest.to_string(), message, needed_by);
+                return Ok(());
+            }
         }
         // What nobody needs is no loss.
         let outcome = if needed_by.is_empty() { Outcome::Mended } else { Outcome::Lost };
@@ -153,24 +170,25 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Takes a blob away whose bytes are wrong; `false` if somebody relies on it.
-    fn take_away(&self, digest: &Digest) -> Result<bool, StoreError> {
+    /// Takes a blob away whose bytes are wrong, unless somebody relies on it.
+    fn take_away(&self, digest: &Digest) -> Result<Taken, StoreError> {
         let inner = &self.store.inner;
         let blobs = &inner.layout.blobs;
         // Long work, so not under the lock; what is there then has to be the same file.
         let wrong = match self.identify(digest) {
-            Ok((_, true)) => return Ok(true),
+            // A disk may fail once; or it was loaded again.
+            Ok((_, true)) => return Ok(Taken::Whole),
             Ok((stat, false)) => Some(stat),
-            Err(BlobError::Missing { .. }) => return Ok(true),
+            Err(BlobError::Missing { .. }) => return Ok(Taken::Away),
             Err(_) => None,
         };
         let _alone = Lock::acquire(&inner.layout.locks, GC_LOCK, LockMode::Exclusive)?;
         let (live, _) = inner.staging.sweep(self.operation.workspace(), true)?;
         if Pinned::of(&live)?.blobs.contains(&digest.to_string()) {
-            return Ok(false);
+            return Ok(Taken::InUse);
         }
         if self.options.dry_run {
-            return Ok(true);
+            return Ok(Taken::Away);
         }
         let now = blobs.open_blob(digest).ok().and_then(|file| Stat::of(&file).ok());
         let is_same = match (wrong, now) {
@@ -181,7 +199,7 @@ impl Repair<'_> {
         if is_same {
             blobs.discard(digest, self.operation.workspace())?;
         }
-        Ok(true)
+        Ok(Taken::Away)
     }
 
     /// Which file a blob is, and whether its bytes are right.
