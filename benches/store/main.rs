@@ -245,7 +245,7 @@ impl Bench<'_> {
         let last = |number: usize| format!("bench/image-{}:1", options.images - 1 - number);
         if options.images > 100 + options.repetitions {
             let remove = |number| Ok(store.remove_image(&last(number), RemoveImage::Refuse)?);
-            self.case("rmi", 0.0, remove)?;
+            self.case("rmi", 20.0, remove)?;
         }
         Ok(())
     }

@@ -407,17 +407,17 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    /// Forgets what was found out of manifests that go. It is no part of what a store holds, and not counted.
+    /// Forgets what was found out of manifests that go and containers that are gone. It is no part of what a store holds, and not counted.
     fn facts(&self, needed: &Pinned) -> Result<(), StoreError> {
         if self.dry_run {
             return Ok(());
         }
         for file in [IMAGES, STACKS] {
-            self.inner.forget_facts(file, self.workspace, |manifest| {
+            self.inner.forget_facts(file, self.workspace, |manifest: &Digest| {
                 needed.blobs.contains(&manifest.to_string())
             })?;
         }
-        Ok(())
+        self.inner.forget_containers(self.workspace)
     }
 
     /// Removes layers that were replaced and that nobody looks into any more.

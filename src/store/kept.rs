@@ -4,11 +4,12 @@
 //! <crc32 of the rest> <name> <fact>     one line each
 //! ```
 //!
-//! The name is the digest of a document, which says all that a fact depends on, so no fact can be out of date, only
+//! The name says all that a fact depends on, the digest of a document for example, so no fact can be out of date, only
 //! superfluous. A line that is cut or damaged is none; what is missing is found out again. So nothing depends on the file
 //! being there, nobody locks it, and it is added to without waiting for the disk. A store that can only be read is not
 //! written to.
 
+use std::fmt::Display;
 use std::io::Write;
 
 use zlib_rs::crc32::crc32;
@@ -31,17 +32,29 @@ pub(super) struct Kept {
     text: String,
 }
 
+/// What a fact is about.
+pub(super) trait FactName: Copy + Ord + Display {
+    /// Reads the name that `text` begins with; returns what is behind it.
+    fn split_from(text: &str) -> Option<(Self, &str)>;
+}
+
+impl FactName for Digest {
+    fn split_from(text: &str) -> Option<(Self, &str)> {
+        Digest::split_from(text)
+    }
+}
+
 /// Facts in the order of their names.
 #[derive(Debug)]
-pub(super) struct Facts<'k> {
-    list: Vec<(Digest, &'k str)>,
+pub(super) struct Facts<'k, N> {
+    list: Vec<(N, &'k str)>,
     /// Where the fact stands that is asked for next if they are asked for in order.
     next: usize,
 }
 
 impl Kept {
     /// The facts by name. Of two that are whole the first counts, which says the same.
-    pub(super) fn facts(&self) -> Facts<'_> {
+    pub(super) fn facts<N: FactName>(&self) -> Facts<'_, N> {
         let mut list: Vec<_> = self.text.split('\n').filter_map(read_line).collect();
         // Most were written in order.
         list.sort_by_key(|(name, _)| *name);
@@ -50,9 +63,9 @@ impl Kept {
     }
 }
 
-impl<'k> Facts<'k> {
+impl<'k, N: FactName> Facts<'k, N> {
     /// The fact of this name.
-    pub(super) fn find(&mut self, name: &Digest) -> Option<&'k str> {
+    pub(super) fn find(&mut self, name: &N) -> Option<&'k str> {
         let is_next = self.list.get(self.next).is_some_and(|(next, _)| next == name);
         if !is_next {
             self.next = self.list.binary_search_by(|(other, _)| other.cmp(name)).ok()?;
@@ -63,19 +76,19 @@ impl<'k> Facts<'k> {
     }
 }
 
-fn read_line(line: &str) -> Option<(Digest, &str)> {
+fn read_line<N: FactName>(line: &str) -> Option<(N, &str)> {
     let (sum, rest) = line.split_at_checked(8)?;
     let sum = u32::from_str_radix(sum, 16).ok()?;
     let rest = rest.strip_prefix(' ')?;
     if crc32(0, rest.as_bytes()) != sum {
         return None;
     }
-    let (name, fact) = Digest::split_from(rest)?;
+    let (name, fact) = N::split_from(rest)?;
     Some((name, fact.strip_prefix(' ')?))
 }
 
 /// A line of the file.
-fn line(name: &Digest, fact: &str) -> String {
+fn line(name: &impl FactName, fact: &str) -> String {
     let rest = format!("{name} {fact}");
     format!("{:08x} {rest}\n", crc32(0, rest.as_bytes()))
 }
@@ -98,7 +111,7 @@ impl Inner {
     }
 
     /// Adds new facts to `file`. That they cannot be kept is no error.
-    pub(super) fn keep_facts(&self, file: &str, new: &[(Digest, String)]) {
+    pub(super) fn keep_facts(&self, file: &str, new: &[(impl FactName, String)]) {
         if new.is_empty() || self.layout.access == Access::ReadOnly {
             return;
         }
@@ -117,14 +130,14 @@ impl Inner {
     }
 
     /// Takes the facts out of `file` that are not `needed`, if there are many; all, if none is. For who collects.
-    pub(super) fn forget_facts(
+    pub(super) fn forget_facts<N: FactName>(
         &self,
         file: &str,
         workspace: &Workspace,
-        needed: impl Fn(&Digest) -> bool,
+        needed: impl Fn(&N) -> bool,
     ) -> Result<(), StoreError> {
         let kept = self.kept(file);
-        let facts = kept.facts().list;
+        let facts = kept.facts::<N>().list;
         let left: Vec<_> = facts.iter().filter(|(name, _)| needed(name)).collect();
         let superfluous = facts.len() - left.len();
         if left.is_empty() {
@@ -148,7 +161,7 @@ mod tests {
     #[test]
     fn a_line_that_is_cut_or_changed_is_none() {
         let text = line(&Digest::of("1"), "a fact") + &line(&Digest::of("2"), "b");
-        let facts = |text: &str| Kept { text: text.to_owned() }.facts().list.len();
+        let facts = |text: &str| Kept { text: text.to_owned() }.facts::<Digest>().list.len();
         assert_eq!(facts(&text), 2);
         assert_eq!(facts(&format!("\n\n{text}\n{text}")), 2);
         for at in 0..text.len() {

@@ -39,6 +39,7 @@ mod strangers;
 mod summary;
 mod survey;
 mod usage;
+mod users;
 mod view;
 
 use std::path::{Path, PathBuf};

@@ -108,14 +108,10 @@ impl Store {
     }
 
     fn refuse_if_used(&self, image: &Image) -> Result<(), StoreError> {
-        let mut containers = Vec::new();
-        for container in self.containers()? {
-            // By manifest: two images may share a config, and only one of them made the container.
-            if container.manifest_digest() == image.manifest_digest() {
-                containers.push(container.name().to_owned());
-            }
-        }
+        // By manifest: two images may share a config, and only one of them made the container.
+        let containers = self.inner.containers_of(&image.manifest_digest())?;
         if !containers.is_empty() {
+            let containers = containers.into_iter().map(|container| container.name).collect();
             return Err(StoreError::ImageInUse { image: image.id(), containers });
         }
         match self.image_mounted(image)? {

@@ -5,7 +5,9 @@ use std::fs;
 
 use plywood::driver::DriverKind;
 use plywood::image::Reference;
-use plywood::store::{GcOptions, Image, ImageSummary, Store};
+use plywood::store::{
+    Container, CreateOptions, GcOptions, Image, ImageSummary, RemoveContainer, RemoveImage, Store, StoreError,
+};
 use serde_json::{Value, json};
 
 use crate::common::image::{Layout, image};
@@ -179,10 +181,67 @@ fn what_is_kept_of_images_goes_with_the_last_of_them() {
     let world = world();
     for image in listed(&world.store) {
         assert!(KEPT.iter().all(|file| world.path().join(file).exists()));
-        world.store.remove_image(&image.target.digest.to_string(), plywood::RemoveImage::Force).unwrap();
+        world.store.remove_image(&image.target.digest.to_string(), RemoveImage::Force).unwrap();
     }
     world.store.gc(&GcOptions::default()).unwrap();
     assert!(KEPT.iter().all(|file| !world.path().join(file).exists()));
+}
+
+#[test]
+fn whose_image_it_is_is_known_of_many_containers_whatever_was_kept() {
+    let world = world();
+    let images: Vec<_> =
+        (0..3).map(|number| world.store.image(&format!("image:{number}")).unwrap()).collect();
+    for (number, image) in images.iter().enumerate() {
+        world.store.tag(image, &format!("also:{number}").parse().unwrap()).unwrap();
+    }
+    let create = |number: usize| {
+        let options = CreateOptions::named(format!("container-{number:02}"));
+        world.store.create_container(&images[number % 2], &options).unwrap()
+    };
+    let mut containers: Vec<_> = (0..40).map(create).collect();
+    let path = world.path().join("cache/containers");
+    let check = |containers: &[Container], state: &str| {
+        for image in &images {
+            let of = |container: &&Container| container.manifest_digest() == image.manifest_digest();
+            let mut expected: Vec<_> = containers.iter().filter(of).map(Container::name).collect();
+            expected.sort_unstable();
+            let refused = world.store.remove_image(&image.digest().to_string(), RemoveImage::Refuse);
+            match refused.unwrap_err() {
+                StoreError::ImageInUse { containers, .. } => assert_eq!(containers, expected, "{state}"),
+                // So that it stays for the next look.
+                StoreError::SeveralNames { .. } => assert!(expected.is_empty(), "{state}"),
+                other => panic!("{state}: {other}"),
+            }
+        }
+    };
+    check(&containers, "nothing was kept");
+    let whole = fs::read(&path).unwrap();
+    check(&containers, "all was kept");
+    for at in (0..whole.len()).step_by(199) {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        for kept in [changed, whole[..at].to_vec()] {
+            fs::write(&path, kept).unwrap();
+            check(&containers, &format!("changed or cut at {at}"));
+        }
+    }
+    containers.extend((40..45).map(create));
+    check(&containers, "some are not kept yet");
+    for container in containers.drain(..2) {
+        container.remove(RemoveContainer::Refuse).unwrap();
+    }
+    check(&containers, "some are gone");
+    let damaged = containers.remove(0);
+    fs::write(world.path().join("containers").join(damaged.id()).join("container.json"), "{").unwrap();
+    check(&containers, "one is damaged");
+    world.store.remove_damaged_container(damaged.id(), RemoveContainer::Refuse).unwrap();
+    for container in containers {
+        container.remove(RemoveContainer::Refuse).unwrap();
+    }
+    check(&[], "none is left");
+    world.store.gc(&GcOptions::default()).unwrap();
+    assert!(!path.exists());
 }
 
 #[test]

@@ -186,6 +186,7 @@ impl Repair<'_> {
                 if inner.known_container(&record.id).is_err_and(|error| error.is_damaged_record()) {
                     dir.put_aside(RECORD, Kind::File)?;
                     keep(&dir, RECORD, DAMAGED)?;
+                    inner.forget_all_containers()?;
                     inner.write_record(&record, &dir, self.operation)?;
                 }
                 self.give_name(&record.name, &record.id)?;
