@@ -62,6 +62,8 @@ pub enum Damage {
         key: LayerKey,
         /// What is wrong with it, the first things.
         differences: Vec<String>,
+        /// The other store that lends it, which only its owner can repair.
+        lent_by: Option<PathBuf>,
         /// The images and containers that need it.
         needed_by: Vec<String>,
     },
@@ -161,8 +163,12 @@ impl fmt::Display for Damage {
             Self::BlobUnreadable { digest, error, .. } => {
                 write!(f, "blob {digest} cannot be read: {}", Chain(error))
             }
-            Self::Layer { key, differences, .. } => {
+            Self::Layer { key, differences, lent_by: None, .. } => {
                 write!(f, "layer {key} is not as it was: {}", differences.join("; "))
+            }
+            Self::Layer { key, differences, lent_by: Some(store), .. } => {
+                write!(f, "layer {key}, which the store in {store:?} lends, is not as it was: ")?;
+                f.write_str(&differences.join("; "))
             }
             Self::Container { id, name: Some(name), error } => {
                 write!(f, "container {name} ({id}) cannot be used: {}", Chain(error))

@@ -104,6 +104,40 @@ fn create(store: &Store, image: &Image, name: &str) -> Container {
         .unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
+#[test]
+fn a_deep_check_compares_what_is_lent_and_names_the_store_that_lends_it() {
+    privilege::under(&[Privilege::Root, Privilege::Plain], |privilege| {
+        let kind = if privilege == Privilege::Root { DriverKind::Overlay } else { DriverKind::Copy };
+        let pair = Pair::of(kind, &one("lent", "content"));
+        let own = pair.own();
+        let container = create(&own, &own.image("lent:1").unwrap(), "web");
+        is_well(&own);
+        let layers = pair.at("lender/layers");
+        let file = names_in(&layers).into_iter().map(|layer| layers.join(layer).join("tree/base"));
+        let file = file.into_iter().find(|file| file.exists()).unwrap();
+        fs::write(file, "base?").unwrap();
+        let before = touched(&pair.at("lender"));
+        let mut options = CheckOptions::default();
+        assert_eq!(own.check(&options).unwrap().damages.len(), 0);
+        options.deep = true;
+        let report = own.check(&options).unwrap();
+        let said: Vec<_> = report.damages.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 1, "{said:?}");
+        for word in [pair.at("lender").to_str().unwrap(), "/base", "container web"] {
+            assert!(said[0].contains(word), "{word}: {said:?}");
+        }
+        // It is nobody's to mend but its owner's.
+        let report = own.repair(&Default::default()).unwrap();
+        assert!(!report.is_whole() && report.repaired.len() == 1, "{report:?}");
+        assert_eq!(report.repaired[0].outcome, plywood::Outcome::Kept);
+        assert!(report.repaired[0].message.contains(pair.at("lender").to_str().unwrap()), "{report:?}");
+        assert_eq!(touched(&pair.at("lender")), before, "{privilege:?}");
+        assert!(pair.lender.repair(&Default::default()).unwrap().is_whole());
+        is_well(&own);
+        drop(container);
+    });
+}
+
 #[track_caller]
 fn is_well(store: &Store) {
     let mut options = CheckOptions::default();

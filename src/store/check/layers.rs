@@ -5,6 +5,7 @@
 //! that this stack would use. Merged layers are merged once more from what was made.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use super::{Check, CheckStage, MOST_DIFFERENCES, Readable};
 use crate::digest::{ChainId, DiffId};
@@ -32,6 +33,8 @@ pub(in crate::store) struct Wrong {
     pub(in crate::store) is_untrusted: bool,
     /// It can be made again; if that was to be done, it has been.
     pub(in crate::store) can_be_mended: bool,
+    /// The directory of the store that lends it. It is never changed.
+    pub(in crate::store) lent_by: Option<PathBuf>,
 }
 
 /// What has been found out about layers.
@@ -69,10 +72,10 @@ impl Check<'_> {
     pub(super) fn layers(&mut self) -> Result<(), StoreError> {
         let compared = self.compare_layers(false)?;
         self.report.compared = compared.done.len() as u64;
-        for (key, Wrong { differences, needed_by, is_untrusted, .. }) in compared.wrong {
+        for (key, Wrong { differences, needed_by, is_untrusted, lent_by, .. }) in compared.wrong {
             if !is_untrusted {
                 let needed_by = needed_by.into_iter().collect();
-                self.report.damages.push(Damage::Layer { key, differences, needed_by });
+                self.report.damages.push(Damage::Layer { key, differences, needed_by, lent_by });
             }
         }
         Ok(())
@@ -103,7 +106,8 @@ impl Check<'_> {
             }
             let mut is_new = one.diff_ids.len() > MOST_STACKED;
             for key in keys.iter().filter(|key| !compared.done.contains(key)) {
-                is_new |= self.store.inner.layers.has(*key)?;
+                let layers = &self.store.inner.layers;
+                is_new |= layers.has(*key)? || layers.find(*key)?.is_some_and(|layer| layer.lent);
             }
             if is_new {
                 operation.pin_layers(keys)?;
@@ -279,6 +283,12 @@ impl Check<'_> {
             let wrong = compared.wrong.entry(key).or_default();
             wrong.needed_by.insert(wanted.label.clone());
             (wrong.differences, wrong.can_be_mended) = (differences, true);
+            if let Some(lent) = found.as_ref().filter(|found| found.lent) {
+                // It is its owner's to mend.
+                wrong.lent_by = lent.tree.dir.path_of("").ancestors().nth(3).map(Path::to_owned);
+                wrong.can_be_mended = false;
+                continue;
+            }
             if found.is_none() {
                 all.keys.push((key, expected.key));
                 wrong.is_untrusted = true;
@@ -323,6 +333,17 @@ impl Check<'_> {
             }
             if layers.has(key)? {
                 return Ok(Place::Untrusted(key));
+            }
+        }
+        for key in [bound, free] {
+            match layers.find(key) {
+                Ok(Some(lent))
+                    if lent.lent && (key == bound || lent.record.assumed == expected.record.assumed) =>
+                {
+                    return Ok(Place::Here(lent));
+                }
+                Ok(_) | Err(LayerError::Record { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Place::Nothing)

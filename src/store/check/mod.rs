@@ -87,7 +87,7 @@ pub struct CheckReport {
     pub blobs: u64,
     /// Layers that were unpacked.
     pub layers: u64,
-    /// Layers that were compared with what their blobs say.
+    /// Layers that were compared with what their blobs say, also those of other stores that containers stand on.
     pub compared: u64,
     /// Containers.
     pub containers: u64,

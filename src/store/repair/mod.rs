@@ -147,13 +147,14 @@ impl Repair<'_> {
                 true => "it was cut short, or lost its record".to_owned(),
                 false => wrong.differences.join("; "),
             };
-            let outcome = match wrong.can_be_mended {
-                true => Outcome::Mended,
-                false => Outcome::Lost,
-            };
-            let message = match outcome {
-                Outcome::Mended => format!("made again: {why}"),
-                _ => format!("cannot be made again: {why}"),
+            let (outcome, message) = match (wrong.can_be_mended, wrong.lent_by) {
+                (_, Some(store)) => {
+                    let message =
+                        format!("is lent by the store in {store:?}, which has to be repaired itself: {why}");
+                    (Outcome::Kept, message)
+                }
+                (true, None) => (Outcome::Mended, format!("made again: {why}")),
+                (false, None) => (Outcome::Lost, format!("cannot be made again: {why}")),
             };
             let needed_by = wrong.needed_by.into_iter().collect();
             self.say(outcome, "layer", key.to_string(), message, needed_by);
