@@ -50,7 +50,7 @@ pub use overlay::OverlayDriver;
 pub use plan::{MountPlan, OverlayPlan};
 pub use point::MountPoint;
 pub use probe::{Circumstances, Probe, ProbeOptions, Refusal, reader};
-pub use record::{Copied, kind_of, mend_record};
+pub use record::{Copied, MendedRecord, kind_of, mend_record};
 pub use usage::Usage;
 
 /// The drivers there are.

@@ -186,12 +186,6 @@ impl Record {
     /// Reads the record in `dir`, which must be `driver`'s.
     pub(super) fn read(dir: &Dir, driver: DriverKind) -> Result<Self, DriverError> {
         let content = dir.read(NAME, LONGEST)?;
-        /// What every version has.
-        #[derive(Deserialize)]
-        struct Head {
-            version: u32,
-            driver: String,
-        }
         let head: Head = serde_json::from_slice(&content).map_err(|error| damaged(dir, &error))?;
         if head.version != VERSION {
             return Err(damaged(dir, &format!("version {} is not known, only {VERSION}", head.version)));
@@ -237,9 +231,25 @@ impl Record {
     }
 }
 
+/// What every version has.
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+    driver: String,
+}
+
+/// What became of a record that could not be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MendedRecord {
+    /// It is there again, for this reason or made of this.
+    Written(&'static str),
+    /// It is as it was, for this reason.
+    Left(&'static str),
+}
+
 /// Writes the `root.json` of the root named `source` in `dir` again, from what is left of it and otherwise as of a root with
-/// the default options on layers with marks of `families`; or only tells. What is left of it is kept beside it. The answer
-/// says what it was made of; `None` if there is no root to write of.
+/// the default options on layers with marks of `families`; or only tells. What is left of it is kept beside it. One that a later
+/// version wrote is left as it is.
 ///
 /// # Errors
 ///
@@ -250,17 +260,20 @@ pub fn mend_record(
     source: &str,
     families: Families,
     to: Option<(&Workspace, Durability)>,
-) -> Result<Option<&'static str>, DriverError> {
+) -> Result<MendedRecord, DriverError> {
     let holds = if kind == DriverKind::Copy { "root" } else { "upper" };
     if dir.find(holds)?.is_none() {
-        return Ok(None);
+        return Ok(MendedRecord::Left("what it wrote is not there"));
     }
     // A disk may fail once; what is whole must not be replaced by less.
     if Record::read(dir, kind).is_ok() {
-        return Ok(Some("a second look finds nothing wrong with it"));
+        return Ok(MendedRecord::Written("a second look finds nothing wrong with it"));
     }
     // Of what is no file at all nothing can be read.
     let left = dir.find_content(NAME, LONGEST).unwrap_or_default().unwrap_or_default();
+    if serde_json::from_slice::<Head>(&left).is_ok_and(|head| head.version > VERSION) {
+        return Ok(MendedRecord::Left("a later version wrote its root.json"));
+    }
     let settings = salvage::<Settings>(&left, "settings");
     let mut message = match &settings {
         Some(_) => "with the options that were left of the old one",
@@ -294,7 +307,7 @@ pub fn mend_record(
         let content = serde_json::to_vec(&record).map_err(|error| damaged(dir, &error))?;
         workspace.replace(&content, dir, NAME, durability)?;
     }
-    Ok(Some(message))
+    Ok(MendedRecord::Written(message))
 }
 
 fn damaged(dir: &Dir, reason: &dyn std::fmt::Display) -> DriverError {
@@ -352,5 +365,8 @@ mod tests {
         dir.create_file(NAME, 0o644).unwrap().write_all(b"{\"version\":7,\"driver\":\"erofs\"}").unwrap();
         let error = Record::read(&dir, DriverKind::Overlay).unwrap_err().to_string();
         assert!(error.ends_with("version 7 is not known, only 1"), "{error}");
+        dir.create_dir("upper", 0o755).unwrap();
+        let mended = mend_record(DriverKind::Overlay, &dir, "plywood:x", Families::Both, None).unwrap();
+        assert_eq!(mended, MendedRecord::Left("a later version wrote its root.json"));
     }
 }

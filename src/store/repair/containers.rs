@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::{Outcome, Repair};
 use crate::container::{ContainerRecord, ImageRecord, source_of};
 use crate::digest::{ChainId, DiffId};
-use crate::driver;
+use crate::driver::{self, MendedRecord};
 use crate::fs::{Dir, Kind, Lock, LockMode, Optional};
 use crate::layer::{Abilities, LayerKey};
 use crate::stack::marks::Families;
@@ -282,12 +282,13 @@ impl Repair<'_> {
                 driver::mend_record(record.driver, &dir, &source, families, Some(to))
             }
         };
-        let outcome = match outcome {
-            Ok(Some(message)) => (Outcome::Mended, format!("has its root.json again: {message}")),
-            Ok(None) => {
-                (Outcome::Kept, format!("({}) stays as it is: what it wrote is not there", record.name))
+        let outcome = match outcome? {
+            MendedRecord::Written(message) => {
+                (Outcome::Mended, format!("has its root.json again: {message}"))
             }
-            Err(error) => return Err(error.into()),
+            MendedRecord::Left(reason) => {
+                (Outcome::Kept, format!("({}) stays as it is: {reason}", record.name))
+            }
         };
         self.say(outcome.0, "root", id.clone(), outcome.1, Vec::new());
         Ok(())
