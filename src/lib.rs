@@ -143,11 +143,11 @@ pub use parallelism::Parallelism;
 pub use store::{
     ArchiveFormat, BuildCache, CachedStep, CheckOptions, CheckReport, CheckStage, CommitOptions, Container,
     ContainerState, Containers, CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice,
-    ExportOptions, GcOptions, GcReport, HistoryEntry, Image, ImageSummary, Images, Info, Known, LabelFilter,
-    LayerCompression, LenderInfo, LenderState, LoadOptions, LoadedImage, Mounted, Moved, Outcome,
-    PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer, RemoveImage,
-    Removed, RepairOptions, RepairReport, Repaired, SaveOptions, StepKey, Store, StoreError, StoreOptions,
-    StoreUsage, UnmountError, Unpack, UsageOptions,
+    ExportOptions, GcOptions, GcReport, HistoryEntry, Image, ImageSummary, Images, ImportOptions, Info,
+    Known, LabelFilter, LayerCompression, LenderInfo, LenderState, LoadOptions, LoadedImage, Mounted, Moved,
+    Outcome, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer,
+    RemoveImage, Removed, RepairOptions, RepairReport, Repaired, SaveOptions, StepKey, Store, StoreError,
+    StoreOptions, StoreUsage, UnmountError, Unpack, UsageOptions,
 };
 
 /// The examples in README.md are held to what they say.

@@ -20,6 +20,12 @@ pub enum LoadError {
         /// What it seems to be.
         found: String,
     },
+    /// A root file system was expected, and it is something else.
+    #[error("not a tar of a root file system, but {found}")]
+    NotATar {
+        /// What it seems to be.
+        found: String,
+    },
     /// It is compressed in a way that is not understood.
     #[error("the archive is compressed with {format}, which is not supported: decompress it first")]
     Unsupported {
@@ -43,6 +49,9 @@ pub enum LoadError {
     /// It could not be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// What was read could not be stored.
+    #[error("cannot store the layer")]
+    Write(#[source] io::Error),
     /// It refers to a member that it does not have.
     #[error("{member:?} is missing, {wanted_by:?} refers to it")]
     MissingMember {
@@ -184,7 +193,7 @@ impl LoadError {
     }
 
     /// What failed when the stream was read, without the layers of readers in between.
-    pub(super) fn of_stream(error: io::Error) -> Self {
+    pub(crate) fn of_stream(error: io::Error) -> Self {
         if error.get_ref().is_some_and(|inner| inner.is::<Cancelled>()) {
             return Self::Cancelled;
         }

@@ -44,6 +44,7 @@ mod load;
 mod members;
 mod names;
 mod oci;
+mod root;
 mod save;
 mod stream;
 mod target;
@@ -56,6 +57,7 @@ pub use load::{
     Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
 };
 pub use names::repository_for;
+pub use root::{ReceivedRoot, receive_root, write_config};
 pub use save::{
     ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveImage, SaveOptions, save, save_layout,
 };

@@ -15,6 +15,7 @@
 
 mod acl;
 mod body;
+mod comment;
 mod entry;
 mod error;
 mod header;
@@ -27,6 +28,7 @@ mod sparse;
 mod writer;
 
 pub use body::Data;
+pub(crate) use comment::{take_comment, write_comment};
 pub use entry::{Entry, EntryKind};
 pub use error::ChangesetError;
 pub use reader::{Body, Reader};

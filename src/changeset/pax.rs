@@ -134,15 +134,15 @@ fn optional<T>(value: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> Option<Option
 
 /// One record, and what follows it.
 #[derive(PartialEq, Eq, Debug)]
-struct Record<'a> {
-    keyword: &'a [u8],
-    value: &'a [u8],
-    rest: &'a [u8],
+pub(super) struct Record<'a> {
+    pub(super) keyword: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Record<'a> {
     /// Splits `<length> <keyword>=<value>\n` off the front; the length counts itself and the line feed.
-    fn split(bytes: &'a [u8]) -> Result<Self, &'static str> {
+    pub(super) fn split(bytes: &'a [u8]) -> Result<Self, &'static str> {
         let blank = bytes.iter().position(|&byte| byte == b' ').ok_or("a record has no length")?;
         let length = decimal(&bytes[..blank]).ok_or("the length of a record is not a number")?;
         let length = usize::try_from(length).map_err(|_| "a record is longer than the header")?;

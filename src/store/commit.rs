@@ -172,11 +172,7 @@ impl Container {
         if packed.entries == 0 {
             return Ok(None);
         }
-        let media_type = match options.compression {
-            Encoding::Gzip { .. } => MediaType::OCI_LAYER_GZIP,
-            Encoding::Zstd { .. } => MediaType::OCI_LAYER_ZSTD,
-            _ => MediaType::OCI_LAYER,
-        };
+        let media_type = MediaType::OCI_LAYER.with_encoding(options.compression);
         let descriptor = Descriptor::new(media_type, staged.digest(), staged.size());
         operation.pin_blobs([&descriptor.digest])?;
         if blobs.size(&descriptor.digest)? != Some(descriptor.size) {

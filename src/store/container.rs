@@ -17,14 +17,16 @@ use super::cancel::{self, While};
 use super::error::StoreError;
 use super::layout::Access;
 use super::mounted::Mounted;
+use super::names::Named;
 use super::records::check_name;
 use super::{DriverChoice, Inner, Store};
+use crate::archive;
 use crate::container::{ContainerLayer, ContainerRecord, root_state, source_of, unmount_all};
 use crate::digest::Digest;
 use crate::driver::{
     self, Driver, DriverError, DriverKind, MountPoint, RootOptions, RootState, Unmount, Usage,
 };
-use crate::fs::{Dir, Durability, Lock, LockMode, Optional};
+use crate::fs::{Context, Dir, Durability, Lock, LockMode, Optional};
 use crate::layer::{Change, Layer, PackOptions, Selection};
 
 /// How to export a container.
@@ -35,6 +37,8 @@ pub struct ExportOptions<'a> {
     pub selection: Selection,
     /// How to write the tar.
     pub pack: PackOptions,
+    /// Whether the config of its image goes with it, in a comment that tools for tars pass over; [`Store::import`] finds it.
+    pub config: bool,
     /// Set by another thread to give up.
     pub cancel: Option<&'a AtomicBool>,
 }
@@ -295,7 +299,13 @@ impl Container {
     /// by then is no tar.
     pub fn export(&self, out: impl Write, options: &ExportOptions<'_>) -> Result<(), StoreError> {
         let (container, layers) = self.restored(options.cancel)?;
-        let out = While::wanted(out, options.cancel);
+        let mut out = While::wanted(out, options.cancel);
+        if options.config {
+            let (target, names) = (container.record.image.target.clone(), Vec::new());
+            let image = container.store.inner.image(Named { target, names })?;
+            let config = container.store.config_bytes(&image)?;
+            archive::write_config(&mut out, &config).at("write", "the tar")?;
+        }
         let exported = container
             .with_layers(layers, |layer| Ok(layer.export(out, &options.selection, &options.pack)?));
         cancel::told(container.unless_removed(exported).map(drop))

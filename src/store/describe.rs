@@ -184,6 +184,8 @@ fn load(error: &LoadError) -> Described {
         LoadError::Codec(error) => codec(error),
         LoadError::Tar(error) => as_archive(changeset(error)),
         LoadError::Read(error) => system(error),
+        LoadError::NotATar { found } => ("not-an-archive", facts![found]),
+        LoadError::Write(source) => system(source),
         LoadError::MissingLayers { layers } => {
             let list = |of: fn(&MissingLayer) -> String| layers.iter().map(of).collect::<Vec<_>>().join(" ");
             let members = list(|layer| layer.member.clone());

@@ -88,7 +88,7 @@ impl Store {
     }
 
     /// Keeps what `images` lead to while it is read. A store that can only be read has no collection.
-    fn pin_for_reading(&self, images: &[Image]) -> Result<Option<Operation>, StoreError> {
+    pub(super) fn pin_for_reading(&self, images: &[Image]) -> Result<Option<Operation>, StoreError> {
         if self.inner.layout.access == Access::ReadOnly {
             return Ok(None);
         }

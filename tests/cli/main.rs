@@ -5,6 +5,7 @@
 
 mod commands;
 mod errors;
+mod import;
 mod lenders;
 mod mending;
 mod save;

@@ -15,6 +15,7 @@ mod fixture;
 mod fuse;
 mod holes;
 mod images;
+mod import;
 mod lenders;
 mod life;
 mod many;

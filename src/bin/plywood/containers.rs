@@ -57,7 +57,7 @@ fn image_of(container: &Container) -> String {
     container.image_name().map_or_else(|| container.image_id().to_string(), str::to_owned)
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     time::from_system(SystemTime::now())
 }
 

@@ -20,6 +20,7 @@ mod files;
 mod global;
 mod human;
 mod images;
+mod import;
 mod inspect;
 mod load;
 mod output;
@@ -62,6 +63,8 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Load(args) => load::load(context, args),
         Command::Save(args) => save::save(context, args),
+        Command::Import(args) => import::import(context, args),
+        Command::Layer(args) => import::layer(context, args),
         Command::Export(args) => save::export(context, args),
         Command::Images(args) => images::list(context, args),
         Command::History(args) => images::history(context, args),
@@ -99,6 +102,8 @@ fn run_image(context: &Context, command: &ImageCommand) -> Result<(), Failure> {
         ImageCommand::History(args) => images::history(context, args),
         ImageCommand::Load(args) => load::load(context, args),
         ImageCommand::Save(args) => save::save(context, args),
+        ImageCommand::Import(args) => import::import(context, args),
+        ImageCommand::Layer(args) => import::layer(context, args),
         ImageCommand::Tag(args) => images::tag(context, args),
         ImageCommand::Untag(args) => images::untag(context, args),
         ImageCommand::Rm(args) => images::remove(context, args),

@@ -138,7 +138,7 @@ fn save_directory(
 }
 
 /// Says in `object` where something was written to.
-fn add_path(object: &mut Value, target: Option<&Path>) {
+pub(crate) fn add_path(object: &mut Value, target: Option<&Path>) {
     for (key, value) in target.map(path_json).iter().filter_map(Value::as_object).flatten() {
         object[key] = value.clone();
     }
@@ -153,6 +153,7 @@ pub(crate) fn export(context: &Context, args: &ExportArgs) -> Result<(), Failure
     let meter = Meter::new("exporting", context.output);
     let bytes = write_archive(context, target, &interrupt, Some(&meter), |sink| {
         let mut options = ExportOptions::default();
+        options.config = args.config;
         options.cancel = Some(interrupt.flag());
         Ok(container.export(sink, &options)?)
     })?;

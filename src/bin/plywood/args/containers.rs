@@ -218,8 +218,12 @@ pub(crate) struct CommitArgs {
 #[command(after_help = "\
 Examples:
   plywood export -o root.tar web
-  plywood export web | tar -t")]
+  plywood export web | tar -t
+  plywood export --config web | plywood --root /other import - web:1")]
 pub(crate) struct ExportArgs {
+    /// Put the config of its image in front, where `plywood import` finds it and other tools pass over it
+    #[arg(long)]
+    pub(crate) config: bool,
     /// File to write; otherwise standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,

@@ -153,6 +153,66 @@ pub(crate) enum Format {
     OciDir,
 }
 
+/// Make an image of a root file system
+///
+/// A tar, plain or compressed, becomes the one layer of the image as it is; a directory is packed. Prints the id. Of a tar from
+/// `plywood export --config`, the image has the config and the history of the one that it was exported from.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A CHANGE is a line of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD,
+SHELL, STOPSIGNAL, USER, VOLUME, WORKDIR.
+
+Examples:
+  plywood import root.tar.xz me/base:1 -c 'CMD [\"/bin/sh\"]'
+  debootstrap stable root && plywood import root debian:stable
+  docker export web | plywood import - web:1")]
+pub(crate) struct ImportArgs {
+    /// Tar or directory; `-` is a tar on standard input
+    #[arg(value_name = "SOURCE", value_hint = ValueHint::AnyPath)]
+    pub(crate) source: PathBuf,
+    /// Name of the image; it gets none if this is left out
+    pub(crate) name: Option<String>,
+    /// Change of the image's config; may be given more than once
+    #[arg(short, long = "change", value_name = "CHANGE")]
+    pub(crate) changes: Vec<plywood::image::ConfigChange>,
+    /// What it runs on, as linux/arm64 [default: this machine]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<plywood::Platform>,
+    /// Where it comes from, for the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+    /// Who made it
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) author: Option<String>,
+    /// When, as 2006-01-02T15:04:05Z or in seconds since 1970 [default: now]
+    #[arg(long, value_name = "TIME", value_parser = crate::human::parse_time)]
+    pub(crate) created: Option<plywood::fs::Timestamp>,
+    /// Seconds since 1970 that stand for now: no file of a directory is newer. --created goes before it
+    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
+    pub(crate) source_date_epoch: Option<i64>,
+}
+
+/// Write one layer of an image as the tar that it is
+///
+/// Deletions are in it as whiteouts (names that begin with .wh.), as the image specification has them.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  plywood layer web:1 | tar -t           # the top layer
+  plywood layer -o base.tar web:1 1      # the lowest
+  plywood layer sha256:5e8f... -o it.tar # by diff id, as `plywood history` prints it with --no-trunc")]
+pub(crate) struct LayerArgs {
+    /// File to write; otherwise standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// An image, or the diff id of a layer
+    #[arg(value_name = "IMAGE|DIFF-ID")]
+    pub(crate) layer: String,
+    /// Which layer of the image, 1 being the lowest [default: the top one]
+    #[arg(value_name = "NUMBER")]
+    pub(crate) number: Option<usize>,
+}
+
 /// Mount a read-only view of an image and print where
 #[derive(Args, Debug)]
 pub(crate) struct ImageMountArgs {
