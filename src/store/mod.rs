@@ -219,7 +219,8 @@ impl StoreOptions {
     /// As [`Store::ensure`].
     pub fn ensure(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
         let root = self.ensure_root(&path)?;
-        if !Layout::is_store(&root)? && !is_free(&root)? {
+        // What is not free by now may have become a store since the first look.
+        if !Layout::is_store(&root)? && !is_free(&root)? && !Layout::is_store(&root)? {
             let reason = "the directory is not empty, and no store";
             return Err(StoreError::Occupied { path: path.as_ref().to_owned(), reason });
         }

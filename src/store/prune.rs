@@ -5,8 +5,8 @@
 //! is mounted. Names go first and content is collected after that, as ever.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::AtomicBool;
 
-use super::Store;
 use super::build_cache::CachedStep;
 use super::container::{Container, ContainerState, RemoveContainer};
 use super::error::StoreError;
@@ -14,6 +14,7 @@ use super::gc::{GcOptions, GcReport, Without};
 use super::image::Image;
 use super::names::{Named, Names};
 use super::operation::{Operation, Pinned};
+use super::{Store, cancel};
 use crate::digest::Digest;
 use crate::driver::RootState;
 use crate::fs::Timestamp;
@@ -55,9 +56,9 @@ impl LabelFilter {
 }
 
 /// What to prune. The default is nothing. What is in use stays in any case, and so does what other stores lend.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct PruneOptions {
+pub struct PruneOptions<'a> {
     /// Only tell what would go.
     pub dry_run: bool,
     /// Whether containers go that are not mounted.
@@ -75,9 +76,11 @@ pub struct PruneOptions {
     pub labels: Vec<LabelFilter>,
     /// Nothing that has one of these labels.
     pub without_labels: Vec<LabelFilter>,
+    /// Set by another thread to give up.
+    pub cancel: Option<&'a AtomicBool>,
 }
 
-impl PruneOptions {
+impl PruneOptions<'_> {
     /// Containers that are not mounted.
     pub fn containers() -> Self {
         Self { containers: true, ..Self::default() }
@@ -159,13 +162,14 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] if something cannot be read or removed. What was pruned before that is gone; content that is not
+    /// [`StoreError`] if something cannot be read or removed, [`StoreError::Cancelled`]. What was pruned before that is gone; content that is not
     /// needed any more is the next collection's.
-    pub fn prune(&self, options: &PruneOptions) -> Result<PruneReport, StoreError> {
+    pub fn prune(&self, options: &PruneOptions<'_>) -> Result<PruneReport, StoreError> {
         self.inner.require_writable()?;
         let mut report = PruneReport::default();
         if options.containers {
             for container in self.containers()?.iter() {
+                cancel::refuse(options.cancel)?;
                 report.containers.extend(prune_container(container, options)?);
             }
         }
@@ -191,16 +195,17 @@ impl Store {
             false => self.prune_images(options, &without)?,
         };
         without.images = report.images.iter().map(|image| image.digest).collect();
-        report.collected =
-            self.collect(&GcOptions { dry_run: options.dry_run, ..GcOptions::default() }, &without)?;
+        let collect = GcOptions { dry_run: options.dry_run, cancel: options.cancel };
+        report.collected = self.collect(&collect, &without)?;
         Ok(report)
     }
 
     /// Forgets the steps of builds that are meant.
-    fn prune_steps(&self, options: &PruneOptions) -> Result<Vec<CachedStep>, StoreError> {
+    fn prune_steps(&self, options: &PruneOptions<'_>) -> Result<Vec<CachedStep>, StoreError> {
         let cache = self.build_cache();
         let mut pruned = Vec::new();
         for step in cache.steps()? {
+            cancel::refuse(options.cancel)?;
             if options.means_made_at(Some(step.last_used), &BTreeMap::new())
                 && (options.dry_run || cache.remove(&step.key)?)
             {
@@ -212,7 +217,7 @@ impl Store {
 
     fn prune_images(
         &self,
-        options: &PruneOptions,
+        options: &PruneOptions<'_>,
         without: &Without,
     ) -> Result<Vec<PrunedImage>, StoreError> {
         let operation = self.inner.begin()?;
@@ -232,13 +237,14 @@ impl Store {
     fn prunable(
         &self,
         names: &Names,
-        options: &PruneOptions,
+        options: &PruneOptions<'_>,
         without: &Without,
         operation: &Operation,
     ) -> Result<Vec<PrunedImage>, StoreError> {
         let used = self.used_manifests(without, operation)?;
         let mut prunable = Vec::new();
         for named in names.images() {
+            cancel::refuse(options.cancel)?;
             if options.images == PruneImages::Dangling && !named.names.is_empty() {
                 continue;
             }
@@ -306,7 +312,7 @@ impl Store {
 /// Removes a container if it is meant and not in use.
 fn prune_container(
     container: &Container,
-    options: &PruneOptions,
+    options: &PruneOptions<'_>,
 ) -> Result<Option<PrunedContainer>, StoreError> {
     if !options.means(container.created(), container.labels())
         || container.state()? != ContainerState::Created

@@ -147,6 +147,7 @@ fn an_interrupted_command_puts_everything_away() {
         bench.must(&["repair"]);
         bench.must(&["check", "--deep"]);
         bench.drop_many_blobs();
+        bench.interrupt_at_work(&["builder", "prune"]);
         bench.interrupt_at_work(&["gc"]);
         bench.must(&["gc"]);
         bench.must(&["check"]);

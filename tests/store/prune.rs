@@ -57,7 +57,7 @@ impl Shop {
 
     /// Prunes, after a dry run that changes nothing and says the same.
     #[track_caller]
-    fn prune(&self, options: &PruneOptions) -> PruneReport {
+    fn prune(&self, options: &PruneOptions<'_>) -> PruneReport {
         let before = self.world.state();
         let mut dry = options.clone();
         dry.dry_run = true;
@@ -80,7 +80,7 @@ impl Shop {
     }
 
     #[track_caller]
-    fn gone(&self, options: &PruneOptions, expected: &[&str]) {
+    fn gone(&self, options: &PruneOptions<'_>, expected: &[&str]) {
         let before = self.left();
         self.prune(options);
         let gone: BTreeSet<_> = before.difference(&self.left()).copied().collect();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use plywood::driver::DriverKind;
 use plywood::limits::Limits;
@@ -11,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::common::image::{Compression, Layout, blob_path, gzip, image, pack};
 use crate::common::privilege::{self, ALL, Privilege};
-use crate::common::sha256;
 use crate::common::tar::tar;
+use crate::common::{scratch, sha256};
 use crate::world::*;
 
 /// A layout of one image with two layers, to be damaged.
@@ -254,6 +255,25 @@ fn a_reader_that_fails() {
     let error = world.refuse(|store| store.load(Broken(&archive[..3000]), &LoadOptions::default()));
     assert_eq!(error.kind(), "io");
     assert!(chain(&error).contains("the line is dead"), "{}", chain(&error));
+}
+
+#[test]
+fn of_several_who_want_a_store_in_one_place_one_makes_it_and_all_have_it() {
+    let temp = scratch();
+    for round in 0..300 {
+        let place = &temp.path().join(round.to_string());
+        std::thread::scope(|scope| {
+            let maker = |number: u64| {
+                // They come at all moments of its making.
+                std::thread::sleep(Duration::from_micros(number * round * 7 % 3000));
+                options().ensure(place)
+            };
+            let makers: Vec<_> = (0..4).map(|number| scope.spawn(move || maker(number))).collect();
+            for maker in makers {
+                maker.join().unwrap().unwrap_or_else(|error| panic!("{}", chain(&error)));
+            }
+        });
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::global::Context;
 use crate::human;
 use crate::output::Table;
 use crate::progress::Meter;
+use crate::signals::Interrupt;
 
 /// `plywood image prune`
 pub(crate) fn images(context: &Context, args: &ImagePruneArgs) -> Result<(), Failure> {
@@ -75,7 +76,7 @@ fn which(all: bool) -> PruneImages {
     if all { PruneImages::All } else { PruneImages::Dangling }
 }
 
-fn prune(context: &Context, mut options: PruneOptions, args: &PruneArgs) -> Result<(), Failure> {
+fn prune(context: &Context, mut options: PruneOptions<'_>, args: &PruneArgs) -> Result<(), Failure> {
     options.dry_run = args.dry_run;
     for filter in &args.filters {
         match filter.clone() {
@@ -93,8 +94,11 @@ fn prune(context: &Context, mut options: PruneOptions, args: &PruneArgs) -> Resu
         None => PruneReport::default(),
         Some(store) => {
             let _meter = Meter::new("pruning", context.output);
-            let pruned = store.prune(&options);
-            pruned.map_err(|error| Failure::from(error).hinted(|error| crate::images::hint(&store, error)))?
+            let interrupt = Interrupt::watch()?;
+            let mut options = options;
+            options.cancel = Some(interrupt.flag());
+            let hinted = |error| Failure::from(error).hinted(|error| crate::images::hint(&store, error));
+            store.prune(&options).map_err(|error| interrupt.explain(hinted(error)))?
         }
     };
     tell(context, &report, args.dry_run)
