@@ -41,7 +41,7 @@ impl StoreError {
 
     fn described(&self) -> Described {
         match self {
-            Self::NotAStore { path, reason } => ("not-a-store", with_path(path, facts![reason])),
+            Self::NotAStore { path, reason, .. } => ("not-a-store", with_path(path, facts![reason])),
             Self::Occupied { path, reason } => ("occupied", with_path(path, facts![reason])),
             Self::UnknownFormat { path, found } => {
                 let expected = format!("version {}", super::layout::VERSION);

@@ -23,6 +23,8 @@ pub enum StoreError {
         path: PathBuf,
         /// What is missing or wrong.
         reason: String,
+        /// Whether there is nothing, or nothing but what somebody has who is just making a store, so that one can be made.
+        is_blank: bool,
     },
     /// A new store was wanted where something is.
     #[error("cannot make a store in {path:?}: {reason}")]

@@ -168,6 +168,33 @@ impl Layout {
         Ok(workspace.replace(&format, root, FORMAT_FILE, durability)?)
     }
 
+    /// Whether `root` holds nothing, or what a store holds before it is one: empty directories, and an index of nothing.
+    pub(super) fn is_blank(root: &Dir) -> Result<bool, StoreError> {
+        for entry in root.names()? {
+            let Some(name) = DIRECTORIES.iter().find(|name| name.as_bytes() == entry.name) else {
+                if !["locks", "staging", "reserve", "lost+found"]
+                    .iter()
+                    .any(|name| name.as_bytes() == entry.name)
+                {
+                    return Ok(false);
+                }
+                continue;
+            };
+            let Some(dir) = root.open_dir(name).fitting()? else { return Ok(false) };
+            let is_blank = match *name {
+                "oci" => {
+                    let index = dir.find("index.json")?;
+                    index.is_none_or(|index| index.size == super::names::EMPTY_INDEX.len() as u64)
+                }
+                _ => dir.names()?.is_empty(),
+            };
+            if !is_blank {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether there is a store in `root`, whatever its version.
     pub(super) fn is_store(root: &Dir) -> Result<bool, StoreError> {
         Ok(root.stat(FORMAT_FILE).optional()?.is_some())
@@ -176,7 +203,7 @@ impl Layout {
 
 /// Makes sure that the store in `root` is of a format that is known, and says what may be done with it.
 pub(super) fn check_format(root: &Dir) -> Result<Access, StoreError> {
-    let fault = |reason: String| StoreError::NotAStore { path: root.path_of(""), reason };
+    let fault = |reason: String| StoreError::NotAStore { path: root.path_of(""), reason, is_blank: false };
     let format = match root.read(FORMAT_FILE, 1 << 20) {
         Err(error) if error.is_not_found() => return Err(fault(format!("there is no {FORMAT_FILE}"))),
         Err(error) if error.is_other_kind() => return Err(fault(format!("{FORMAT_FILE} is no file"))),

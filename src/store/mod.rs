@@ -194,7 +194,19 @@ impl StoreOptions {
     ///
     /// As [`Store::open`].
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store, StoreError> {
-        Store::new(Layout::open(open_root(path)?)?, self.clone())
+        let root = open_root(path)?;
+        let layout = match Layout::open(root.try_clone()?) {
+            Err(StoreError::NotAStore { path, reason, .. }) => {
+                let is_blank = Layout::is_blank(&root)?;
+                // Somebody may have made it since the first look.
+                if is_blank || !Layout::is_store(&root)? {
+                    return Err(StoreError::NotAStore { path, reason, is_blank });
+                }
+                Layout::open(root)?
+            }
+            opened => opened?,
+        };
+        Store::new(layout, self.clone())
     }
 
     /// Makes a store in the directory `path`.
@@ -248,7 +260,7 @@ fn open_root(path: impl AsRef<Path>) -> Result<Dir, StoreError> {
     match Dir::open_ambient(&path) {
         Err(error) if error.is_not_found() => {
             let (path, reason) = (path.as_ref().to_owned(), "there is no such directory".to_owned());
-            Err(StoreError::NotAStore { path, reason })
+            Err(StoreError::NotAStore { path, reason, is_blank: true })
         }
         root => Ok(root?),
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plywood::driver::DriverKind;
 use plywood::limits::Limits;
-use plywood::store::{CreateOptions, DriverChoice, LoadOptions, RemoveContainer, Store};
+use plywood::store::{CreateOptions, DriverChoice, LoadOptions, RemoveContainer, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::common::image::{Compression, Layout, blob_path, gzip, image, pack};
@@ -255,6 +255,37 @@ fn a_reader_that_fails() {
     let error = world.refuse(|store| store.load(Broken(&archive[..3000]), &LoadOptions::default()));
     assert_eq!(error.kind(), "io");
     assert!(chain(&error).contains("the line is dead"), "{}", chain(&error));
+}
+
+#[test]
+fn what_somebody_is_making_is_no_store_yet_and_what_has_lost_its_format_is_more_than_nothing() {
+    let is_blank = |world: &World| match options().open(world.path()).unwrap_err() {
+        StoreError::NotAStore { is_blank, .. } => is_blank,
+        other => panic!("{}", chain(&other)),
+    };
+    let made = World::driver(DriverKind::Copy);
+    fs::remove_file(made.path().join("store.json")).unwrap();
+    assert!(is_blank(&made));
+    fs::remove_file(made.path().join("oci/index.json")).unwrap();
+    fs::remove_dir(made.path().join("views")).unwrap();
+    assert!(is_blank(&made));
+    for (stranger, is_file) in [("README", true), ("containers/x", false), ("layers", true)] {
+        let path = made.path().join(stranger);
+        match is_file {
+            true => drop(fs::remove_dir(&path)),
+            false => fs::create_dir(&path).unwrap(),
+        }
+        if is_file {
+            fs::write(&path, "").unwrap();
+        }
+        assert!(!is_blank(&made), "{stranger}");
+        if is_file { fs::remove_file(&path) } else { fs::remove_dir(&path) }.unwrap();
+        assert!(is_blank(&made), "{stranger}");
+    }
+    let used = World::driver(DriverKind::Copy);
+    used.load(Layout::of(&image().layer(tar().file("a", "a").finish())).oci_archive());
+    fs::remove_file(used.path().join("store.json")).unwrap();
+    assert!(!is_blank(&used));
 }
 
 #[test]

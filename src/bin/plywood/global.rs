@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use plywood::driver::DriverKind;
 use plywood::{
@@ -160,15 +160,7 @@ impl Context {
 
 /// Whether the error is only that there is no store yet.
 fn is_absent(error: &StoreError) -> bool {
-    matches!(error, StoreError::NotAStore { path, .. } if is_free(path))
-}
-
-/// Whether nothing is at `path`, so that a store could be made there.
-fn is_free(path: &Path) -> bool {
-    match fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    }
+    matches!(error, StoreError::NotAStore { is_blank: true, .. })
 }
 
 /// Whether this process is root of the machine, and not only of a user namespace.

@@ -22,7 +22,8 @@ impl Layout {
         let known = DIRECTORIES.iter().filter(|name| has(name)).count();
         if !has(FORMAT_FILE) && known < 3 {
             let reason = "nothing in it looks as if it was one".to_owned();
-            return Err(StoreError::NotAStore { path: root.path_of(""), reason });
+            let is_blank = Self::is_blank(&root)?;
+            return Err(StoreError::NotAStore { path: root.path_of(""), reason, is_blank });
         }
         let mut say = |kind, name: &str, message: &str| {
             done.push(Repaired {
