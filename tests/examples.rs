@@ -98,21 +98,15 @@ fn quickstart_says_what_it_does_not_understand() {
 
 #[test]
 fn a_process_runs_in_the_root_of_a_container() {
-    if !is_real_root() {
-        return skip("needs root, to start containers and to become somebody else");
-    }
-    if !["crun", "runc"].iter().any(|runtime| installed(runtime)) {
-        return skip("no OCI runtime is installed: crun or runc");
+    if !can_start_containers() {
+        return;
     }
     for who in [ROOT, SINGLE_ID] {
         let home = common::scratch();
-        let (Some(quickstart), Some(run)) = (example("quickstart", home.path()), example("run", home.path()))
+        let (Some(store), Some(run)) = (store_of_this_machine(who, home.path()), example("run", home.path()))
         else {
             return;
         };
-        let store = home.path().join("store");
-        let kept = run_as(who, &quickstart, &["--keep", "--store", store.to_str().unwrap()], home.path());
-        assert!(kept.status.success(), "{who:?}: {}", printed(&kept));
         let script = "id -u; echo hi > /srv/greeting; rm /etc/motd; cat /srv/greeting; exit 7";
         let arguments = [store.to_str().unwrap(), "this-machine:1", "--", "sh", "-c", script];
         let output = run_as(who, &run, &arguments, home.path());
@@ -129,22 +123,17 @@ fn a_process_runs_in_the_root_of_a_container() {
 
 #[test]
 fn a_dockerfile_is_built_and_a_second_time_by_the_cache() {
-    if !is_real_root() {
-        return skip("needs root, to start containers and to become somebody else");
-    }
-    if !["crun", "runc"].iter().any(|runtime| installed(runtime)) {
-        return skip("no OCI runtime is installed: crun or runc");
+    if !can_start_containers() {
+        return;
     }
     for who in [ROOT, SINGLE_ID] {
         let home = common::scratch();
-        let (Some(quickstart), Some(build)) =
-            (example("quickstart", home.path()), example("build", home.path()))
+        let (Some(store), Some(build)) =
+            (store_of_this_machine(who, home.path()), example("build", home.path()))
         else {
             return;
         };
-        let (store, context) = (home.path().join("store"), home.path().join("context"));
-        let kept = run_as(who, &quickstart, &["--keep", "--store", store.to_str().unwrap()], home.path());
-        assert!(kept.status.success(), "{who:?}: {}", printed(&kept));
+        let context = home.path().join("context");
         std::fs::create_dir_all(context.join("source/kept")).unwrap();
         for (name, content) in [
             ("Dockerfile", DOCKERFILE),
@@ -219,6 +208,29 @@ FROM this-machine:1
 COPY --from=first /out /out/
 CMD ["cat", "/out/greeting"]
 "#;
+
+/// Whether containers can be started, and by others, too; says so if not.
+fn can_start_containers() -> bool {
+    if !is_real_root() {
+        skip("needs root, to start containers and to become somebody else");
+        return false;
+    }
+    if !["crun", "runc"].iter().any(|runtime| installed(runtime)) {
+        skip("no OCI runtime is installed: crun or runc");
+        return false;
+    }
+    true
+}
+
+/// A store in `home` with an image of this machine.
+#[track_caller]
+fn store_of_this_machine(who: &[&str], home: &Path) -> Option<PathBuf> {
+    let quickstart = example("quickstart", home)?;
+    let store = home.join("store");
+    let kept = run_as(who, &quickstart, &["--keep", "--store", store.to_str().unwrap()], home);
+    assert!(kept.status.success(), "{who:?}: {}", printed(&kept));
+    Some(store)
+}
 
 fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -14,6 +14,7 @@ use super::error::StoreError;
 use super::image::Image;
 use super::names::Named;
 use super::operation::Operation;
+use crate::blob::StagedBlob;
 use crate::codec::{Encoder, Encoding};
 use crate::digest::{Algorithm, DiffId};
 use crate::fs::{Context, Durability, LockMode, Timestamp};
@@ -158,8 +159,7 @@ impl Container {
         options: &CommitOptions<'_>,
         operation: &Operation,
     ) -> Result<Option<(DiffId, Descriptor)>, StoreError> {
-        let inner = &self.store.inner;
-        let blobs = &inner.layout.blobs;
+        let blobs = &self.store.inner.layout.blobs;
         let writer = blobs.writer(operation.workspace(), Algorithm::Sha256)?;
         let path = writer.path();
         let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
@@ -172,17 +172,29 @@ impl Container {
         if packed.entries == 0 {
             return Ok(None);
         }
-        let media_type = MediaType::OCI_LAYER.with_encoding(options.compression);
-        let descriptor = Descriptor::new(media_type, staged.digest(), staged.size());
-        operation.pin_blobs([&descriptor.digest])?;
-        if blobs.size(&descriptor.digest)? != Some(descriptor.size) {
-            blobs.publish(staged, inner.options.durability)?;
-        }
+        let descriptor = self.store.put_layer(staged, options.compression, operation)?;
         Ok(Some((packed.diff_id, descriptor)))
     }
 }
 
 impl Store {
+    /// Gives a layer that was written the name of its blob, and returns what a manifest says of it.
+    pub(super) fn put_layer(
+        &self,
+        staged: StagedBlob<'_>,
+        encoding: Encoding,
+        operation: &Operation,
+    ) -> Result<Descriptor, StoreError> {
+        let blobs = &self.inner.layout.blobs;
+        let media_type = MediaType::OCI_LAYER.with_encoding(encoding);
+        let layer = Descriptor::new(media_type, staged.digest(), staged.size());
+        operation.pin_blobs([&layer.digest])?;
+        if !blobs.holds(&layer.digest, layer.size)? {
+            blobs.publish(staged, self.inner.options.durability)?;
+        }
+        Ok(layer)
+    }
+
     /// Stores `config` and `manifest`, which then lists it, and waits for all blobs until now.
     pub(super) fn put_image(
         &self,

@@ -121,8 +121,7 @@ impl Store {
         // What can be refused without a look at the root is refused first; a config that comes with it may refuse more.
         Config::default().apply(&options.changes).map_err(StoreError::Change)?;
 
-        let (blobs, workspace) = (&self.inner.layout.blobs, operation.workspace());
-        let writer = blobs.writer(workspace, Algorithm::Sha256)?;
+        let writer = self.inner.layout.blobs.writer(operation.workspace(), Algorithm::Sha256)?;
         let path = writer.path();
         let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
         let (diff_id, carried) = write(&mut encoder)?;
@@ -139,13 +138,8 @@ impl Store {
         config.apply(&options.changes).map_err(StoreError::Change)?;
         config.push_layer(diff_id, step);
 
-        let media_type = MediaType::OCI_LAYER.with_encoding(options.compression);
-        let layer = Descriptor::new(media_type, staged.digest(), staged.size());
-        operation.pin_blobs([&layer.digest])?;
+        let layer = self.put_layer(staged, options.compression, operation)?;
         operation.pin_layers(LayerKey::candidates([diff_id]))?;
-        if !blobs.holds(&layer.digest, layer.size)? {
-            blobs.publish(staged, self.inner.options.durability)?;
-        }
         let layers = Layers { blobs: std::slice::from_ref(&layer), diff_ids: &[diff_id] };
         let open = |digest: &Digest| self.inner.content().open_blob(digest);
         self.unpack_layers(layers, &open, None, operation, options.cancel)?;

@@ -293,12 +293,5 @@ pub(crate) fn commit(context: &Context, args: &CommitArgs) -> Result<(), Failure
     let meter = Meter::new("committing", context.output);
     let image = container.commit(&options).map_err(|error| interrupt.explain(error.into()))?;
     drop(meter);
-    match context.output.json {
-        true => context.output.json(&json!({
-            "id": image.id().to_string(),
-            "digest": image.manifest_digest().to_string(),
-            "names": images::names(&image),
-        })),
-        false => context.output.line(image.id().to_string()),
-    }
+    images::tell_made(context, &image)
 }

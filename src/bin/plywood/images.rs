@@ -199,6 +199,18 @@ pub(crate) fn tag(context: &Context, args: &TagArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Says which image was made.
+pub(crate) fn tell_made(context: &Context, image: &Image) -> Result<(), Failure> {
+    match context.output.json {
+        true => context.output.json(&json!({
+            "id": image.id().to_string(),
+            "digest": image.manifest_digest().to_string(),
+            "names": names(image),
+        })),
+        false => context.output.line(image.id().to_string()),
+    }
+}
+
 /// The name for an image that a person typed.
 pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
     let name = Reference::parse_familiar(text).map_err(|error| Failure::Invalid(error.to_string()))?;

@@ -52,14 +52,7 @@ pub(crate) fn import(context: &Context, args: &ImportArgs) -> Result<(), Failure
     };
     let image = image.map_err(|error| interrupt.explain(error.into()))?;
     drop(meter);
-    match context.output.json {
-        true => context.output.json(&json!({
-            "id": image.id().to_string(),
-            "digest": image.manifest_digest().to_string(),
-            "names": images::names(&image),
-        })),
-        false => context.output.line(image.id().to_string()),
-    }
+    images::tell_made(context, &image)
 }
 
 /// `plywood layer`
