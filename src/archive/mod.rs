@@ -38,6 +38,7 @@ mod content;
 mod convert;
 mod docker;
 mod error;
+mod fetch;
 mod legacy;
 mod listing;
 mod load;
@@ -53,6 +54,7 @@ mod warning;
 
 pub use arrival::Arrival;
 pub use error::{LoadError, MissingLayer, SaveError};
+pub use fetch::{Fetch, Transfer};
 pub use load::{
     Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
 };
