@@ -97,6 +97,13 @@
 //! | [`archive`] | images read from and written to archives |
 //! | [`store`] | the facade: where everything lies, names, collection |
 //!
+//! # Features
+//!
+//! | feature | brings |
+//! | --- | --- |
+//! | `cli` | the tool `plywood`; nothing of it is in the library |
+//! | `ocidir` | the layout for users of the crate `ocidir`: [`store::Store`] gets `oci_dir` and `save_oci_dir`, [`archive`] gets `OciSource`. That crate wants OpenSSL's headers and pkg-config to build, and brings C zlib, so it is not in the core |
+//!
 //! # What may be relied on
 //!
 //! - An operation that succeeded survives a power cut at the next instant ([`Durability::Full`], the default). One that
@@ -140,6 +147,8 @@ pub use image::{CommandLine, ConfigChange, Platform, Reference};
 pub use layer::{Change, ChangeKind};
 pub use limits::Limits;
 pub use parallelism::Parallelism;
+#[cfg(feature = "ocidir")]
+pub use store::ReadOnlyOciDir;
 pub use store::{
     ArchiveFormat, BuildCache, CachedStep, CheckOptions, CheckReport, CheckStage, CommitOptions, Container,
     ContainerState, Containers, CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice,

@@ -282,6 +282,15 @@ pub enum SaveError {
         /// The directory.
         path: PathBuf,
     },
+    /// The layout was opened with blobs from another directory, where nothing is written.
+    #[cfg(feature = "ocidir")]
+    #[error("the layout in {path:?} has its blobs elsewhere, in {blobs:?}")]
+    ExternalBlobs {
+        /// The directory of the layout.
+        path: PathBuf,
+        /// Where it has them.
+        blobs: PathBuf,
+    },
     /// The layout that is there lists its images in a way that is refused.
     #[error("cannot add to {path:?}")]
     Index {

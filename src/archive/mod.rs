@@ -45,6 +45,8 @@ mod load;
 mod members;
 mod names;
 mod oci;
+#[cfg(feature = "ocidir")]
+mod oci_read;
 mod root;
 mod save;
 mod stream;
@@ -59,6 +61,8 @@ pub use load::{
     Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
 };
 pub use names::repository_for;
+#[cfg(feature = "ocidir")]
+pub use oci_read::OciSource;
 pub use root::{ReceivedRoot, receive_root, write_config};
 pub use save::{
     ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveImage, SaveOptions, save, save_layout,

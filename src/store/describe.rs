@@ -239,6 +239,11 @@ fn save(error: &SaveError) -> Described {
         SaveError::Blob(error) => blob(error),
         SaveError::Write(error) => changeset(error),
         SaveError::NotALayout { path } => ("not-a-layout", with_path(path, facts![])),
+        #[cfg(feature = "ocidir")]
+        SaveError::ExternalBlobs { path, blobs } => {
+            let blobs = blobs.display();
+            ("not-a-layout", with_path(path, facts![blobs]))
+        }
         SaveError::Index { path, source } => {
             let (kind, found) = image(source);
             (kind, with_path(path, found))

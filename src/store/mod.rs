@@ -27,6 +27,8 @@ mod lenders;
 mod load;
 mod mounted;
 mod names;
+#[cfg(feature = "ocidir")]
+mod oci_dir;
 mod operation;
 mod options;
 mod probing;
@@ -68,6 +70,8 @@ pub use lenders::{LenderInfo, LenderState};
 pub use load::{LoadOptions, LoadedImage, Unpack};
 pub use mounted::{Mounted, UnmountError};
 pub use names::Moved;
+#[cfg(feature = "ocidir")]
+pub use oci_dir::ReadOnlyOciDir;
 pub use options::{DriverChoice, StoreOptions};
 pub use prune::{LabelFilter, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage};
 pub use remove::{RemoveImage, Removed};

@@ -53,14 +53,24 @@ impl Store {
         path: impl AsRef<Path>,
         options: &SaveOptions<'_>,
     ) -> Result<Vec<Warning>, StoreError> {
-        let operation = self.pin_for_reading(images)?;
         let into = match options.durability {
             Durability::Full => Dir::ensure_ambient_synced(path)?,
             Durability::Relaxed => Dir::ensure_ambient(path)?,
         };
+        self.save_in(images, &into, options)
+    }
+
+    /// Writes `images` with their names into the layout in `into`.
+    pub(super) fn save_in(
+        &self,
+        images: &[Image],
+        into: &Dir,
+        options: &SaveOptions<'_>,
+    ) -> Result<Vec<Warning>, StoreError> {
+        let operation = self.pin_for_reading(images)?;
         let content = self.inner.content();
         let options = with_workspace(options, operation.as_ref());
-        let saved = archive::save_layout(&save_images(images), &content, &into, &options);
+        let saved = archive::save_layout(&save_images(images), &content, into, &options);
         let warnings = cancel::told(saved.map_err(StoreError::from))?;
         operation.map_or(Ok(()), Operation::end)?;
         Ok(warnings)

@@ -21,6 +21,8 @@ mod life;
 mod many;
 mod many_layers;
 mod mending;
+#[cfg(feature = "ocidir")]
+mod ocidir;
 mod prune;
 mod records;
 mod refusals;
