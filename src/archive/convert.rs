@@ -15,12 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::content::{blob_path, find_in};
 use super::error::Cancelled;
 use super::load::{Loaded, LoadedManifest};
+use super::recode::recode;
 use super::save::{SaveImage, SaveOptions, gather};
 use super::walk::is_passed_over;
 use super::{LoadError, SaveError};
 use crate::blob::{BlobError, BlobSource, BlobWriter, ParkedBlob};
-use crate::codec::{Decoder, Encoder, Encoding};
-use crate::digest::{DiffId, Digest, HashingReader};
+use crate::codec::Encoding;
+use crate::digest::{DiffId, Digest};
 use crate::fs::{Context, Workspace};
 use crate::image::{Descriptor, Index, MediaKind, MediaType};
 
@@ -177,9 +178,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How much is read at once.
-const BUFFER: usize = 128 << 10;
-
 fn encode<'a>(
     job: &Job,
     blobs: &dyn BlobSource,
@@ -188,37 +186,15 @@ fn encode<'a>(
     watch: &dyn Fn(u64),
     stopped: &dyn Fn() -> bool,
 ) -> Result<ParkedBlob<'a>, SaveError> {
-    let refused = |error: io::Error| match LoadError::of_stream(error) {
-        LoadError::Cancelled => SaveError::Cancelled,
-        source => SaveError::Layer { layer: job.layer, source },
-    };
-    let source = Watched { inner: blobs.open_blob(&job.layer)?, watch, stopped };
-    let decoder = Decoder::new(source, &options.limits).map_err(refused)?.with_holes();
-    let mut tar = HashingReader::new(job.diff_id.as_digest().algorithm(), decoder);
-    // A plain layer is then its own diff id.
-    let algorithm = match job.encoding {
-        Encoding::None => job.diff_id.as_digest().algorithm(),
-        _ => job.layer.algorithm(),
-    };
-    let writer = BlobWriter::begin(workspace, algorithm)?;
-    let path = writer.path();
-    let mut encoder = Encoder::new(writer, job.encoding).at("write", &path)?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match tar.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => encoder.write_all(&buffer[..count]).at("write", &path)?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(refused(error)),
+    let bytes = Watched { inner: blobs.open_blob(&job.layer)?, watch, stopped };
+    let made = recode(bytes, job.layer, job.diff_id, job.encoding, workspace, &options.limits);
+    made.map_err(|error| match error {
+        // The layer may well be whole, and the config not its.
+        SaveError::Layer { source: source @ LoadError::DiffIdMismatch { .. }, .. } => {
+            SaveError::Image { image: job.image, source }
         }
-    }
-    let actual = DiffId::of_tar(tar.finish().1);
-    if actual != job.diff_id {
-        let (member, expected) = (blob_path(&job.layer), job.diff_id);
-        let source = LoadError::DiffIdMismatch { member, expected, actual };
-        return Err(SaveError::Image { image: job.image, source });
-    }
-    Ok(encoder.finish().at("write", &path)?.finish()?.park())
+        error => error,
+    })
 }
 
 /// Counts what is read of a blob, and stops when nobody wants it any more.

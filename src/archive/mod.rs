@@ -47,6 +47,7 @@ mod names;
 mod oci;
 #[cfg(feature = "ocidir")]
 mod oci_read;
+mod recode;
 mod root;
 mod save;
 mod stream;
@@ -63,6 +64,7 @@ pub use load::{
 pub use names::repository_for;
 #[cfg(feature = "ocidir")]
 pub use oci_read::OciSource;
+pub(crate) use recode::LayerTar;
 pub use root::{ReceivedRoot, receive_root, write_config};
 pub use save::{
     ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveImage, SaveOptions, save, save_layout,

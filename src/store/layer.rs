@@ -1,19 +1,15 @@
 //! One layer of an image as the tar that it is, for tools that want a diff.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
 use super::error::StoreError;
 use super::image::Image;
 use super::{Store, cancel};
-use crate::archive::LoadError;
+use crate::archive::LayerTar;
 use crate::blob::BlobSource;
-use crate::codec::Decoder;
-use crate::digest::{DiffId, HashingReader};
+use crate::digest::DiffId;
 use crate::fs::Context;
-
-/// How much is read at once.
-const BUFFER: usize = 128 << 10;
 
 impl Store {
     /// The first image that has this layer, and the layer's place in it, counted from 0 at the bottom. Reads all images.
@@ -48,26 +44,11 @@ impl Store {
         };
         let operation = self.pin_for_reading(std::slice::from_ref(image))?;
         let file = self.inner.content().open_blob(&blob.digest)?;
-        let damaged = |error| StoreError::Load(LoadError::of_stream(error));
-        let decoder = Decoder::new(file, &self.inner.options.limits).map_err(damaged)?.with_holes();
-        let mut tar = HashingReader::new(expected.as_digest().algorithm(), decoder);
-        let mut buffer = vec![0; BUFFER];
-        loop {
+        let tar = LayerTar::new(file, blob.digest, expected, &self.inner.options.limits)?;
+        let bytes = tar.pour(|bytes| {
             cancel::refuse(stop)?;
-            match tar.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => out.write_all(&buffer[..count]).at("write", "the layer")?,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(damaged(error)),
-            }
-        }
-        let (_, digest, bytes) = tar.finish();
-        let actual = DiffId::of_tar(digest);
-        // A layer of no bytes may stand for a tar without entries.
-        if actual != expected && bytes > 0 {
-            let member = blob.digest.to_string();
-            return Err(LoadError::DiffIdMismatch { member, expected, actual }.into());
-        }
+            Ok::<_, StoreError>(out.write_all(bytes).at("write", "the layer")?)
+        })?;
         out.flush().at("write", "the layer")?;
         if let Some(operation) = operation {
             operation.end()?;
