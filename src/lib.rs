@@ -154,9 +154,9 @@ pub use store::{
     ContainerState, Containers, CreateOptions, Damage, DamagedContainer, DamagedImage, DriverChoice,
     ExportOptions, GcOptions, GcReport, HistoryEntry, Image, ImageSummary, Images, ImportOptions, Info,
     Known, LabelFilter, LayerCompression, LenderInfo, LenderState, LoadOptions, LoadedImage, Mounted, Moved,
-    Outcome, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer,
-    RemoveImage, Removed, RepairOptions, RepairReport, Repaired, SaveOptions, StepKey, Store, StoreError,
-    StoreOptions, StoreUsage, UnmountError, Unpack, UsageOptions,
+    NewImage, Outcome, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer,
+    RemoveImage, Removed, RepairOptions, RepairReport, Repaired, SaveOptions, SquashFrom, SquashOptions,
+    StepKey, Store, StoreError, StoreOptions, StoreUsage, UnmountError, Unpack, UsageOptions,
 };
 
 /// The examples in README.md are held to what they say.

@@ -262,8 +262,8 @@ impl Build<'_> {
         eprintln!("{line}");
         let container = self.store.create_container(&self.image, &CreateOptions::default())?;
         let mut options = CommitOptions::default().step(key);
-        options.changes = changes;
-        options.created_by = Some(line.to_string());
+        options.image.changes = changes;
+        options.image.created_by = Some(line.to_string());
         let outcome = act(&container).and_then(|()| Ok(container.commit(&options)?));
         container.remove(RemoveContainer::Force)?;
         self.image = outcome?;

@@ -92,6 +92,15 @@ struct Place<'p> {
     dir: &'p Dir,
     /// Relative to `dir`.
     name: &'p Path,
+    /// What the root has there, where it was found in more than one tree.
+    found: Option<&'p Found>,
+}
+
+impl Place<'_> {
+    /// The position of the tree that it is in.
+    fn tree(&self) -> usize {
+        self.found.map_or(0, Found::tree)
+    }
 }
 
 /// How the writable directory relates to what is below.
@@ -103,6 +112,8 @@ enum Shape<'a> {
     Copied(&'a CopyRecord),
     /// There is nothing below.
     Whole,
+    /// It is this many layers, which hold what was changed.
+    Layers(usize),
 }
 
 impl<'a> Diff<'a> {
@@ -129,6 +140,17 @@ impl<'a> Diff<'a> {
     pub fn of_directory(tree: &'a Tree) -> Self {
         let (view, below) = (Stack::new([tree]), Stack::default());
         Self { view, below, shape: Shape::Whole, selection: Selection::default() }
+    }
+
+    /// Compares what `stack` shows with what it shows without its topmost `count` trees, which are layers. Only directories
+    /// that they have something in are walked. What they changed and changed back is no event.
+    ///
+    /// # Panics
+    ///
+    /// If the stack has fewer trees.
+    pub fn of_topmost(stack: Stack<'a>, count: usize) -> Self {
+        let below = Stack::new(stack.trees()[count..].iter().copied());
+        Self { below, view: stack, shape: Shape::Layers(count), selection: Selection::default() }
     }
 
     /// The same comparison of another part.
@@ -193,11 +215,13 @@ impl<'a> Diff<'a> {
 
     /// Reads what the root has at `path`, which is at `place` in the walked tree; `None` if it vanished.
     fn object(&self, path: &LayerPath, place: Place<'_>) -> Result<Option<Object>, DiffError> {
-        let mut object = if self.follows() {
-            let Some(found) = self.view.lookup(path)? else { return Ok(None) };
-            self.view.object(path, &found).optional()?
-        } else {
-            object::read(place.dir, place.name, self.tree().marks).optional()?
+        let mut object = match place.found {
+            Some(found) => self.view.object(path, found).optional()?,
+            None if self.follows() => {
+                let Some(found) = self.view.lookup(path)? else { return Ok(None) };
+                self.view.object(path, &found).optional()?
+            }
+            None => object::read(place.dir, place.name, self.tree().marks).optional()?,
         };
         if let Some(object) = &mut object {
             self.selection.xattrs.apply(&mut object.metadata.xattrs);
@@ -207,6 +231,9 @@ impl<'a> Diff<'a> {
 
     /// Opens the regular file that the root has at `path`, which is at `place` in the walked tree; `None` if it vanished.
     fn content(&self, path: &LayerPath, place: Place<'_>) -> Result<Option<File>, DiffError> {
+        if let Some(found) = place.found {
+            return Ok(self.view.open(path, found).optional()?);
+        }
         if self.follows() {
             let Some(found) = self.view.lookup(path)? else { return Ok(None) };
             return Ok(self.view.open(path, &found).optional()?);
@@ -214,9 +241,13 @@ impl<'a> Diff<'a> {
         Ok(place.dir.open_file(place.name).optional()?)
     }
 
-    /// Whether the walked tree may show what lies in the layers below under other names.
+    /// Whether what the root has under a name may lie in another tree than the topmost, or under another name there.
     fn follows(&self) -> bool {
-        matches!(self.shape, Shape::Upper) && self.tree().marks.follows()
+        match self.shape {
+            Shape::Upper => self.tree().marks.follows(),
+            Shape::Layers(_) => true,
+            Shape::Copied(_) | Shape::Whole => false,
+        }
     }
 
     /// What the root has at `path`, if that is a directory that has another name in the layers below.
@@ -238,7 +269,15 @@ impl<'a> Diff<'a> {
     where
         'a: 'p,
     {
-        Place { dir: &self.tree().dir, name: path.as_path() }
+        Place { dir: &self.tree().dir, name: path.as_path(), found: None }
+    }
+
+    /// The place of what the root has at `path`.
+    fn place_of<'p>(&self, path: &'p LayerPath, found: &'p Found) -> Place<'p>
+    where
+        'a: 'p,
+    {
+        Place { dir: &self.view.tree(found.tree()).dir, name: path.as_path(), found: Some(found) }
     }
 
     fn excludes(&self, path: &LayerPath) -> bool {
@@ -254,6 +293,10 @@ impl<'a> Diff<'a> {
         kind: Kind,
         links_below: u64,
     ) -> Result<(), DiffError> {
+        // Nobody mounts layers to write to them.
+        if let Shape::Layers(_) = self.shape {
+            return Ok(());
+        }
         let Some(family) = self.tree().marks.family() else { return Ok(()) };
         let keys: &[&'static str] = match kind {
             // They are understood; an index is not.
@@ -307,6 +350,8 @@ pub struct DiffEntry<'a> {
     diff: &'a Diff<'a>,
     /// The directory that it is in.
     parent: Option<&'a Dir>,
+    /// What the root has there, where it was found in more than one tree.
+    found: Option<&'a Found>,
 }
 
 impl DiffEntry<'_> {
@@ -316,6 +361,9 @@ impl DiffEntry<'_> {
     ///
     /// [`fs::Error`] if it vanished or cannot be opened.
     pub fn open(&self) -> fs::Result<File> {
+        if let Some(found) = self.found {
+            return self.diff.view.open(&self.path, found);
+        }
         let tree = self.diff.tree();
         if self.diff.follows() {
             let view = &self.diff.view;

@@ -13,40 +13,26 @@ use super::container::Container;
 use super::error::StoreError;
 use super::image::Image;
 use super::names::Named;
+use super::new_image::NewImage;
 use super::operation::Operation;
 use crate::blob::StagedBlob;
 use crate::codec::{Encoder, Encoding};
 use crate::digest::{Algorithm, DiffId};
 use crate::fs::{Context, Durability, LockMode, Timestamp};
-use crate::image::{Config, ConfigChange, Descriptor, History, Manifest, MediaType, Reference, time};
-use crate::layer::{Layer, PackOptions, Selection};
+use crate::image::{Config, ConfigChange, Descriptor, Manifest, MediaType, Reference};
+use crate::layer::{Layer, Selection};
 
 /// How to make an image of a container.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CommitOptions<'a> {
-    /// What to call it. Default: nothing; it is then found by its id.
-    pub name: Option<Reference>,
-    /// Changes to the image's config, applied in this order, all or none.
-    pub changes: Vec<ConfigChange>,
-    /// A note for the history.
-    pub message: Option<String>,
-    /// Who made it.
-    pub author: Option<String>,
-    /// What the history says made it. Default: `plywood commit`.
-    pub created_by: Option<String>,
-    /// The time to record, in the config and in the new step of the history. Default: none, so that equal containers
-    /// give equal images.
-    pub created: Option<Timestamp>,
-    /// How to store the layer. Default: not compressed, since compression is for transport.
-    pub compression: Encoding,
+    /// What it is called and says of itself.
+    pub image: NewImage,
     /// The step of a build that this does, which is then found in the [build cache](Store::build_cache) with
-    /// [`CommitOptions::created_by`] for a note. Without a name, the image is kept for that step alone and is in no list.
+    /// [`NewImage::created_by`] for a note. Without a name, the image is kept for that step alone and is in no list.
     pub step: Option<StepKey>,
     /// What to leave out of the layer: names that the engine put into the root, attributes.
     pub selection: Selection,
-    /// How to write the layer.
-    pub pack: PackOptions,
     /// Set by another thread to give up.
     pub cancel: Option<&'a AtomicBool>,
 }
@@ -54,20 +40,20 @@ pub struct CommitOptions<'a> {
 impl CommitOptions<'_> {
     /// With this name.
     pub fn named(name: Reference) -> Self {
-        Self { name: Some(name), ..Self::default() }
+        Self { image: NewImage::named(name), ..Self::default() }
     }
 
     /// With one more change to the config.
     #[must_use]
     pub fn change(mut self, change: ConfigChange) -> Self {
-        self.changes.push(change);
+        self.image = self.image.change(change);
         self
     }
 
     /// With a note for the history.
     #[must_use]
     pub fn message(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
+        self.image = self.image.message(message);
         self
     }
 
@@ -81,14 +67,14 @@ impl CommitOptions<'_> {
     /// With an author.
     #[must_use]
     pub fn author(mut self, author: impl Into<String>) -> Self {
-        self.author = Some(author.into());
+        self.image = self.image.author(author);
         self
     }
 
     /// With the time to record.
     #[must_use]
     pub fn created(mut self, created: Timestamp) -> Self {
-        self.created = Some(created);
+        self.image = self.image.created(created);
         self
     }
 }
@@ -124,14 +110,8 @@ impl Container {
 
         // What can be refused without looking at a file is refused before anything is written.
         let mut config = base.require_config()?.clone();
-        config.apply(&options.changes).map_err(StoreError::Change)?;
-        let step = History {
-            created: options.created.map(time::format).transpose().map_err(StoreError::Time)?,
-            created_by: Some(options.created_by.clone().unwrap_or_else(|| "plywood commit".to_owned())),
-            author: options.author.clone(),
-            comment: options.message.clone(),
-            ..History::default()
-        };
+        config.apply(&options.image.changes).map_err(StoreError::Change)?;
+        let step = options.image.step("plywood commit")?;
         let mut manifest = base.manifest().to_oci();
         match self.pack_layer(layers, options, operation)? {
             Some((diff_id, descriptor)) => {
@@ -140,16 +120,17 @@ impl Container {
             }
             None => config.push_empty_layer(step),
         }
+        options.image.annotate(&mut manifest);
         // What the base was lent of is this store's own from now on.
         store.inner.take_over_blobs(&base.manifest().layers, operation)?;
         let image = store.put_image(&config, manifest, operation)?;
         if let Some(step) = options.step {
-            store.inner.record_step(step, &image, options.created_by.as_deref(), operation)?;
-            if options.name.is_none() {
+            store.inner.record_step(step, &image, options.image.created_by.as_deref(), operation)?;
+            if options.image.name.is_none() {
                 return store.inner.image(Named { target: image, names: Vec::new() });
             }
         }
-        store.name_image(image, options.name.as_ref())
+        store.name_image(image, options.image.name.as_ref())
     }
 
     /// Writes the layer of what this container changed and gives the blob its name; `None` if nothing changed.
@@ -162,17 +143,17 @@ impl Container {
         let blobs = &self.store.inner.layout.blobs;
         let writer = blobs.writer(operation.workspace(), Algorithm::Sha256)?;
         let path = writer.path();
-        let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
+        let mut encoder = Encoder::new(writer, options.image.compression).at("write", &path)?;
         let packed = self.with_layers(layers, |layer| {
             let out = While::wanted(&mut encoder, options.cancel);
-            Ok(layer.pack(out, &options.selection, &options.pack)?)
+            Ok(layer.pack(out, &options.selection, &options.image.pack)?)
         })?;
         encoder.flush().at("write", &path)?;
         let staged = encoder.finish().at("write", &path)?.finish()?;
         if packed.entries == 0 {
             return Ok(None);
         }
-        let descriptor = self.store.put_layer(staged, options.compression, operation)?;
+        let descriptor = self.store.put_layer(staged, options.image.compression, operation)?;
         Ok(Some((packed.diff_id, descriptor)))
     }
 }

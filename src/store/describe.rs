@@ -78,6 +78,7 @@ impl StoreError {
                 ("several-names", facts![image, names])
             }
             Self::Mounted { container, path } => ("container-mounted", with_path(path, facts![container])),
+            Self::NotABase { image, base } => ("not-a-base", facts![image, base]),
             Self::NotAnImage { name, reason } => ("not-an-image", facts![name, reason]),
             Self::Image { image: digest, source } => {
                 let (kind, mut found) = image(source);

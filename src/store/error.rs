@@ -181,6 +181,14 @@ pub enum StoreError {
         /// What it is.
         reason: String,
     },
+    /// The image is not made on the other one: the layers of that are not its lowest.
+    #[error("image {image} is not made on {base}, whose layers it should begin with")]
+    NotABase {
+        /// The image's name or id.
+        image: String,
+        /// The name or id of what should be its base.
+        base: String,
+    },
     /// A document of an image is damaged or missing a part.
     #[error("image {image} cannot be used")]
     Image {

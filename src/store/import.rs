@@ -12,43 +12,28 @@ use super::Store;
 use super::cancel::{self, While};
 use super::error::StoreError;
 use super::image::Image;
+use super::new_image::NewImage;
 use super::operation::Operation;
 use super::stack::Layers;
 use crate::archive;
 use crate::blob::BlobSource;
-use crate::codec::{Encoder, Encoding};
+use crate::codec::Encoder;
 use crate::container::ContainerError;
 use crate::digest::{Algorithm, DiffId, Digest};
-use crate::fs::{Context, Dir, Timestamp};
-use crate::image::{
-    Config, ConfigChange, Descriptor, History, Manifest, MediaType, Platform, Reference, time,
-};
-use crate::layer::{LayerKey, PackOptions, Selection, pack_directory};
+use crate::fs::{Context, Dir};
+use crate::image::{Config, Descriptor, Manifest, MediaType, Platform};
+use crate::layer::{LayerKey, Selection, pack_directory};
 
 /// How to make an image of a root file system.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct ImportOptions<'a> {
-    /// What to call it. Default: nothing; it is then found by its id.
-    pub name: Option<Reference>,
+    /// What it is called and says of itself. How to write the layer counts for a directory only.
+    pub image: NewImage,
     /// What it runs on. Default: what the config in the tar says, else this machine.
     pub platform: Option<Platform>,
-    /// Changes to its config, applied in this order, all or none.
-    pub changes: Vec<ConfigChange>,
-    /// A note for the history.
-    pub message: Option<String>,
-    /// Who made it.
-    pub author: Option<String>,
-    /// What the history says made it. Default: `plywood import`.
-    pub created_by: Option<String>,
-    /// The time to record, in the config and in the history. Default: none, so that equal roots give equal images.
-    pub created: Option<Timestamp>,
-    /// How to store the layer. Default: not compressed, since compression is for transport.
-    pub compression: Encoding,
     /// What to leave out of a directory.
     pub selection: Selection,
-    /// How to write the layer of a directory.
-    pub pack: PackOptions,
     /// Told how many bytes have been read of a tar, now and then.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
     /// Set by another thread to give up.
@@ -89,7 +74,7 @@ impl Store {
         let dir = Dir::open_ambient(path)?;
         self.import_with(options, |out| {
             let out = While::wanted(out, options.cancel);
-            let packed = pack_directory(&dir, &options.selection, out, &options.pack);
+            let packed = pack_directory(&dir, &options.selection, out, &options.image.pack);
             Ok((packed.map_err(ContainerError::from)?.diff_id, None))
         })
     }
@@ -111,19 +96,13 @@ impl Store {
         options: &ImportOptions<'_>,
         write: impl FnOnce(&mut dyn Write) -> Result<(DiffId, Option<Vec<u8>>), StoreError>,
     ) -> Result<Image, StoreError> {
-        let step = History {
-            created: options.created.map(time::format).transpose().map_err(StoreError::Time)?,
-            created_by: Some(options.created_by.clone().unwrap_or_else(|| "plywood import".to_owned())),
-            author: options.author.clone(),
-            comment: options.message.clone(),
-            ..History::default()
-        };
+        let step = options.image.step("plywood import")?;
         // What can be refused without a look at the root is refused first; a config that comes with it may refuse more.
-        Config::default().apply(&options.changes).map_err(StoreError::Change)?;
+        Config::default().apply(&options.image.changes).map_err(StoreError::Change)?;
 
         let writer = self.inner.layout.blobs.writer(operation.workspace(), Algorithm::Sha256)?;
         let path = writer.path();
-        let mut encoder = Encoder::new(writer, options.compression).at("write", &path)?;
+        let mut encoder = Encoder::new(writer, options.image.compression).at("write", &path)?;
         let (diff_id, carried) = write(&mut encoder)?;
         let staged = encoder.finish().at("write", &path)?.finish()?;
 
@@ -135,17 +114,19 @@ impl Store {
             let Platform { os, architecture, os_version, os_features, variant, .. } = platform.clone();
             config = Config { os, architecture, os_version, os_features, variant, ..config };
         }
-        config.apply(&options.changes).map_err(StoreError::Change)?;
+        config.apply(&options.image.changes).map_err(StoreError::Change)?;
         config.push_layer(diff_id, step);
 
-        let layer = self.put_layer(staged, options.compression, operation)?;
+        let layer = self.put_layer(staged, options.image.compression, operation)?;
         operation.pin_layers(LayerKey::candidates([diff_id]))?;
         let layers = Layers { blobs: std::slice::from_ref(&layer), diff_ids: &[diff_id] };
         let open = |digest: &Digest| self.inner.content().open_blob(digest);
         self.unpack_layers(layers, &open, None, operation, options.cancel)?;
         let empty = Descriptor::of(MediaType::OCI_CONFIG, b"{}");
-        let target = self.put_image(&config, Manifest::new(empty, vec![layer]), operation)?;
-        self.name_image(target, options.name.as_ref())
+        let mut manifest = Manifest::new(empty, vec![layer]);
+        options.image.annotate(&mut manifest);
+        let target = self.put_image(&config, manifest, operation)?;
+        self.name_image(target, options.image.name.as_ref())
     }
 
     /// The config that came with a root.

@@ -27,6 +27,7 @@ mod lenders;
 mod load;
 mod mounted;
 mod names;
+mod new_image;
 #[cfg(feature = "ocidir")]
 mod oci_dir;
 mod operation;
@@ -38,6 +39,7 @@ mod remove;
 mod repair;
 mod replaced;
 mod save;
+mod squash;
 mod stack;
 mod strangers;
 mod summary;
@@ -70,6 +72,7 @@ pub use lenders::{LenderInfo, LenderState};
 pub use load::{LoadOptions, LoadedImage, Unpack};
 pub use mounted::{Mounted, UnmountError};
 pub use names::Moved;
+pub use new_image::NewImage;
 #[cfg(feature = "ocidir")]
 pub use oci_dir::ReadOnlyOciDir;
 pub use options::{DriverChoice, StoreOptions};
@@ -77,6 +80,7 @@ pub use prune::{LabelFilter, PruneImages, PruneOptions, PruneReport, PrunedConta
 pub use remove::{RemoveImage, Removed};
 pub use repair::{Outcome, RepairOptions, RepairReport, Repaired};
 pub use save::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
+pub use squash::{SquashFrom, SquashOptions};
 pub use summary::ImageSummary;
 pub use usage::{Bytes, ContainerUsage, ImageUsage, LayerUsage, StoreUsage, UsageOptions};
 

@@ -5,6 +5,7 @@
 
 mod commands;
 mod errors;
+mod forms;
 mod import;
 mod lenders;
 mod mending;

@@ -11,5 +11,6 @@ mod lab;
 mod laws;
 mod merging;
 mod sharing;
+mod squashing;
 mod threads;
 mod unpack;

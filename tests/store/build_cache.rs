@@ -26,7 +26,7 @@ fn step(world: &World, parent: &Image, file: &str) -> (StepKey, Image) {
     let container = world.store.create_container(parent, &CreateOptions::named("step")).unwrap();
     std::fs::write(container.mount().unwrap().path().join(file), file).unwrap();
     let mut options = CommitOptions::default().step(key);
-    options.created_by = Some(format!("COPY {file} /"));
+    options.image.created_by = Some(format!("COPY {file} /"));
     let image = container.commit(&options).unwrap();
     container.remove(RemoveContainer::Refuse).unwrap();
     (key, image)

@@ -63,7 +63,7 @@ fn a_commit_says_what_was_done_and_keeps_what_it_does_not_know() {
         .message("why it was done")
         .author("somebody <s@example.org>")
         .created(Timestamp { seconds: 1_234_567_890, nanos: 120_000_000 });
-    options.created_by = Some("a test".to_owned());
+    options.image.created_by = Some("a test".to_owned());
     let image = container.commit(&options).unwrap();
     assert_eq!(image.names(), [reference("localhost:5000/new:2")]);
     assert_eq!(world.store.image("localhost:5000/new:2").unwrap().digest(), image.digest());
@@ -135,7 +135,7 @@ fn equal_containers_give_equal_images_whoever_commits_them_and_when() {
     world.state().assert_same(&before, "committed twice");
     let compressed = |encoding| {
         let mut options = CommitOptions::default();
-        options.compression = encoding;
+        options.image.compression = encoding;
         [&one, &other].map(|container| container.commit(&options).unwrap())
     };
     for (encoding, suffix) in [(Encoding::Gzip { level: 6 }, "+gzip"), (Encoding::Zstd { level: 3 }, "+zstd")]
@@ -166,7 +166,7 @@ fn what_the_engine_put_into_the_root_stays_out_of_the_layer() {
     for path in ["etc/resolv.conf", "proc"] {
         options.selection = options.selection.exclude(LayerPath::parse(path).unwrap());
     }
-    options.pack = options.pack.latest_mtime(Timestamp { seconds: 1_600_000_000, nanos: 0 });
+    options.image.pack = options.image.pack.latest_mtime(Timestamp { seconds: 1_600_000_000, nanos: 0 });
     let image = container.commit(&options).unwrap();
     let entries = untar::entries(&layer(&world, &image, 1));
     let of_etc: Vec<_> = entries.iter().filter(|entry| entry.name.starts_with(b"etc")).collect();

@@ -176,7 +176,7 @@ fn how_a_file_with_holes_was_written_makes_no_difference_to_its_layer() {
         touch(&mounted.path().join("var"), 2, 0);
         mounted.unmount().unwrap();
         let mut options = CommitOptions::default();
-        options.pack.sparse_files = SparseFiles::WithHoles(64 << 20);
+        options.image.pack.sparse_files = SparseFiles::WithHoles(64 << 20);
         top_layer(&one.commit(&options).unwrap())
     };
     let short = commit(&|file| file.write_all_at(b"content", 99 << 20).unwrap());
@@ -197,7 +197,7 @@ fn sparse_archive(world: &World) -> PathBuf {
     file.write_all_at(b"middle", 50 << 20).unwrap();
     mounted.unmount().unwrap();
     let mut options = CommitOptions::named(Reference::parse_familiar("holes").unwrap());
-    options.pack.sparse_files = SparseFiles::ALWAYS;
+    options.image.pack.sparse_files = SparseFiles::ALWAYS;
     let image = one.commit(&options).unwrap();
     assert!(top_layer(&image).1 < 100 << 10);
     let archive = world.beside("holes.tar");

@@ -72,12 +72,12 @@ fn the_config_of_an_export_comes_back_with_its_history_and_changes_are_applied_t
     let first = world.load_image(&base());
     let tar = export_with_config(&create(&world, &first));
     let mut options = ImportOptions::default();
-    options.name = Some(Reference::parse_familiar("flat:1").unwrap());
-    options.changes = vec!["ENV A=b".parse().unwrap(), "USER nobody".parse().unwrap()];
-    options.message = Some("flattened".to_owned());
+    options.image.name = Some(Reference::parse_familiar("flat:1").unwrap());
+    options.image.changes = vec!["ENV A=b".parse().unwrap(), "USER nobody".parse().unwrap()];
+    options.image.message = Some("flattened".to_owned());
     options.platform = Some("linux/arm64".parse().unwrap());
     let image = world.store.import(&tar[..], &options).unwrap();
-    assert_eq!(image.names(), [options.name.clone().unwrap()]);
+    assert_eq!(image.names(), [options.image.name.clone().unwrap()]);
     let mut expected = config(&world, &first);
     let found = config(&world, &image);
     expected["architecture"] = json!("arm64");
@@ -104,7 +104,7 @@ fn a_tar_becomes_the_layer_byte_for_byte_however_it_is_compressed() {
     ids.dedup();
     assert_eq!(ids.len(), 1, "equal roots, equal images");
     let mut options = ImportOptions::default();
-    options.compression = Encoding::Gzip { level: 1 };
+    options.image.compression = Encoding::Gzip { level: 1 };
     let packed = world.store.import(&plain[..], &options).unwrap();
     assert_eq!(
         packed.id().to_string(),

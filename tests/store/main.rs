@@ -28,6 +28,7 @@ mod records;
 mod refusals;
 mod repair;
 mod rootless;
+mod squash;
 mod strange;
 mod trees;
 mod trouble;

@@ -40,8 +40,8 @@ impl Shop {
             let container = world.store.create_container(&base, &CreateOptions::named(name)).unwrap();
             std::fs::write(container.mount().unwrap().path().join(name), name).unwrap();
             let mut options = CommitOptions::default();
-            options.name = named.then(|| Reference::parse_familiar(name).unwrap());
-            options.created = created.map(Timestamp::from_seconds);
+            options.image.name = named.then(|| Reference::parse_familiar(name).unwrap());
+            options.image.created = created.map(Timestamp::from_seconds);
             if let Some(label) = label {
                 options = options.change(format!("LABEL {label}").parse::<ConfigChange>().unwrap());
             }

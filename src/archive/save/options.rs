@@ -45,6 +45,14 @@ pub enum LayerCompression {
 }
 
 impl LayerCompression {
+    /// How layers are compressed that are; `None` if all stay as they are.
+    pub fn encoding(self) -> Option<Encoding> {
+        match self {
+            Self::Keep => None,
+            Self::Like(encoding) | Self::Anew(encoding) => Some(encoding),
+        }
+    }
+
     /// What becomes of a layer that is compressed like `found`; `None` if it stays as it is.
     pub(in crate::archive) fn of(self, found: Compression) -> Option<Encoding> {
         match self {

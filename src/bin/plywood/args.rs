@@ -4,6 +4,7 @@
 
 mod containers;
 mod images;
+mod made;
 mod prune;
 mod store;
 
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub(crate) use containers::*;
 pub(crate) use images::*;
+pub(crate) use made::*;
 pub(crate) use prune::*;
 pub(crate) use store::*;
 
@@ -124,6 +126,7 @@ pub(crate) enum Command {
     Rmi(RmiArgs),
     Save(SaveArgs),
     Import(ImportArgs),
+    Squash(SquashArgs),
     Layer(LayerArgs),
     Create(CreateArgs),
     Ps(PsArgs),
@@ -168,6 +171,7 @@ pub(crate) enum ImageCommand {
     Load(LoadArgs),
     Save(SaveArgs),
     Import(ImportArgs),
+    Squash(SquashArgs),
     Layer(LayerArgs),
     Tag(TagArgs),
     Untag(UntagArgs),

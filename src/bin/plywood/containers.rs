@@ -281,13 +281,7 @@ pub(crate) fn commit(context: &Context, args: &CommitArgs) -> Result<(), Failure
     let store = context.open()?;
     let container = find(&store, &args.container)?;
     let mut options = CommitOptions::default();
-    options.name = name;
-    options.changes.clone_from(&args.changes);
-    options.message.clone_from(&args.message);
-    options.author.clone_from(&args.author);
-    let epoch = args.source_date_epoch.map(Timestamp::from_seconds);
-    options.created = Some(args.created.or(epoch).unwrap_or_else(now));
-    options.pack.latest_mtime = epoch;
+    options.image = args.made.image(name, now);
     let interrupt = Interrupt::watch()?;
     options.cancel = Some(interrupt.flag());
     let meter = Meter::new("committing", context.output);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use plywood::digest::DiffId;
-use plywood::{Image, ImportOptions, Store, Timestamp};
+use plywood::{Image, ImportOptions, Store};
 use serde_json::json;
 
 use crate::args::{ImportArgs, LayerArgs};
@@ -35,14 +35,8 @@ pub(crate) fn import(context: &Context, args: &ImportArgs) -> Result<(), Failure
     }
     let progress = |bytes| meter.set(bytes);
     let mut options = ImportOptions::default();
-    options.name = name;
+    options.image = args.made.image(name, now);
     options.platform.clone_from(&args.platform);
-    options.changes.clone_from(&args.changes);
-    options.message.clone_from(&args.message);
-    options.author.clone_from(&args.author);
-    let epoch = args.source_date_epoch.map(Timestamp::from_seconds);
-    options.created = Some(args.created.or(epoch).unwrap_or_else(now));
-    options.pack.latest_mtime = epoch;
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     let image = match (input, directory) {

@@ -17,6 +17,7 @@ mod containers;
 mod copy;
 mod errors;
 mod files;
+mod forms;
 mod global;
 mod human;
 mod images;
@@ -64,6 +65,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Load(args) => load::load(context, args),
         Command::Save(args) => save::save(context, args),
         Command::Import(args) => import::import(context, args),
+        Command::Squash(args) => forms::squash(context, args),
         Command::Layer(args) => import::layer(context, args),
         Command::Export(args) => save::export(context, args),
         Command::Images(args) => images::list(context, args),
@@ -103,6 +105,7 @@ fn run_image(context: &Context, command: &ImageCommand) -> Result<(), Failure> {
         ImageCommand::Load(args) => load::load(context, args),
         ImageCommand::Save(args) => save::save(context, args),
         ImageCommand::Import(args) => import::import(context, args),
+        ImageCommand::Squash(args) => forms::squash(context, args),
         ImageCommand::Layer(args) => import::layer(context, args),
         ImageCommand::Tag(args) => images::tag(context, args),
         ImageCommand::Untag(args) => images::untag(context, args),

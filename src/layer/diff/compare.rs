@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::links::Groups;
+use super::links::{self, Groups};
 use super::{Diff, DiffError, Place, Shape};
 use crate::fs::{Error, FileType, Metadata, Stat, next_extent};
 use crate::path::LayerPath;
@@ -40,7 +40,7 @@ impl Diff<'_> {
         let Some(object) = self.object(path, place)? else { return Ok(None) };
         let verdict = match (below, self.shape) {
             // A root is there even if no layer is.
-            (None, Shape::Upper | Shape::Copied(_)) if path.is_root() => {
+            (None, Shape::Upper | Shape::Copied(_) | Shape::Layers(_)) if path.is_root() => {
                 compare_directories(&object.metadata, &Metadata::default_directory())
             }
             (None, _) => Verdict::Added,
@@ -52,8 +52,9 @@ impl Diff<'_> {
                 }
             }
             (Some(below), _) => {
-                let same = self.is_same(path, place, &object, below)?
-                    && groups.same(self, path, &object.stat, below)?;
+                let inode = links::inode(place.tree(), &object.stat);
+                let same =
+                    self.is_same(path, place, &object, below)? && groups.same(self, path, inode, below)?;
                 if same { Verdict::Same } else { Verdict::Changed }
             }
         };

@@ -8,37 +8,36 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::{Diff, DiffError, Shape};
 use crate::fs::{Kind, Optional, Stat};
 use crate::path::LayerPath;
-use crate::stack::Found;
+use crate::stack::{Found, Stack};
 
-/// An inode: device and number.
-pub(super) type Key = (u64, u64);
+/// An inode: the tree of the stack that it is in, device and number. One of several trees is another thing in each.
+pub(super) type Inode = (usize, u64, u64);
 
 type Names = BTreeSet<LayerPath>;
 
-/// The inode, if it may have several names.
-pub(super) fn key(stat: &Stat) -> Option<Key> {
-    (stat.links > 1 && stat.kind != Kind::Directory).then_some((stat.device, stat.inode))
+/// The inode in the tree at this position, if it may have several names.
+pub(super) fn inode(tree: usize, stat: &Stat) -> Option<Inode> {
+    (stat.links > 1 && stat.kind != Kind::Directory).then_some((tree, stat.device, stat.inode))
 }
 
 /// The names of every inode that has several.
 #[derive(Default)]
 pub(super) struct Groups {
     here: Option<Here>,
-    /// By the tree of the stack that they are in.
-    below: Option<HashMap<(usize, Key), Names>>,
+    below: Option<HashMap<Inode, Names>>,
 }
 
 #[derive(Default)]
 struct Here {
-    names: HashMap<Key, Names>,
+    names: HashMap<Inode, Names>,
     /// Those with a name in a directory that is not the one copied there.
-    moved: HashSet<Key>,
+    moved: HashSet<Inode>,
 }
 
 impl Groups {
     /// Whether one of the inode's names is in a directory that was not copied to that place.
-    pub(super) fn moved(&mut self, diff: &Diff<'_>, key: Key) -> Result<bool, DiffError> {
-        Ok(self.here(diff)?.moved.contains(&key))
+    pub(super) fn moved(&mut self, diff: &Diff<'_>, inode: Inode) -> Result<bool, DiffError> {
+        Ok(self.here(diff)?.moved.contains(&inode))
     }
 
     /// Whether `path`, which is as it was below in every other respect, would be linked to the same names as now if no
@@ -47,20 +46,20 @@ impl Groups {
         &mut self,
         diff: &Diff<'_>,
         path: &LayerPath,
-        stat: &Stat,
+        here: Option<Inode>,
         below: &Found,
     ) -> Result<bool, DiffError> {
-        let (here, old) = (key(stat), key(&below.stat));
+        let old = inode(below.tree(), &below.stat);
         if here.is_none() && old.is_none() {
             return Ok(true);
         }
         let alone = Names::from([path.clone()]);
         let here = match here {
-            Some(key) => self.here(diff)?.names.get(&key).unwrap_or(&alone).clone(),
+            Some(inode) => self.here(diff)?.names.get(&inode).unwrap_or(&alone).clone(),
             None => alone.clone(),
         };
         let old = match old {
-            Some(key) => self.below(diff)?.get(&(below.tree(), key)).unwrap_or(&alone),
+            Some(inode) => self.below(diff)?.get(&inode).unwrap_or(&alone),
             None => &alone,
         };
         if !here.is_subset(old) {
@@ -82,27 +81,36 @@ impl Groups {
         Ok(self.here.get_or_insert_default())
     }
 
-    fn below(&mut self, diff: &Diff<'_>) -> Result<&HashMap<(usize, Key), Names>, DiffError> {
+    fn below(&mut self, diff: &Diff<'_>) -> Result<&HashMap<Inode, Names>, DiffError> {
         if self.below.is_none() {
-            let mut names: HashMap<_, Names> = HashMap::new();
-            diff.below.walk::<DiffError>(&mut |path, found| {
-                if let Some(key) = key(&found.stat)
-                    && !diff.selection.excludes(path)
-                {
-                    names.entry((found.tree(), key)).or_default().insert(path.clone());
-                }
-                Ok(())
-            })?;
-            self.below = Some(names);
+            self.below = Some(names_in(&diff.below, diff)?);
         }
         Ok(self.below.get_or_insert_default())
     }
 }
 
+/// The names that `stack` has for every inode that may have several.
+fn names_in(stack: &Stack<'_>, diff: &Diff<'_>) -> Result<HashMap<Inode, Names>, DiffError> {
+    let mut names: HashMap<_, Names> = HashMap::new();
+    stack.walk::<DiffError>(&mut |path, found| {
+        if let Some(inode) = inode(found.tree(), &found.stat)
+            && !diff.selection.excludes(path)
+        {
+            names.entry(inode).or_default().insert(path.clone());
+        }
+        Ok(())
+    })?;
+    Ok(names)
+}
+
 impl Here {
     fn read(diff: &Diff<'_>) -> Result<Self, DiffError> {
+        if let Shape::Layers(_) = diff.shape {
+            return Ok(Self { names: names_in(&diff.view, diff)?, moved: HashSet::new() });
+        }
         let mut here = Self::default();
-        let mut directories = vec![(LayerPath::ROOT, diff.root()?.stat)];
+        let root = diff.root()?.into_iter();
+        let mut directories: Vec<_> = root.map(|root| (LayerPath::ROOT, root.stat)).collect();
         while let Some((path, stat)) = directories.pop() {
             let moved = matches!(diff.shape, Shape::Copied(record) if !record.has(&path, &stat));
             let names = match diff.moved(&path)? {
@@ -118,10 +126,10 @@ impl Here {
                 }
                 if stat.kind == Kind::Directory {
                     directories.push((path, stat));
-                } else if let Some(key) = key(&stat) {
-                    here.names.entry(key).or_default().insert(path);
+                } else if let Some(inode) = inode(0, &stat) {
+                    here.names.entry(inode).or_default().insert(path);
                     if moved {
-                        here.moved.insert(key);
+                        here.moved.insert(inode);
                     }
                 }
             }
@@ -136,10 +144,12 @@ impl Diff<'_> {
         let (Some(now), Some(below)) = (self.view.lookup(path)?, self.below.lookup(path)?) else {
             return Ok(false);
         };
-        if matches!(self.shape, Shape::Upper) && !now.includes(0) && !now.is_moved() {
-            return Ok(true);
-        }
-        let place = self.place(path);
+        let place = match self.shape {
+            Shape::Upper if !now.includes(0) && !now.is_moved() => return Ok(true),
+            Shape::Layers(count) if now.tree() >= count => return Ok(true),
+            Shape::Layers(_) => self.place_of(path, &now),
+            Shape::Upper | Shape::Copied(_) | Shape::Whole => self.place(path),
+        };
         match self.object(path, place)? {
             Some(object) => self.is_same(path, place, &object, &below),
             None => Ok(false),

@@ -32,11 +32,13 @@ pub(super) struct Child {
     pub(super) untouched: bool,
     /// Something above it in the upper directory is opaque. What is made in there bears no mark of its own.
     pub(super) hides_below: bool,
+    /// What the root has there, where it was found in more than one tree.
+    pub(super) found: Option<Found>,
 }
 
 impl Child {
     fn new(path: LayerPath, stat: Stat, below: Below) -> Self {
-        Self { path, stat, below, untouched: false, hides_below: false }
+        Self { path, stat, below, untouched: false, hides_below: false, found: None }
     }
 }
 
@@ -89,20 +91,30 @@ impl CopyRecord {
 }
 
 impl Diff<'_> {
-    /// The root directory.
-    pub(super) fn root(&self) -> Result<Child, DiffError> {
-        let (path, stat) = (LayerPath::ROOT, self.tree().dir.stat(LayerPath::ROOT.as_path())?);
+    /// The root directory; `None` if there are no layers that have one.
+    pub(super) fn root(&self) -> Result<Option<Child>, DiffError> {
+        let path = LayerPath::ROOT;
+        if let Shape::Layers(_) = self.shape {
+            let child = |found: Found| Child {
+                found: Some(found.clone()),
+                ..Child::new(path, found.stat, Below::NotLooked)
+            };
+            return Ok(self.view.root()?.map(child));
+        }
+        let stat = self.tree().dir.stat(path.as_path())?;
         let untouched = match self.shape {
             Shape::Copied(record) => record.has(&path, &stat) && !record.is_touched(&stat),
-            Shape::Upper | Shape::Whole => false,
+            Shape::Upper | Shape::Whole | Shape::Layers(_) => false,
         };
-        Ok(Child { untouched, ..Child::new(path, stat, Below::NotLooked) })
+        Ok(Some(Child { untouched, ..Child::new(path, stat, Below::NotLooked) }))
     }
 
     /// Lists a directory.
     pub(super) fn list(&self, directory: Child, groups: &mut Groups) -> Result<Listing, DiffError> {
         let path = &directory.path;
-        let mut listing = if let Some(found) = self.moved(path)? {
+        let mut listing = if let Shape::Layers(count) = self.shape {
+            self.list_layers(directory, count)?
+        } else if let Some(found) = self.moved(path)? {
             self.list_moved(directory, &found)?
         } else {
             // One that was removed meanwhile has nothing in it.
@@ -112,7 +124,7 @@ impl Diff<'_> {
             match self.shape {
                 Shape::Upper => self.list_upper(directory, &dir)?,
                 Shape::Copied(record) => self.list_copied(directory, &dir, record, groups)?,
-                Shape::Whole => Self::list_whole(path, &dir)?,
+                Shape::Whole | Shape::Layers(_) => Self::list_whole(path, &dir)?,
             }
         };
         listing.deleted.retain(|path| !self.excludes(path));
@@ -219,17 +231,38 @@ impl Diff<'_> {
                 None => Below::NotLooked,
             };
             let untouched = !record.is_touched(&stat)
-                && match (stat.kind, links::key(&stat)) {
+                && match (stat.kind, links::inode(0, &stat)) {
                     (Kind::Directory, _) => record.has(&path, &stat),
                     (_, None) => is_copied,
                     // One inode, so all its names are untouched; but another one may have moved with its directory.
-                    (_, Some(key)) => is_copied && !groups.moved(self, key)?,
+                    (_, Some(inode)) => is_copied && !groups.moved(self, inode)?,
                 };
             if !untouched || stat.kind == Kind::Directory {
                 listing.children.push(Child { untouched, ..Child::new(path, stat, below) });
             }
         }
         listing.deleted.extend(expected.unwrap_or_default().keys().map(|name| path.join(name)));
+        Ok(listing)
+    }
+
+    /// Lists what the topmost `count` trees have a part in.
+    fn list_layers(&self, directory: Child, count: usize) -> Result<Listing, DiffError> {
+        let Child { path, mut below, found, .. } = directory;
+        let mut listing = Listing::default();
+        let Some(found) = found.filter(|found| found.tree() < count) else { return Ok(listing) };
+        let mut expected = match below.look(self, &path)?.filter(|below| below.is_directory()) {
+            Some(below) => self.below.children(&path, below)?,
+            None => BTreeMap::new(),
+        };
+        for (name, found) in self.view.children(&path, &found)? {
+            let below = expected.remove(&name);
+            // What comes from the others alone is what they show.
+            if found.tree() < count {
+                let child = Child::new(path.join(&name), found.stat, Below::Known(below));
+                listing.children.push(Child { found: Some(found), ..child });
+            }
+        }
+        listing.deleted.extend(expected.keys().map(|name| path.join(name)));
         Ok(listing)
     }
 

@@ -9,11 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::compare::Verdict;
-use super::links::{self, Groups};
+use super::links::{self, Groups, Inode};
 use super::listing::{Child, Listing};
 use super::{Diff, DiffEntry, DiffError, DiffEvent, EntryChange, Place};
 use crate::fs::{Dir, Kind, Optional};
 use crate::path::LayerPath;
+use crate::stack::Found;
 use crate::stack::object::Object;
 
 /// One directory on the way.
@@ -29,7 +30,7 @@ pub(super) struct Walk<'d, 'a> {
     diff: &'d Diff<'a>,
     groups: Groups,
     /// The first name of each inode with several that was an event.
-    written: HashMap<(u64, u64), LayerPath>,
+    written: HashMap<Inode, LayerPath>,
     open: Vec<Open>,
     /// The directory of the name that was visited last; the next is mostly in it, too.
     handle: Option<(LayerPath, Arc<Dir>)>,
@@ -45,7 +46,9 @@ impl<'d, 'a> Walk<'d, 'a> {
     /// Calls `visit` for every event.
     pub(super) fn run<E: From<DiffError>>(&mut self, visit: Visit<'_, E>) -> Result<(), E> {
         let diff = self.diff;
-        self.visit(diff.root()?, visit)?;
+        if let Some(root) = diff.root()? {
+            self.visit(root, visit)?;
+        }
         while let Some(directory) = self.open.last_mut() {
             match directory.children.next() {
                 Some(child) => self.visit(child, visit)?,
@@ -58,11 +61,14 @@ impl<'d, 'a> Walk<'d, 'a> {
     fn visit<E: From<DiffError>>(&mut self, mut child: Child, visit: Visit<'_, E>) -> Result<(), E> {
         let mut kind = None;
         if !child.untouched {
-            let Child { path, stat, below, .. } = &mut child;
+            let Child { path, stat, below, found, .. } = &mut child;
             let below = below.look(self.diff, path)?;
-            let parent = self.parent(path)?;
-            let place = match (&parent, path.file_name()) {
-                (Some(dir), Some(name)) => Place { dir, name: OsStr::from_bytes(name).as_ref() },
+            let parent = if found.is_none() { self.parent(path)? } else { None };
+            let place = match (found, &parent, path.file_name()) {
+                (Some(found), ..) => self.diff.place_of(path, found),
+                (None, Some(dir), Some(name)) => {
+                    Place { dir, name: OsStr::from_bytes(name).as_ref(), found: None }
+                }
                 _ => self.diff.place(path),
             };
             let compared = self.diff.compare(path, place, stat, below, &mut self.groups)?;
@@ -77,7 +83,7 @@ impl<'d, 'a> Walk<'d, 'a> {
                 Verdict::Same => None,
             };
             if let Some(kind) = kind {
-                self.emit(path.clone(), kind, object, parent.as_deref(), visit)?;
+                self.emit(kind, path.clone(), object, (parent.as_deref(), place.found), visit)?;
             }
         }
         if child.stat.kind == Kind::Directory {
@@ -108,22 +114,22 @@ impl<'d, 'a> Walk<'d, 'a> {
 
     fn emit<E: From<DiffError>>(
         &mut self,
-        path: LayerPath,
         kind: EntryChange,
+        path: LayerPath,
         object: Object,
-        parent: Option<&Dir>,
+        (parent, found): (Option<&Dir>, Option<&Found>),
         visit: Visit<'_, E>,
     ) -> Result<(), E> {
         self.emit_silent(visit)?;
         let mut link_to = None;
-        if let Some(inode) = links::key(&object.stat) {
+        if let Some(inode) = links::inode(found.map_or(0, Found::tree), &object.stat) {
             match self.written.get(&inode) {
                 Some(first) => link_to = Some(first.clone()),
                 None => drop(self.written.insert(inode, path.clone())),
             }
         }
         let diff = self.diff;
-        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, diff, parent }))
+        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, diff, parent, found }))
     }
 
     /// Makes events of the directories that lead to one.
@@ -146,6 +152,7 @@ impl<'d, 'a> Walk<'d, 'a> {
                     link_to: None,
                     diff,
                     parent: None,
+                    found: None,
                 }))?;
             }
         }

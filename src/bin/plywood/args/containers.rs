@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use plywood::driver::IdMap;
 
-use crate::human;
-
 /// Make a container from an image
 ///
 /// Prints the container's id. The container shares the image's layers and has a writable layer of its own. With
@@ -196,21 +194,8 @@ pub(crate) struct CommitArgs {
     pub(crate) container: String,
     /// Name of the image; it gets none if this is left out
     pub(crate) name: Option<String>,
-    /// Change of the image's config; may be given more than once
-    #[arg(short, long = "change", value_name = "CHANGE")]
-    pub(crate) changes: Vec<plywood::image::ConfigChange>,
-    /// What was done, for the image's history
-    #[arg(short, long, value_name = "TEXT")]
-    pub(crate) message: Option<String>,
-    /// Who did it
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) author: Option<String>,
-    /// When, as 2006-01-02T15:04:05Z or in seconds since 1970 [default: now]
-    #[arg(long, value_name = "TIME", value_parser = human::parse_time)]
-    pub(crate) created: Option<plywood::fs::Timestamp>,
-    /// Seconds since 1970 that stand for now: no file in the layer is newer. --created goes before it
-    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
-    pub(crate) source_date_epoch: Option<i64>,
+    #[command(flatten)]
+    pub(crate) made: super::NewImageArgs,
 }
 
 /// Write a container's root as one tar

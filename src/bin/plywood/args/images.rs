@@ -172,24 +172,11 @@ pub(crate) struct ImportArgs {
     pub(crate) source: PathBuf,
     /// Name of the image; it gets none if this is left out
     pub(crate) name: Option<String>,
-    /// Change of the image's config; may be given more than once
-    #[arg(short, long = "change", value_name = "CHANGE")]
-    pub(crate) changes: Vec<plywood::image::ConfigChange>,
     /// What it runs on, as linux/arm64 [default: this machine]
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<plywood::Platform>,
-    /// Where it comes from, for the image's history
-    #[arg(short, long, value_name = "TEXT")]
-    pub(crate) message: Option<String>,
-    /// Who made it
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) author: Option<String>,
-    /// When, as 2006-01-02T15:04:05Z or in seconds since 1970 [default: now]
-    #[arg(long, value_name = "TIME", value_parser = crate::human::parse_time)]
-    pub(crate) created: Option<plywood::fs::Timestamp>,
-    /// Seconds since 1970 that stand for now: no file of a directory is newer. --created goes before it
-    #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
-    pub(crate) source_date_epoch: Option<i64>,
+    #[command(flatten)]
+    pub(crate) made: super::NewImageArgs,
 }
 
 /// Write one layer of an image as the tar that it is
