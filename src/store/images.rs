@@ -211,7 +211,7 @@ impl Store {
         }
         let name = wanted.name.to_owned();
         let targets = names.targets();
-        let mut found: BTreeMap<Fit, Vec<(Digest, Named)>> = BTreeMap::new();
+        let mut found: BTreeMap<Fit, Vec<(Digest, Digest, Named)>> = BTreeMap::new();
         inner.survey(IMAGES, &targets, |number, known| {
             let known = match known {
                 Err(error) if error.is_damage() => return Ok(()),
@@ -219,9 +219,11 @@ impl Store {
             };
             let target = &targets[number].digest;
             let ids = [&known.id, &known.manifest.digest, target];
-            if let Some(fit) = ids.into_iter().filter_map(|id| wanted.fit(id)).min() {
+            if let Some((fit, by)) =
+                ids.into_iter().filter_map(|id| Some((wanted.fit(id)?, id))).min_by_key(|it| it.0)
+            {
                 let named = names.with_digest(target).expect("it was listed a moment ago");
-                found.entry(fit).or_default().push((known.id, named));
+                found.entry(fit).or_default().push((known.id, *by, named));
             }
             Ok(())
         })?;
@@ -229,15 +231,18 @@ impl Store {
             return Err(StoreError::NotFound { what: "image", name });
         };
         // One image may be there in several forms, compressed and not; the one with a name comes first.
-        found.sort_by(|(_, one), (_, other)| by_name(one, other));
+        found.sort_by(|(_, _, one), (_, _, other)| by_name(one, other));
         let mut seen = BTreeSet::new();
-        found.retain(|(id, _)| seen.insert(*id));
-        if let [(_, named)] = &found[..] {
+        found.retain(|(id, ..)| seen.insert(*id));
+        if let [(_, _, named)] = &found[..] {
             return inner.present_image(named.clone());
         }
-        let label = |(id, named): (Digest, Named)| {
-            let name = named.names.first().map_or_else(|| id.to_string(), Reference::familiar);
-            format!("{id} ({name})")
+        // Each by what begins with what was asked for, which may be its manifest's digest.
+        let label = |(id, by, named): (Digest, Digest, Named)| match (named.names.first(), by == id) {
+            (Some(name), true) => format!("{by} ({})", name.familiar()),
+            (Some(name), false) => format!("{by} (manifest of {})", name.familiar()),
+            (None, true) => by.to_string(),
+            (None, false) => format!("{by} (manifest of {id})"),
         };
         let candidates = found.into_iter().map(label).collect();
         Err(StoreError::Ambiguous { what: "image", name, candidates })

@@ -49,7 +49,8 @@ impl LabelFilter {
         Self { key: key.into(), value }
     }
 
-    fn is_met_by(&self, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether something has the label that is asked for.
+    pub fn is_met_by(&self, labels: &BTreeMap<String, String>) -> bool {
         let said = labels.get(&self.key);
         said.is_some_and(|said| self.value.as_ref().is_none_or(|value| value == said))
     }

@@ -9,6 +9,7 @@ mod forms;
 mod import;
 mod lenders;
 mod mending;
+mod newcomers;
 mod save;
 mod streams;
 mod tool;

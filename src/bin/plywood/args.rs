@@ -4,6 +4,7 @@
 
 mod containers;
 mod images;
+mod list;
 mod made;
 mod prune;
 mod store;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub(crate) use containers::*;
 pub(crate) use images::*;
+pub(crate) use list::*;
 pub(crate) use made::*;
 pub(crate) use prune::*;
 pub(crate) use store::*;
@@ -63,26 +65,39 @@ pub(crate) struct Global {
     /// Nothing is ever written there. Its images are listed and used like those of this store. A container on one needs the
     /// other store for as long as it lives; an image that is committed on one, or tagged here, does not. Where the option is
     /// not given, the directories in PLYWOOD_ADDITIONAL_STORES count, separated by colons.
-    #[arg(long = "additional-store", global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long = "additional-store", global = true, hide_short_help = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) additional_stores: Vec<PathBuf>,
 
     /// How the roots of containers are made
-    #[arg(long, global = true, env = "PLYWOOD_DRIVER", value_name = "DRIVER", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PLYWOOD_DRIVER",
+        value_name = "DRIVER",
+        default_value = "auto"
+    )]
     #[arg(hide_env_values = true)]
     pub(crate) driver: Driver,
 
     /// Program for the fuse driver [default: the fuse-overlayfs that is installed in /usr/bin or the like]
-    #[arg(long, global = true, env = "PLYWOOD_FUSE_OVERLAYFS", value_name = "PROGRAM")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        env = "PLYWOOD_FUSE_OVERLAYFS",
+        value_name = "PROGRAM"
+    )]
     #[arg(hide_env_values = true, value_hint = ValueHint::ExecutablePath)]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) fuse_overlayfs: Option<PathBuf>,
 
     /// What to wait for before success is reported
-    #[arg(long, global = true, value_name = "HOW", default_value = "full")]
+    #[arg(long, global = true, hide_short_help = true, value_name = "HOW", default_value = "full")]
     pub(crate) durability: Durability,
 
     /// Unpack layers however much larger than their blobs they are; for images that you trust
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     pub(crate) no_expansion_limit: bool,
 
     /// Print one JSON value instead of text; errors are JSON objects on stderr

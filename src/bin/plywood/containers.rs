@@ -1,5 +1,7 @@
 //! Commands about containers.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use plywood::driver::RootOptions;
@@ -7,7 +9,8 @@ use plywood::fs::Timestamp;
 use plywood::image::time;
 use plywood::layer::ChangeKind;
 use plywood::{
-    CommitOptions, Container, ContainerState, Containers, CreateOptions, RemoveContainer, Store, StoreError,
+    CommitOptions, Container, ContainerState, Containers, CreateOptions, Image, Platform, RemoveContainer,
+    Store, StoreError,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,6 +24,7 @@ use crate::human;
 use crate::images;
 use crate::output::Table;
 use crate::progress::Meter;
+use crate::select;
 use crate::signals::Interrupt;
 
 /// Finds a container by what a person typed.
@@ -45,6 +49,9 @@ fn hinted(store: &Store, error: StoreError) -> Failure {
         StoreError::Mounted { container, .. } => {
             Some(format!("use `plywood umount {container}` first, or -f"))
         }
+        StoreError::NameInUse { name, .. } => {
+            Some(format!("choose another, or remove that container with `plywood rm {name}`"))
+        }
         StoreError::Record { .. } | StoreError::RecordMissing { .. } | StoreError::ForeignRecord { .. } => {
             Some(MEND.to_owned())
         }
@@ -53,7 +60,7 @@ fn hinted(store: &Store, error: StoreError) -> Failure {
 }
 
 /// The image of a container as people call it.
-fn image_of(container: &Container) -> String {
+pub(crate) fn image_of(container: &Container) -> String {
     container.image_name().map_or_else(|| container.image_id().to_string(), str::to_owned)
 }
 
@@ -79,7 +86,8 @@ pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure
         }
         (None, Some(name)) => {
             let image = images::find(&store, name)?;
-            store.create_container(&image, &options).map_err(|error| interrupted(error.into()))?
+            warn_of_platform(context, &image);
+            store.create_container(&image, &options).map_err(|error| interrupted(hinted(&store, error)))?
         }
         (None, None) => unreachable!("the command line asks for one of them"),
     };
@@ -89,6 +97,14 @@ pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure
             "id": container.id(), "name": container.name(), "image": image_of(&container),
         })),
         false => context.output.line(container.id()),
+    }
+}
+
+/// Says if what is in an image cannot run on this machine.
+fn warn_of_platform(context: &Context, image: &Image) {
+    let host = Platform::host();
+    if let Some(platform) = image.platform().filter(|platform| !host.accepts(platform)) {
+        context.output.warn(&format!("{} is for {platform}, and this machine is {host}", image.label()));
     }
 }
 
@@ -111,15 +127,18 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
         id: &'c str,
         name: &'c str,
         image: String,
+        image_id: String,
         state: &'static str,
         /// Bytes of its own; counted only where they are shown.
         size: Option<u64>,
         /// Files and directories of its own.
         inodes: Option<u64>,
+        /// Where its root is mounted.
         #[serde(flatten)]
-        path: Option<Value>,
+        path: Value,
         created: Option<&'c str>,
         driver: String,
+        labels: &'c BTreeMap<String, String>,
     }
     let output = context.output;
     let containers =
@@ -128,11 +147,17 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
         let (id, name) = (&damaged.id, damaged.name.as_deref().unwrap_or("no name"));
         output.warn(&format!("container {id} ({name}) is damaged: {}; {MEND}", chain(&damaged.error)));
     }
-    if output.quiet && !output.json {
-        return output.lines(containers.iter().map(Container::id));
-    }
-    let mut listed = Vec::with_capacity(containers.len());
+    let mut wanted = Vec::with_capacity(containers.len());
     for container in &containers {
+        if select::shows(args, container)? {
+            wanted.push(container);
+        }
+    }
+    if output.quiet && !output.json {
+        return output.lines(wanted.into_iter().map(Container::id));
+    }
+    let mut listed = Vec::with_capacity(wanted.len());
+    for container in wanted {
         let (state, path) = describe(container.state()?);
         let usage = match (args.size || output.json).then(|| container.usage()).transpose() {
             // It was removed since they were listed.
@@ -143,12 +168,14 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
             id: container.id(),
             name: container.name(),
             image: image_of(container),
+            image_id: container.image_id().to_string(),
             state,
             size: usage.map(|usage| usage.allocated),
             inodes: usage.map(|usage| usage.inodes),
-            path,
+            path: path.unwrap_or_else(|| json!({"path": null})),
             created: container.created(),
             driver: container.driver().to_string(),
+            labels: container.labels(),
         });
     }
     if output.json {
@@ -188,7 +215,7 @@ pub(crate) fn describe(state: ContainerState) -> (&'static str, Option<Value>) {
 pub(crate) fn rename(context: &Context, args: &RenameArgs) -> Result<(), Failure> {
     let store = context.open()?;
     let mut container = find(&store, &args.container)?;
-    container.rename(&args.name)?;
+    container.rename(&args.name).map_err(|error| hinted(&store, error))?;
     match context.output.json {
         true => context.output.json(&json!({"id": container.id(), "name": container.name()})),
         false => Ok(()),
@@ -224,8 +251,9 @@ pub(crate) fn remove(context: &Context, args: &RmArgs) -> Result<(), Failure> {
 
 /// `plywood mount`
 pub(crate) fn mount(context: &Context, args: &MountArgs) -> Result<(), Failure> {
+    let Some(name) = &args.container else { return list_mounted(context) };
     let store = context.open()?;
-    let container = find(&store, &args.container)?;
+    let container = find(&store, name)?;
     let meter = Meter::new("mounting", context.output);
     let path = match container.mount() {
         Ok(mounted) => mounted.keep(),
@@ -235,6 +263,33 @@ pub(crate) fn mount(context: &Context, args: &MountArgs) -> Result<(), Failure> 
     };
     drop(meter);
     context.output.path(&path)
+}
+
+/// `plywood mount` of nothing: what is mounted, and where.
+fn list_mounted(context: &Context) -> Result<(), Failure> {
+    let output = context.output;
+    let containers =
+        context.open_if_there()?.map_or_else(|| Ok(Containers::default()), |store| store.containers())?;
+    let mut mounted = Vec::new();
+    for container in &containers {
+        if let ContainerState::Mounted(path) = container.state()? {
+            mounted.push((container, path));
+        }
+    }
+    if output.json {
+        let object = |(container, path): (&Container, PathBuf)| {
+            let mut object = crate::output::path_json(&path);
+            object["id"] = json!(container.id());
+            object["name"] = json!(container.name());
+            object
+        };
+        return output.json(&mounted.into_iter().map(object).collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["NAME", "PATH"]);
+    for (container, path) in mounted {
+        table.row([container.name().to_owned(), path.to_string_lossy().into_owned()]);
+    }
+    table.print(output)
 }
 
 /// `plywood umount`

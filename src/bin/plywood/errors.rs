@@ -6,12 +6,14 @@
 use std::error::Error;
 use std::io::{self, Write as _};
 
+use clap::error::{ContextKind, ContextValue};
 use plywood::StoreError;
 use plywood::codec::CodecError;
 use serde_json::{Map, Value, json};
 
 use crate::human;
 use crate::output::Output;
+use crate::template::Template;
 
 /// Exit statuses. What clap refuses exits with 2, too.
 pub(crate) const FAILED: u8 = 1;
@@ -34,6 +36,8 @@ pub(crate) enum Failure {
     Interrupted(i32),
     /// Some of several things failed, each of which was reported.
     Reported,
+    /// It has to do with something that the message does not name.
+    About { what: String, failure: Box<Self> },
 }
 
 impl From<StoreError> for Failure {
@@ -42,6 +46,14 @@ impl From<StoreError> for Failure {
             .then(|| "--no-expansion-limit lifts it, for images that you trust".to_owned());
         Self::Store { error: Box::new(error), hint }
     }
+}
+
+/// The next step where the store has no room. An archive is written elsewhere.
+fn room(error: &StoreError) -> Option<&'static str> {
+    let is_full = matches!(error.kind(), "no-space" | "quota") && !matches!(error, StoreError::Save(_));
+    is_full.then_some(
+        "`plywood system df` tells what takes the room, `plywood gc` and `plywood system prune` make some",
+    )
 }
 
 /// Whether something would unpack to too much.
@@ -81,10 +93,19 @@ impl Failure {
         }
     }
 
+    /// Says what the failure has to do with, unless there is nothing to say.
+    pub(crate) fn about(self, what: impl Into<String>) -> Self {
+        match self {
+            Self::StdoutClosed | Self::Interrupted(_) | Self::Reported => self,
+            failure => Self::About { what: what.into(), failure: Box::new(failure) },
+        }
+    }
+
     /// The exit status; for what a signal did, as a shell has it.
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
+            Self::About { failure, .. } => failure.status(),
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => FAILED,
         }
@@ -92,9 +113,13 @@ impl Failure {
 
     /// Prints it, if there is something to say.
     pub(crate) fn report(&self, json: bool) {
-        let (message, kind, facts, hint) = match self {
+        let (about, failure) = match self {
+            Self::About { what, failure } => (format!("{what}: "), failure.as_ref()),
+            failure => (String::new(), failure),
+        };
+        let (message, kind, facts, hint) = match failure {
             Self::Store { error, hint } => {
-                (chain(error.as_ref()), error.kind(), error.facts(), hint.as_deref())
+                (chain(error.as_ref()), error.kind(), error.facts(), hint.as_deref().or_else(|| room(error)))
             }
             Self::Io { doing, source } => {
                 (format!("cannot {doing}: {}", chain(source)), io_kind(source), Vec::new(), None)
@@ -105,8 +130,9 @@ impl Failure {
                 let hint = "`plywood gc` frees what it may have left";
                 ("interrupted".to_owned(), "cancelled", Vec::new(), Some(hint))
             }
-            Self::StdoutClosed | Self::Reported => return,
+            Self::StdoutClosed | Self::Reported | Self::About { .. } => return,
         };
+        let message = format!("{about}{message}");
         print(&if json { object(&message, kind, facts, hint) } else { line(&message, hint) });
     }
 }
@@ -125,14 +151,18 @@ pub(crate) fn each(
     if all { Ok(()) } else { Err(Failure::Reported) }
 }
 
-/// As [`each`], for commands whose result is JSON in any case.
+/// As [`each`], for commands whose result is JSON unless something else is asked for.
 pub(crate) fn each_shown(
     output: Output,
+    template: Option<&Template>,
     things: &[String],
     show: impl FnMut(&str) -> Result<Value, Failure>,
 ) -> Result<(), Failure> {
     let (shown, all) = attempt(output, things, show)?;
-    if all || !shown.is_empty() {
+    if let Some(template) = template {
+        let filled = shown.iter().map(|object| template.fill(object).map_err(Failure::Usage));
+        output.lines(filled.collect::<Result<Vec<_>, _>>()?)?;
+    } else if all || !shown.is_empty() {
         if output.json { output.json(&shown)? } else { output.pretty(&shown)? }
     }
     if all { Ok(()) } else { Err(Failure::Reported) }
@@ -164,7 +194,11 @@ pub(crate) fn report_usage(error: &clap::Error) {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
     let message = lines.collect::<Vec<_>>().join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
-    print(&object(message, "usage", Vec::new(), None));
+    let hint = match error.get(ContextKind::Suggested) {
+        Some(ContextValue::StyledStrs(tips)) => tips.first().map(ToString::to_string),
+        _ => None,
+    };
+    print(&object(message, "usage", Vec::new(), hint.as_deref()));
 }
 
 fn print(line: &str) {

@@ -52,7 +52,7 @@ impl Context {
         let store = self.options().open(self.root()?).map_err(|error| {
             let hint =
                 |error: &StoreError| is_absent(error).then(|| "`plywood load` makes a store".to_owned());
-            Failure::from(error).hinted(hint)
+            Failure::from(error).hinted(hint).hinted(elsewhere)
         })?;
         self.warn_of_lenders(&store);
         Ok(store)
@@ -74,7 +74,8 @@ impl Context {
 
     /// Opens the store; makes it first if nothing is there.
     pub(crate) fn ensure(&self) -> Result<Store, Failure> {
-        let store = self.options().ensure(self.root()?)?;
+        let store =
+            self.options().ensure(self.root()?).map_err(|error| Failure::from(error).hinted(elsewhere))?;
         self.warn_of_lenders(&store);
         Ok(store)
     }
@@ -156,6 +157,20 @@ impl Context {
             Failure::Usage("where is the store? HOME is not set: use --root DIR or PLYWOOD_ROOT".to_owned())
         })
     }
+}
+
+/// The next step where the store cannot be used because of whose it is or what is there.
+fn elsewhere(error: &StoreError) -> Option<String> {
+    let next = match error {
+        error if error.kind() == "permission" => {
+            "it may belong to another user; --root or PLYWOOD_ROOT names a store of your own"
+        }
+        StoreError::NotAStore { .. } | StoreError::Occupied { .. } => {
+            "--root or PLYWOOD_ROOT says which directory is the store"
+        }
+        _ => return None,
+    };
+    Some(next.to_owned())
 }
 
 /// Whether the error is only that there is no store yet.

@@ -125,6 +125,49 @@ pub(crate) fn similar<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>)
         .map(|(_, name)| name)
 }
 
+/// Of the names of images in `known`, the one that `typed` was probably meant to be: one that looks like it, or else one
+/// of the same repository, whatever the tag, the registry or who it belongs to.
+pub(crate) fn similar_image<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
+    let split = |name: &'_ str| match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
+        _ => (name.to_owned(), String::new()),
+    };
+    let last = |repository: &str| repository.rsplit('/').next().unwrap_or_default().to_owned();
+    let (repository, tag) = split(typed);
+    let of = |test: &dyn Fn(&str, &str) -> bool| {
+        known.iter().find(|name| {
+            let (repository, tag) = split(name);
+            test(&repository, &tag)
+        })
+    };
+    let repositories = known.iter().map(|name| split(name).0).collect::<Vec<_>>();
+    let typo = similar(&repository, repositories.iter().map(String::as_str));
+    let found = of(&|its, tagged| its == repository && similar(&tag, [tagged]).is_some())
+        .or_else(|| of(&|its, tagged| Some(its) == typo && tagged == tag))
+        .or_else(|| of(&|its, tagged| last(its) == last(&repository) && tagged == tag))
+        .or_else(|| of(&|its, _| its == repository))
+        .or_else(|| of(&|its, _| last(its) == last(&repository)))
+        .or_else(|| of(&|its, _| Some(its) == typo));
+    found.map(String::as_str)
+}
+
+/// What there is of several kinds of things, without those that there are none of: `2 blobs and 1 layer`.
+fn counts(kinds: &[(u64, &str)]) -> Option<String> {
+    let kinds: Vec<String> =
+        kinds.iter().filter(|(number, _)| *number > 0).map(|(number, kind)| count(*number, kind)).collect();
+    let (last, others) = kinds.split_last()?;
+    Some(if others.is_empty() { last.clone() } else { format!("{} and {last}", others.join(", ")) })
+}
+
+/// What was removed, in one line.
+pub(crate) fn removed(kinds: &[(u64, &str)], bytes: u64, dry_run: bool) -> String {
+    match (counts(kinds), dry_run) {
+        (Some(things), false) => format!("removed {things}: {}", size(bytes)),
+        (Some(things), true) => format!("would remove {things}: {}", size(bytes)),
+        (None, _) => "nothing to remove".to_owned(),
+    }
+}
+
 /// How many letters must be put in, taken out, replaced, or swapped with the next one.
 fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());

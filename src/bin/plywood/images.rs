@@ -13,6 +13,7 @@ use crate::errors::{Failure, chain, each};
 use crate::global::Context;
 use crate::human;
 use crate::output::Table;
+use crate::select::Wanted;
 
 /// Finds an image by what a person typed.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
@@ -31,12 +32,7 @@ pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
             let names: Vec<String> = names.iter().map(Reference::familiar).collect();
             let wanted =
                 Reference::parse_familiar(name).map_or_else(|_| name.clone(), |name| name.familiar());
-            let repository = wanted.rsplit_once(':').map_or(&*wanted, |(repository, _)| repository);
-            let sibling = || {
-                let same = |name: &&String| name.rsplit_once(':').is_some_and(|(name, _)| name == repository);
-                names.iter().find(same).map(String::as_str)
-            };
-            Some(match human::similar(&wanted, names.iter().map(String::as_str)).or_else(sibling) {
+            Some(match human::similar_image(&wanted, &names) {
                 Some(name) => format!("did you mean {name}?"),
                 None => "`plywood images` lists what there is".to_owned(),
             })
@@ -96,14 +92,21 @@ pub(crate) fn age(written: Option<&str>) -> String {
 /// `plywood images`
 pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> {
     let output = context.output;
-    let images =
-        context.open_if_there()?.map_or_else(|| Ok(Images::default()), |store| store.list_images())?;
+    let store = context.open_if_there()?;
+    let images = store.as_ref().map_or_else(|| Ok(Images::default()), Store::list_images)?;
     for damaged in images.damaged() {
         let names: Vec<_> = damaged.names.iter().map(Reference::familiar).collect();
         let (names, digest, error) = (names.join(", "), damaged.digest, chain(&damaged.error));
         output.warn(&format!("image {digest} ({names}) is damaged: {error}; {MEND}"));
     }
-    let images: Vec<Listed> = images.iter().map(Listed::new).collect();
+    let wanted = Wanted::new(args);
+    let mut listed = Vec::with_capacity(images.len());
+    for (store, image) in store.iter().flat_map(|store| images.iter().map(move |image| (store, image))) {
+        if wanted.has(store, image)? {
+            listed.push(Listed::new(image));
+        }
+    }
+    let images = listed;
     if output.json {
         return output.json(&images);
     }
@@ -112,22 +115,27 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
         let mut seen = BTreeSet::new();
         return output.lines(images.iter().map(|image| &image.id).filter(|id| seen.insert(*id)));
     }
-    let headers = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "LENT BY"];
     let some_are_lent = images.iter().any(|image| image.lent_by.is_some());
-    let mut table = Table::new(if some_are_lent { &headers } else { &headers[..5] });
+    let mut headers = vec!["REPOSITORY", "TAG"];
+    headers.extend(args.digests.then_some("DIGEST"));
+    headers.extend(["IMAGE ID", "CREATED", "SIZE"]);
+    headers.extend(some_are_lent.then_some("LENT BY"));
+    let mut table = Table::new(&headers);
     for image in &images {
         let unnamed = ["<none>:<none>".to_owned()];
-        for name in if image.names.is_empty() { &unnamed[..] } else { &image.names } {
+        let names = image.names.iter().filter(|name| wanted.has_name(name));
+        for name in names.chain(unnamed.iter().filter(|_| image.names.is_empty())) {
             let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
             let lender = || image.lent_by.as_deref().map_or_else(|| "-".to_owned(), human::printable);
-            let row = [
-                repository.to_owned(),
-                tag.to_owned(),
+            let mut row = vec![repository.to_owned(), tag.to_owned()];
+            row.extend(args.digests.then(|| image.digest.clone()));
+            row.extend([
                 if args.no_trunc { image.id.clone() } else { human::short(&image.id).to_owned() },
                 age(image.created.as_deref()),
                 human::size(image.size),
-            ];
-            table.row(row.into_iter().chain(some_are_lent.then(lender)));
+            ]);
+            row.extend(some_are_lent.then(lender));
+            table.row(row);
         }
     }
     table.print(output)

@@ -18,7 +18,15 @@ use crate::signals::Interrupt;
 
 /// `plywood import`
 pub(crate) fn import(context: &Context, args: &ImportArgs) -> Result<(), Failure> {
-    let name = args.name.as_deref().map(images::reference).transpose()?;
+    let name = args.name.as_deref().map(images::reference).transpose();
+    // Docker's words are in this order, and other tools have another.
+    let swapped = args.name.as_deref().is_some_and(|name| Path::new(name).exists() && !args.source.exists());
+    let name = name.map_err(|failure| match failure {
+        Failure::Invalid(why) if swapped => {
+            Failure::Invalid(format!("{why}; the tar or directory comes first: `plywood import SOURCE NAME`"))
+        }
+        failure => failure,
+    })?;
     let interrupt = Interrupt::watch()?;
     let source = Some(&*args.source).filter(|path| *path != Path::new("-"));
     let directory = source.filter(|path| path.is_dir());

@@ -17,7 +17,7 @@ use crate::output::path_json;
 /// `plywood inspect`
 pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> {
     let store = context.open()?;
-    each_shown(context.output, &args.names, |name| match args.kind {
+    each_shown(context.output, args.format.as_ref(), &args.names, |name| match args.kind {
         Some(Kind::Image) => image(&store, &image_commands::find(&store, name)?),
         Some(Kind::Container) => container(&containers::find(&store, name)?),
         None => either(&store, name),
@@ -27,7 +27,9 @@ pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
 /// `plywood image inspect`
 pub(crate) fn images(context: &Context, args: &ImageInspectArgs) -> Result<(), Failure> {
     let store = context.open()?;
-    each_shown(context.output, &args.images, |name| image(&store, &image_commands::find(&store, name)?))
+    each_shown(context.output, args.format.as_ref(), &args.images, |name| {
+        image(&store, &image_commands::find(&store, name)?)
+    })
 }
 
 /// The container of this name, or else the image.

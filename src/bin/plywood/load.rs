@@ -55,9 +55,19 @@ impl Loaded {
 }
 
 /// The next step after an archive was refused.
-fn hint(error: &StoreError) -> Option<String> {
-    let lacking = matches!(error, StoreError::Load(LoadError::MissingLayers { .. }));
-    lacking.then(|| "load the image that it was saved for first, or save it again without --base".to_owned())
+fn hint(error: &StoreError, source: Option<&Path>) -> Option<String> {
+    match error {
+        StoreError::Load(LoadError::MissingLayers { .. }) => {
+            Some("load the image that it was saved for first, or save it again without --base".to_owned())
+        }
+        StoreError::Load(LoadError::NotAnArchive { found }) => {
+            let is_root = |dir: &Path| ["etc", "usr", "bin"].iter().any(|name| dir.join(name).exists());
+            let may_be = found.contains("root file system") || source.is_some_and(is_root);
+            let path = source.map_or_else(|| "-".into(), Path::to_string_lossy);
+            may_be.then(|| format!("`plywood import {path} NAME` makes an image of it"))
+        }
+        _ => None,
+    }
 }
 
 /// `plywood load`
@@ -95,7 +105,12 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
         (None, Some(path)) => store.load_directory(path, &options),
         (None, None) => unreachable!("what is not opened is a directory"),
     };
-    let loaded = loaded.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)));
+    let loaded = loaded.map_err(|error| {
+        let is_archive = matches!(error, StoreError::Load(_));
+        let failure = interrupt.explain(Failure::from(error).hinted(|error| hint(error, source)));
+        let what = source.map_or_else(|| "standard input".to_owned(), |path| format!("{path:?}"));
+        if is_archive { failure.about(what) } else { failure }
+    });
     drop(meter);
     let loaded: Vec<Loaded> = loaded?.iter().map(Loaded::new).collect();
 

@@ -5,9 +5,10 @@
 //!
 //! | file | what it knows |
 //! | --- | --- |
-//! | `args` | what can be said on the command line |
+//! | `args` `refusal` | what can be said on the command line, and what is answered to the rest |
 //! | `global` | which store, opened how |
 //! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` `prune` `usage` | the commands |
+//! | `select` `template` | what of a list, or of one thing, was asked for |
 //! | `output` `errors` `progress` `human` | how things are printed |
 //! | `files` `signals` | the world outside the store |
 
@@ -27,10 +28,13 @@ mod load;
 mod output;
 mod progress;
 mod prune;
+mod refusal;
 mod repair;
 mod save;
+mod select;
 mod signals;
 mod store;
+mod template;
 mod usage;
 
 use std::env;
@@ -47,7 +51,7 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = env::args_os().collect();
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, &words),
+        Err(error) => return refusal::refuse(error, &words),
     };
     let context = Context::new(cli.global);
     match run(&context, &cli.command) {
@@ -147,21 +151,5 @@ fn run_system(context: &Context, command: &SystemCommand) -> Result<(), Failure>
         SystemCommand::Repair(args) => repair::repair(context, args),
         SystemCommand::Info(args) => store::info(context, args),
         SystemCommand::Prune(args) => prune::system(context, args),
-    }
-}
-
-/// Ends a run that clap refused, or that only asked for help.
-fn refuse(error: &clap::Error, words: &[OsString]) -> ExitCode {
-    let said = words.iter().take_while(|word| *word != "--");
-    if error.use_stderr() && said.into_iter().any(|word| word == "--json") {
-        errors::report_usage(error);
-        return errors::USAGE.into();
-    }
-    match error.print() {
-        Ok(()) => u8::try_from(error.exit_code()).unwrap_or(errors::USAGE).into(),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            signals::die_of_a_closed_pipe().into()
-        }
-        Err(_) => errors::FAILED.into(),
     }
 }

@@ -145,14 +145,13 @@ fn tell(context: &Context, report: &PruneReport, dry_run: bool) -> Result<(), Fa
         let note = step.note.as_ref().map_or_else(String::new, |note| format!(" ({note})"));
         format!("Step: {}{note}", step.key)
     }))?;
-    output.line(format!(
-        "{} {}, {}, {}, {} and {}: {}",
-        if dry_run { "would remove" } else { "removed" },
-        human::count(report.containers.len() as u64, "container"),
-        human::count(report.images.len() as u64, "image"),
-        human::count(report.steps.len() as u64, "step"),
-        human::count(report.collected.blobs.len() as u64, "blob"),
-        human::count(report.collected.layers.len() as u64, "layer"),
-        human::size(report.bytes()),
-    ))
+    let kinds = [
+        (report.containers.len() as u64, "container"),
+        (report.images.len() as u64, "image"),
+        (report.steps.len() as u64, "step"),
+        (report.collected.blobs.len() as u64, "blob"),
+        (report.collected.layers.len() as u64, "layer"),
+        (report.collected.leftovers, "leftover"),
+    ];
+    output.line(human::removed(&kinds, report.bytes(), dry_run))
 }

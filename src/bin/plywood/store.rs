@@ -44,14 +44,12 @@ pub(crate) fn gc(context: &Context, args: &GcArgs) -> Result<(), Failure> {
     if output.quiet {
         return Ok(());
     }
-    output.line(format!(
-        "{} {}, {} and {}: {}",
-        if args.dry_run { "would remove" } else { "removed" },
-        human::count(report.blobs.len() as u64, "blob"),
-        human::count(report.layers.len() as u64, "layer"),
-        human::count(report.leftovers, "leftover"),
-        human::size(report.bytes),
-    ))
+    let kinds = [
+        (report.blobs.len() as u64, "blob"),
+        (report.layers.len() as u64, "layer"),
+        (report.leftovers, "leftover"),
+    ];
+    output.line(human::removed(&kinds, report.bytes, args.dry_run))
 }
 
 /// `plywood info`

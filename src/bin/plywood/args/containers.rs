@@ -26,11 +26,11 @@ pub(crate) struct CreateArgs {
     /// Make it as this container is now, which must not be mounted, instead of from an image
     #[arg(long, value_name = "CONTAINER", conflicts_with_all = ["image", "RootArgs"])]
     pub(crate) from_container: Option<String>,
-    #[command(flatten)]
-    pub(crate) root: RootArgs,
     /// The image
     #[arg(required_unless_present = "from_container")]
     pub(crate) image: Option<String>,
+    #[command(flatten)]
+    pub(crate) root: RootArgs,
 }
 
 /// What every mount of the root has in common.
@@ -76,11 +76,22 @@ fn label(text: &str) -> Result<(String, String), String> {
 /// List containers
 #[derive(Args, Debug)]
 #[command(after_help = "\
+A FILTER is one of:
+  name=TEXT           has this in its name
+  id=TEXT             its id begins so
+  ancestor=IMAGE      was made of this image: its name, or its id or the beginning of that
+  state=STATE         created, mounted or dead
+  label=KEY[=VALUE]   has this label
+
 Examples:
   plywood ps
+  plywood ps -q -f label=job
   plywood ps --json | jq -r '.[] | select(.state == \"mounted\") | .path'
   plywood rm $(plywood ps -q)")]
 pub(crate) struct PsArgs {
+    /// Only what this filter lets through; may be given more than once, see below
+    #[arg(short, long = "filter", value_name = "FILTER", value_parser = super::container_filter)]
+    pub(crate) filters: Vec<super::ContainerFilter>,
     /// Do not shorten ids
     #[arg(long)]
     pub(crate) no_trunc: bool,
@@ -115,14 +126,15 @@ pub(crate) struct RmArgs {
 /// Mount a container's root and print where
 ///
 /// It stays mounted until `plywood umount`, whichever process asks for that. Mounting what is mounted prints the same path.
+/// Without CONTAINER, lists what is mounted.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   root=$(plywood mount web) && chroot \"$root\" /bin/sh
   unshare -Urm sh -c 'ls \"$(plywood mount web)\"'    # as a plain user: the mount lives in the namespace")]
 pub(crate) struct MountArgs {
-    /// The container
-    pub(crate) container: String,
+    /// The container; what is mounted is listed if it is left out
+    pub(crate) container: Option<String>,
 }
 
 /// Unmount a container's root

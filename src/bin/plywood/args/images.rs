@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::image_filter;
+
 /// Load images from an archive or a directory
 ///
 /// Takes what docker, podman, buildah, skopeo, umoci and containerd write: docker-archives of any age, OCI archives, OCI
@@ -34,14 +36,33 @@ pub(crate) struct LoadArgs {
 /// List images
 #[derive(Args, Debug)]
 #[command(after_help = "\
+A FILTER is one of:
+  dangling=BOOL       has no name, or has one
+  reference=NAME      is called so; * and ? stand for anything
+  label=KEY[=VALUE]   has this label
+  until=TIME          made before TIME: 24h (ago), 2006-01-02, 2006-01-02T15:04:05Z
+
 Examples:
   plywood images
+  plywood images 'localhost:5000/*'
+  plywood images -q -f dangling=true
   plywood images --json | jq -r '.[] | select(.names == []) | .id'
   plywood rmi $(plywood images -q)")]
 pub(crate) struct ImagesArgs {
+    /// Only images that are called so, with or without a tag; * and ? stand for anything
+    pub(crate) name: Option<String>,
+    /// Only what this filter lets through; may be given more than once, see below
+    #[arg(short, long = "filter", value_name = "FILTER", value_parser = image_filter)]
+    pub(crate) filters: Vec<super::ImageFilter>,
+    /// Also show the digests of manifests
+    #[arg(long)]
+    pub(crate) digests: bool,
     /// Do not shorten ids
     #[arg(long)]
     pub(crate) no_trunc: bool,
+    /// Accepted for docker's sake: all images are always listed
+    #[arg(short, long, hide = true)]
+    pub(crate) all: bool,
 }
 
 /// Show everything about images, as JSON
@@ -50,6 +71,9 @@ pub(crate) struct ImageInspectArgs {
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
+    /// Print only this of each: text with fields in it, as '{{.Id}}' or '{{json .Config}}'
+    #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
+    pub(crate) format: Option<crate::template::Template>,
 }
 
 /// Show how an image was made, newest step first

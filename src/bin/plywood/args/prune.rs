@@ -109,28 +109,34 @@ pub(crate) enum Filter {
 }
 
 fn filter(text: &str) -> Result<Filter, String> {
-    let label =
-        |text: &str| match text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value))) {
-            ("", _) => Err("a label needs a key".to_owned()),
-            (key, value) => Ok(LabelFilter::new(key, value.map(str::to_owned))),
-        };
     let unknown = || format!("{text:?} is no filter, only until=, label=, label!= and dangling= are");
     let (key, value) = text.split_once('=').ok_or_else(unknown)?;
     match key {
         "until" => until(value, time::from_system(SystemTime::now())).map(Filter::Until),
         "label" => label(value).map(Filter::Label),
         "label!" => label(value).map(Filter::WithoutLabel),
-        "dangling" => match value {
-            "true" | "1" => Ok(Filter::Dangling(true)),
-            "false" | "0" => Ok(Filter::Dangling(false)),
-            _ => Err(format!("{value:?} is neither true nor false")),
-        },
+        "dangling" => truth(value).map(Filter::Dangling),
         _ => Err(unknown()),
     }
 }
 
+pub(super) fn label(text: &str) -> Result<LabelFilter, String> {
+    match text.split_once('=').map_or((text, None), |(key, value)| (key, Some(value))) {
+        ("", _) => Err("a label needs a key".to_owned()),
+        (key, value) => Ok(LabelFilter::new(key, value.map(str::to_owned))),
+    }
+}
+
+pub(super) fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
 /// A time, or a duration before `now`.
-fn until(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+pub(super) fn until(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Some(back) = duration(text) {
         let then = Duration::new(u64::try_from(now.seconds).unwrap_or(0), now.nanos).checked_sub(back);
         let then = then.ok_or_else(|| format!("{text} ago was before 1970"))?;

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum, ValueHint};
 #[command(after_help = "\
 Examples:
   plywood inspect debian:12
+  plywood inspect -f '{{.Id}}' debian:12
   plywood inspect web | jq -r '.[0].State.Path'")]
 pub(crate) struct InspectArgs {
     /// Images or containers
@@ -20,6 +21,9 @@ pub(crate) struct InspectArgs {
     /// Look only for images, or only for containers
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
+    /// Print only this of each: text with fields in it, as '{{.Id}}' or '{{json .Config}}'
+    #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
+    pub(crate) format: Option<crate::template::Template>,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
