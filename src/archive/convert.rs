@@ -16,9 +16,10 @@ use super::content::{blob_path, find_in};
 use super::error::Cancelled;
 use super::load::{Loaded, LoadedManifest};
 use super::recode::recode;
-use super::save::{SaveImage, SaveOptions, gather};
+use super::save::{SaveImage, SaveOptions, gather, only_platform};
 use super::walk::is_passed_over;
-use super::{LoadError, SaveError};
+use super::words::Recast;
+use super::{LoadError, SaveError, Warning};
 use crate::blob::{BlobError, BlobSource, BlobWriter, ParkedBlob};
 use crate::codec::Encoding;
 use crate::digest::{DiffId, Digest};
@@ -26,15 +27,17 @@ use crate::fs::{Context, Workspace};
 use crate::image::{Descriptor, Index, MediaKind, MediaType};
 
 /// Images that were converted, and where their blobs are.
-pub(super) struct Converted<'a> {
-    pub(super) images: Vec<SaveImage>,
-    pub(super) blobs: Made<'a>,
+pub(crate) struct Converted<'a> {
+    pub(crate) images: Vec<SaveImage>,
+    pub(crate) blobs: Made<'a>,
+    /// What is odd about the images as they were.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// What was made, and behind it what there was.
 #[derive(Debug)]
-pub(super) struct Made<'a> {
-    pub(super) made: BTreeMap<Digest, ParkedBlob<'a>>,
+pub(crate) struct Made<'a> {
+    pub(crate) made: BTreeMap<Digest, ParkedBlob<'a>>,
     behind: &'a dyn BlobSource,
 }
 
@@ -54,17 +57,20 @@ impl BlobSource for Made<'_> {
     }
 }
 
-/// Makes `images` what `options` ask for. Without anything to do, nothing is written.
+/// Makes `images` what `options` and `recast` ask for; of an index, the platform that was asked for. Without anything to do, nothing is written.
 ///
 /// # Errors
 ///
-/// [`SaveError`] if an image is not whole, a layer is not what its config lists, or there is no space.
-pub(super) fn convert<'a>(
+/// [`SaveError`] if an image is not whole, a layer is not what its config lists, the wanted words have no place for something, or
+/// there is no space.
+pub(crate) fn convert<'a>(
     images: &[SaveImage],
     blobs: &'a dyn BlobSource,
     options: &SaveOptions<'a>,
+    recast: &Recast,
 ) -> Result<Converted<'a>, SaveError> {
-    let gathered = gather(images, blobs, options)?;
+    let images = only_platform(images, blobs, options)?;
+    let gathered = gather(&images, blobs, options)?;
     let loaded = || gathered.listed.iter().map(|listed| &listed.loaded);
     let jobs = jobs(loaded(), blobs, options)?;
     let mut made = BTreeMap::new();
@@ -77,15 +83,18 @@ pub(super) fn convert<'a>(
             made.insert(blob.digest(), blob);
         }
     }
-    let mut documents = Documents { layers, blobs, options, made, known: BTreeMap::new() };
-    for image in loaded().flat_map(|loaded| &loaded.manifests) {
-        documents.manifest(image)?;
+    let mut documents = Documents { layers, blobs, options, recast, made, known: BTreeMap::new() };
+    for loaded in loaded() {
+        for image in &loaded.manifests {
+            documents.manifest(image, image.descriptor.digest == loaded.target.digest)?;
+        }
     }
     let convert = |image: &SaveImage| {
         Ok(SaveImage { target: documents.target(&image.target)?, names: image.names.clone() })
     };
     let images = images.iter().map(convert).collect::<Result<_, SaveError>>()?;
-    Ok(Converted { images, blobs: Made { made: documents.made, behind: blobs } })
+    let blobs = Made { made: documents.made, behind: blobs };
+    Ok(Converted { images, blobs, warnings: gathered.warnings })
 }
 
 /// A layer that is to be made.
@@ -229,14 +238,15 @@ struct Documents<'o, 'a> {
     layers: BTreeMap<Digest, (Digest, u64, Encoding)>,
     blobs: &'a dyn BlobSource,
     options: &'o SaveOptions<'a>,
+    recast: &'o Recast,
     made: BTreeMap<Digest, ParkedBlob<'a>>,
     /// By the digest that a document had: what it is now.
     known: BTreeMap<Digest, Descriptor>,
 }
 
 impl Documents<'_, '_> {
-    /// Rewrites a manifest.
-    fn manifest(&mut self, image: &LoadedManifest) -> Result<(), SaveError> {
+    /// Rewrites a manifest, which may be what a name points at.
+    fn manifest(&mut self, image: &LoadedManifest, is_target: bool) -> Result<(), SaveError> {
         let mut manifest = image.manifest.clone();
         let mut zstd = false;
         for layer in &mut manifest.layers {
@@ -247,12 +257,17 @@ impl Documents<'_, '_> {
             layer.urls.clear();
             layer.annotations.retain(|key, _| !OF_THE_BYTES.iter().any(|begin| key.starts_with(begin)));
         }
-        if manifest == image.manifest {
-            return Ok(());
-        }
         // Docker has a name for layers in Zstandard, but nobody knows it.
         if zstd && manifest.media_type() != manifest.media_type().to_oci() {
             manifest = manifest.to_oci();
+        }
+        let digest = image.descriptor.digest;
+        let mut manifest = self.recast.manifest(digest, manifest)?;
+        if is_target {
+            self.recast.annotate(digest, &mut manifest.annotations)?;
+        }
+        if manifest == image.manifest {
+            return Ok(());
         }
         self.add(&image.descriptor, manifest.media_type(), &manifest.to_json())
     }
@@ -260,13 +275,14 @@ impl Documents<'_, '_> {
     /// What an image's target is now.
     fn target(&mut self, target: &Descriptor) -> Result<Descriptor, SaveError> {
         if let MediaKind::Index = target.media_type.kind() {
-            self.index(target)?;
+            self.index(target, true)?;
         }
         Ok(self.now(target))
     }
 
-    /// Rewrites an index and those that it lists. How deep they nest was checked when they were read.
-    fn index(&mut self, at: &Descriptor) -> Result<(), SaveError> {
+    /// Rewrites an index, which may be what a name points at, and those that it lists. How deep they nest was checked when they
+    /// were read.
+    fn index(&mut self, at: &Descriptor, is_target: bool) -> Result<(), SaveError> {
         let limits = &self.options.limits;
         let refused = |source| SaveError::Image { image: at.digest, source };
         // Not everything that an index lists has to be there.
@@ -279,7 +295,7 @@ impl Documents<'_, '_> {
         let mut index = old.clone();
         for child in &mut index.manifests {
             if let MediaKind::Index = child.media_type.kind() {
-                self.index(child)?;
+                self.index(child, false)?;
             }
             *child = self.now(child);
             let about = child.annotations.get_mut(ABOUT);
@@ -289,6 +305,12 @@ impl Documents<'_, '_> {
             {
                 *about = now.to_string();
             }
+        }
+        let is_there =
+            |digest: &Digest| Ok(self.blobs.size(digest)?.is_some() || self.made.contains_key(digest));
+        let mut index = self.recast.index(at.digest, index, is_there)?;
+        if is_target {
+            self.recast.annotate(at.digest, &mut index.annotations)?;
         }
         if index == old {
             return Ok(());

@@ -251,6 +251,14 @@ pub enum SaveError {
         /// What was asked for.
         target: Digest,
     },
+    /// Docker's documents have no place for something that an image has.
+    #[error("docker's media types have no place for {what}, as {document} has")]
+    NotInDocker {
+        /// The manifest or index.
+        document: Digest,
+        /// What has no place.
+        what: String,
+    },
     /// A layer is needed as a plain tar, and nobody knows what it is: it may be encrypted.
     #[error("layer {layer} of type {media_type} cannot be decompressed")]
     ClosedLayer {

@@ -54,8 +54,10 @@ mod stream;
 mod target;
 mod walk;
 mod warning;
+mod words;
 
 pub use arrival::Arrival;
+pub(crate) use convert::{Converted, convert};
 pub use error::{LoadError, MissingLayer, SaveError};
 pub use fetch::{Fetch, Transfer};
 pub use load::{
@@ -70,3 +72,5 @@ pub use save::{
     ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveImage, SaveOptions, save, save_layout,
 };
 pub use warning::Warning;
+pub use words::MediaTypes;
+pub(crate) use words::Recast;

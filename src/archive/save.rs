@@ -16,6 +16,7 @@ use super::convert::{Converted, convert};
 use super::listing::{self, Listed, Naming};
 use super::load::Loaded;
 use super::target::Target;
+use super::words::Recast;
 use super::{SaveError, Warning, docker, oci};
 use crate::blob::BlobSource;
 use crate::changeset::{Entry, EntryKind, Writer};
@@ -26,9 +27,7 @@ use crate::image::{Descriptor, Index, Platform, Reference};
 use crate::path::LayerPath;
 
 use copying::Copying;
-use gather::only_platform;
-
-pub(super) use gather::{Gathered, gather};
+pub(super) use gather::{Gathered, gather, only_platform};
 pub use options::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 
 /// An image to be saved.
@@ -61,14 +60,13 @@ pub fn save(
     out: impl Write,
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {
-    let images = only_platform(images, blobs, options)?;
     if format == ArchiveFormat::ClassicDockerArchive {
         let plain = LayerCompression::Like(Encoding::None);
         let options = SaveOptions { compression: plain, ..options.clone() };
-        let Converted { images, blobs } = convert(&images, blobs, &options)?;
+        let Converted { images, blobs, .. } = convert(images, blobs, &options, &Recast::default())?;
         return classic::save(gather(&images, &blobs, &options)?, &blobs, out, &options);
     }
-    let Converted { images, blobs } = convert(&images, blobs, options)?;
+    let Converted { images, blobs, .. } = convert(images, blobs, options, &Recast::default())?;
     let gathered = gather(&images, &blobs, options)?;
     let with_docker = format == ArchiveFormat::DockerArchive;
     save_oci(gathered, &blobs, with_docker, out, options)
@@ -134,8 +132,7 @@ pub fn save_layout(
     into: &Dir,
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {
-    let images = only_platform(images, blobs, options)?;
-    let Converted { images, blobs } = convert(&images, blobs, options)?;
+    let Converted { images, blobs, .. } = convert(images, blobs, options, &Recast::default())?;
     let Gathered { listed, mut needed, warnings } = gather(&images, &blobs, options)?;
     needed.reverse();
     let target = Target::open(into, options)?;

@@ -230,6 +230,7 @@ fn save(error: &SaveError) -> Described {
         }
         SaveError::NoPlatform { image, wanted, .. } => ("no-platform", facts![image, wanted]),
         SaveError::NotForDocker { target } => ("not-an-image", facts![target]),
+        SaveError::NotInDocker { document, what } => ("not-in-docker", facts![document, what]),
         SaveError::ClosedLayer { layer, media_type } => ("unsupported", facts![layer, media_type]),
         SaveError::Layer { layer, source } => {
             let (kind, mut found) = load(source);

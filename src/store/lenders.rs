@@ -267,10 +267,10 @@ impl Inner {
         Ok(None)
     }
 
-    /// Makes this store the owner of everything that `image` leads to: what only lenders have is copied, verified on the
+    /// Makes this store the owner of everything that `target` leads to: what only lenders have is copied, verified on the
     /// way. `operation` has pinned it.
-    pub(super) fn take_over(&self, image: &Image, operation: &Operation) -> Result<(), StoreError> {
-        self.walk(image.target(), |descriptor, manifest| {
+    pub(super) fn take_over(&self, target: &Descriptor, operation: &Operation) -> Result<(), StoreError> {
+        self.walk(target, |descriptor, manifest| {
             // An index keeps its entries for platforms that were never loaded.
             if manifest.is_some() || self.content().size(&descriptor.digest)?.is_some() {
                 self.take_over_blob(descriptor, operation)?;
@@ -397,7 +397,7 @@ impl Store {
         let operation = self.inner.begin()?;
         let outcome = (|| {
             self.inner.pin_image(&operation, image)?;
-            self.inner.take_over(image, &operation)?;
+            self.inner.take_over(image.target(), &operation)?;
             self.inner.update_names(|names| Ok(names.set(name, image.target())))
         })();
         self.conclude(operation, outcome)

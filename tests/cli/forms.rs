@@ -35,3 +35,24 @@ fn layers_are_squashed_from_a_layer_a_number_or_a_base_on() {
     let (message, _) = tool.usage(&["squash", "base:1", "--compression", "keep"]);
     assert!(message.contains("a new layer has no compression to keep"), "{message}");
 }
+
+#[test]
+fn an_image_is_converted_and_keeps_its_id() {
+    let tool = Tool::new();
+    let id = tool.load_base();
+    let digest = tool.word(&["convert", "--format", "docker", "base:1", "base:docker"]);
+    let image = &tool.json(&["image", "inspect", "base:docker"])[0];
+    assert_eq!((&image["Id"], &image["ManifestDigest"]), (&json!(id), &json!(digest)));
+    assert!(image["Descriptor"]["mediaType"].as_str().unwrap().starts_with("application/vnd.docker."));
+    let made = tool.json(&["convert", "--annotation", "a=b", "--compression", "zstd", "base:1", "base:1"]);
+    assert_eq!((&made["id"], &made["names"]), (&json!(id), &json!(["base:1"])));
+    assert_eq!(made["warnings"], json!([]));
+    let (message, object) = tool.error(&["convert", "--format", "docker", "--compression", "gzip", "base:1"]);
+    assert_eq!(object["kind"], "not-in-docker");
+    assert!(message.ends_with("--lossy leaves it out"), "{message}");
+    let (message, _) = tool.error(&["convert", "--format", "docker", "--lossy", "base:1"]);
+    assert!(message.ends_with("--compression gzip makes layers that docker reads"), "{message}");
+    tool.word(&["convert", "--format", "docker", "--lossy", "--compression", "gzip", "base:1", "base:2"]);
+    tool.usage(&["convert", "base:1"]);
+    tool.usage(&["convert", "--lossy", "--format", "oci", "base:1"]);
+}

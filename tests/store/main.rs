@@ -9,6 +9,7 @@ mod collect;
 mod commit;
 mod conformance;
 mod containers;
+mod convert;
 mod copies;
 mod filesystems;
 mod fixture;

@@ -75,7 +75,7 @@ fn left_out(listed: &[Listed], options: &SaveOptions<'_>) -> BTreeSet<Digest> {
 }
 
 /// Of each image that is an index, the one for the platform that was asked for.
-pub(super) fn only_platform(
+pub(in crate::archive) fn only_platform(
     images: &[SaveImage],
     blobs: &dyn BlobSource,
     options: &SaveOptions<'_>,

@@ -1,8 +1,8 @@
 //! What can be said of an image that a command makes, and the commands that make one of another.
 
-use clap::Args;
+use clap::{ArgGroup, Args, ValueEnum};
 use plywood::image::{ConfigChange, Reference};
-use plywood::{LayerCompression, NewImage, Timestamp};
+use plywood::{LayerCompression, NewImage, Platform, Timestamp};
 
 use crate::human;
 
@@ -75,6 +75,47 @@ pub(crate) struct SquashArgs {
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) made: NewImageArgs,
+}
+
+/// Make of an image the same in other media types or with other compression
+///
+/// The image id stays, and the layers need not be unpacked again; the digest is new. The old image stays too, and NAME may be
+/// its name. Of an image for several platforms all that are here are converted. Prints the digest.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("wish").required(true).multiple(true)))]
+#[command(after_help = "\
+Examples:
+  plywood convert --format docker debian:12 debian:docker
+  plywood convert --compression zstd:19 me/web:1 me/web:1
+  plywood convert --annotation org.opencontainers.image.source=https://example.org me/web:1 me/web:1")]
+pub(crate) struct ConvertArgs {
+    /// Whose media types the documents have
+    #[arg(long, value_name = "FORMAT", group = "wish")]
+    pub(crate) format: Option<Documents>,
+    /// Leave out what docker's documents have no place for: annotations, subjects, attestations
+    #[arg(long)]
+    pub(crate) lossy: bool,
+    /// How layers are compressed: keep, none, gzip[:0-9] or zstd[:1-22]; with a level, all are compressed anew
+    #[arg(long, value_name = "METHOD", group = "wish")]
+    pub(crate) compression: Option<LayerCompression>,
+    /// Only the image for this platform (linux/arm64, for one) of an image for several
+    #[arg(long, value_name = "PLATFORM", group = "wish")]
+    pub(crate) platform: Option<Platform>,
+    /// Annotation of what NAME points at, a manifest or an index; may be given more than once
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation, group = "wish")]
+    pub(crate) annotations: Vec<(String, String)>,
+    /// The image
+    pub(crate) image: String,
+    /// Name of the new image; it gets none if this is left out
+    pub(crate) name: Option<String>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Documents {
+    /// OCI image manifests and indexes
+    Oci,
+    /// Docker's manifests of schema 2, and manifest lists
+    Docker,
 }
 
 /// An annotation as `KEY=VALUE`.
