@@ -152,12 +152,12 @@ pub use store::ReadOnlyOciDir;
 pub use store::{
     ArchiveFormat, BuildCache, CachedStep, CheckOptions, CheckReport, CheckStage, CommitOptions, Container,
     ContainerState, Containers, ConvertOptions, ConvertedImage, CreateOptions, Damage, DamagedContainer,
-    DamagedImage, DriverChoice, ExportOptions, GcOptions, GcReport, HistoryEntry, Image, ImageSummary,
-    Images, ImportOptions, Info, Known, LabelFilter, LayerCompression, LenderInfo, LenderState, LoadOptions,
-    LoadedImage, MediaTypes, Mounted, Moved, NewImage, Outcome, PruneImages, PruneOptions, PruneReport,
-    PrunedContainer, PrunedImage, RemoveContainer, RemoveImage, Removed, RepairOptions, RepairReport,
-    Repaired, SaveOptions, SquashFrom, SquashOptions, StepKey, Store, StoreError, StoreOptions, StoreUsage,
-    UnmountError, Unpack, UsageOptions,
+    DamagedImage, DriverChoice, ExportOptions, FetchOptions, GcOptions, GcReport, HistoryEntry, Image,
+    ImageSummary, Images, ImportOptions, Info, Known, LabelFilter, LayerCompression, LenderInfo, LenderState,
+    LoadOptions, LoadedImage, MediaTypes, Mounted, Moved, NewImage, Outcome, Platforms, PruneImages,
+    PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer, RemoveImage, Removed,
+    RepairOptions, RepairReport, Repaired, SaveOptions, SquashFrom, SquashOptions, StepKey, Store,
+    StoreError, StoreOptions, StoreUsage, UnmountError, Unpack, UsageOptions,
 };
 
 /// The examples in README.md are held to what they say.

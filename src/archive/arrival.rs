@@ -1,24 +1,26 @@
 //! [`Arrival`]: what an archive or a layout brings along, from the moment when that is known until its blobs have their
 //! names.
 //!
-//! A layout's blobs are copied by as many threads as call [`Arrival::stage`], while others may read them for what is in
-//! them. No blob is visible before all of them are verified and, where that was asked for, on disk.
+//! A layout's blobs are copied, and those of a place elsewhere fetched, by as many threads as call [`Arrival::stage`], while
+//! others may read them for what is in them. No blob is visible before all of them are verified and, where that was asked
+//! for, on disk.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{Advice, fadvise};
 
 use super::LoadError;
 use super::content::{Content, blob_path, verify};
 use super::error::Cancelled;
+use super::fetch::{Coming, Growing, GrowingReader, Transfer};
 use super::load::{Destination, LoadOptions, Loaded};
 use super::walk::Needed;
-use crate::blob::{BlobError, Blobs, ParkedBlob};
+use crate::blob::{BlobError, Blobs, ParkedBlob, PartialBlob, WholeBlob};
 use crate::digest::Digest;
-use crate::fs::{Context, Durability, Workspace};
+use crate::fs::{self, Context, Durability, Workspace};
 
 /// How much is read at once.
 const BUFFER: usize = 128 << 10;
@@ -41,6 +43,8 @@ pub struct Arrival<'a, 'w> {
     /// Bytes of a layout that were read.
     bytes: Mutex<u64>,
     failure: Mutex<Option<LoadError>>,
+    /// Nothing is fetched any more, but perhaps one blob.
+    abandoned: OnceLock<Option<Digest>>,
     blobs: &'w Blobs,
     workspace: &'w Workspace,
     options: &'a LoadOptions<'a>,
@@ -51,6 +55,8 @@ struct Incoming<'w> {
     digest: Digest,
     size: u64,
     at: Mutex<Source<'w>>,
+    /// How far it has come, of what is fetched.
+    growing: Option<Arc<Growing>>,
 }
 
 /// Where the bytes of a blob can be had.
@@ -59,15 +65,12 @@ pub(super) enum Source<'w> {
     Staged(ParkedBlob<'w>),
     /// In another layout, not verified.
     Layout(Arc<Blobs>),
-}
-
-impl Source<'_> {
-    fn open(&self, digest: &Digest) -> Result<File, BlobError> {
-        match self {
-            Self::Staged(blob) => blob.open(),
-            Self::Layout(blobs) => blobs.open_blob(digest),
-        }
-    }
+    /// Elsewhere.
+    Coming(Box<Coming<'w>>),
+    /// Fetched and verified.
+    Fetched(WholeBlob<'w>),
+    /// In the store: somebody else has fetched it meanwhile.
+    Present,
 }
 
 impl<'a, 'w> Arrival<'a, 'w> {
@@ -88,13 +91,35 @@ impl<'a, 'w> Arrival<'a, 'w> {
             if options.is_cancelled() {
                 return Err(LoadError::Cancelled);
             }
-            incoming.push(Incoming { digest, size, at: Mutex::new(content.source(&digest)?) });
+            let at = content.source(&digest)?;
+            let growing = match &at {
+                Source::Coming(coming) => Some(Arc::clone(&coming.growing)),
+                _ => None,
+            };
+            incoming.push(Incoming { digest, size, at: Mutex::new(at), growing });
+        }
+        if let Some(tell) = options.transfer {
+            let present = needed.bottom_up().filter(|(digest, _)| present.contains(digest));
+            present.for_each(|(digest, size)| tell(Transfer::Present { digest, size }));
         }
         let mut order: Vec<usize> = (0..incoming.len()).collect();
         order.sort_by_key(|&at| std::cmp::Reverse(incoming[at].size));
         let (next, bytes, failure) = (AtomicUsize::new(0), Mutex::new(0), Mutex::new(None));
         let &Destination { blobs, workspace, .. } = into;
-        Ok(Self { images, incoming, order, present, next, bytes, failure, blobs, workspace, options })
+        let abandoned = OnceLock::new();
+        Ok(Self {
+            images,
+            incoming,
+            order,
+            present,
+            next,
+            bytes,
+            failure,
+            abandoned,
+            blobs,
+            workspace,
+            options,
+        })
     }
 
     /// The images. Their documents are verified; their layers are once they are staged.
@@ -102,29 +127,57 @@ impl<'a, 'w> Arrival<'a, 'w> {
         &self.images
     }
 
-    /// Opens a blob that an image needs, from wherever it is now. It may not have been verified yet.
+    /// Opens a blob that an image needs, from wherever it is now. It may not have been verified yet, and what is fetched may
+    /// not have come: reading it waits for whoever is staging.
     ///
     /// # Errors
     ///
     /// [`BlobError`] if it is nowhere or cannot be opened.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, BlobError> {
-        match self.incoming.iter().find(|incoming| incoming.digest == *digest) {
-            Some(incoming) => locked(&incoming.at).open(digest),
-            None => self.blobs.open_blob(digest),
+    pub fn open_blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, BlobError> {
+        let open = |file| Box::new(fs::Source::from(file)) as Box<dyn Read + Send>;
+        let Some(incoming) = self.incoming.iter().find(|incoming| incoming.digest == *digest) else {
+            return self.blobs.open_blob(digest).map(open);
+        };
+        if let Some(growing) = &incoming.growing {
+            return Ok(Box::new(GrowingReader::new(Arc::clone(growing))));
+        }
+        match &*locked(&incoming.at) {
+            Source::Staged(blob) => blob.open().map(open),
+            Source::Layout(blobs) => blobs.open_blob(digest).map(open),
+            Source::Coming(_) | Source::Fetched(_) | Source::Present => {
+                Err(BlobError::Missing { digest: *digest })
+            }
         }
     }
 
     /// Brings blobs into the workspace and verifies them, until there is none left that nobody is at. Several threads may
     /// call this at the same time. What goes wrong is told at the end.
     pub fn stage(&self) {
+        let waiting = Waiting(self);
         while let Some(&at) = self.order.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             if locked(&self.failure).is_some() {
                 return;
             }
-            if let Err(error) = self.stage_one(&self.incoming[at]) {
-                locked(&self.failure).get_or_insert(error);
+            let incoming = &self.incoming[at];
+            if let Err(error) = self.stage_one(incoming) {
+                // What nobody needs any more has not failed.
+                if !self.is_abandoned(&incoming.digest) {
+                    locked(&self.failure).get_or_insert(error);
+                }
+                return;
             }
         }
+        std::mem::forget(waiting);
+    }
+
+    /// Ends the fetching of blobs: nobody needs them any more. The one that is the reason for that is fetched to its end: it
+    /// may not be what it should be.
+    pub fn abandon(&self, reason: Option<Digest>) {
+        self.abandoned.get_or_init(|| reason);
+    }
+
+    fn is_abandoned(&self, digest: &Digest) -> bool {
+        self.abandoned.get().is_some_and(|reason| reason.as_ref() != Some(digest))
     }
 
     /// Takes what has gone wrong with a blob so far.
@@ -146,13 +199,24 @@ impl<'a, 'w> Arrival<'a, 'w> {
         if self.options.is_cancelled() {
             return Err(LoadError::Cancelled);
         }
-        let Self { images, incoming, present, blobs, options, .. } = self;
+        let Self { images, incoming, mut present, blobs, workspace, options, .. } = self;
         let full = options.durability == Durability::Full;
         let mut staged = Vec::with_capacity(incoming.len());
-        for Incoming { digest, at, .. } in incoming {
+        let mut fetched = Vec::new();
+        for Incoming { digest, size, at, .. } in incoming {
             match at.into_inner().unwrap_or_else(PoisonError::into_inner) {
                 Source::Staged(blob) => staged.push(blob),
-                Source::Layout(_) => return Err(BlobError::Missing { digest }.into()),
+                Source::Fetched(blob) => match blob.stage(workspace)? {
+                    Some(parked) => {
+                        staged.push(parked);
+                        fetched.push(blob);
+                    }
+                    // Somebody else was faster.
+                    None if blobs.holds(&digest, size)? => present.push(digest),
+                    None => return Err(BlobError::Missing { digest }.into()),
+                },
+                Source::Present => present.push(digest),
+                Source::Layout(_) | Source::Coming(_) => return Err(BlobError::Missing { digest }.into()),
             }
         }
         if full {
@@ -171,11 +235,14 @@ impl<'a, 'w> Arrival<'a, 'w> {
         if full {
             blobs.sync()?;
         }
+        for blob in fetched {
+            blob.forget()?;
+        }
         Ok(images)
     }
 
     fn stage_one(&self, incoming: &Incoming<'w>) -> Result<(), LoadError> {
-        let layout = match &*locked(&incoming.at) {
+        let from = match &*locked(&incoming.at) {
             Source::Staged(blob) => {
                 if self.options.durability == Durability::Full {
                     let file = blob.open()?;
@@ -183,11 +250,115 @@ impl<'a, 'w> Arrival<'a, 'w> {
                 }
                 return Ok(());
             }
-            Source::Layout(layout) => Arc::clone(layout),
+            Source::Layout(layout) => Origin::Layout(Arc::clone(layout)),
+            Source::Coming(_) if self.is_abandoned(&incoming.digest) => return Err(LoadError::Cancelled),
+            Source::Coming(coming) => Origin::Elsewhere(coming.clone()),
+            Source::Fetched(_) | Source::Present => return Ok(()),
         };
-        let blob = self.copy(incoming, &layout)?;
-        *locked(&incoming.at) = Source::Staged(blob);
+        let brought = match from {
+            Origin::Layout(layout) => Source::Staged(self.copy(incoming, &layout)?),
+            Origin::Elsewhere(coming) => self.bring(incoming, &coming)?,
+        };
+        *locked(&incoming.at) = brought;
         Ok(())
+    }
+
+    /// Fetches a blob, or what an earlier attempt left of it.
+    fn bring(&self, incoming: &Incoming<'w>, coming: &Coming<'w>) -> Result<Source<'w>, LoadError> {
+        let &Incoming { digest, size, .. } = incoming;
+        let mut partial = PartialBlob::take(coming.partial, digest)?;
+        if self.blobs.holds(&digest, size)? {
+            partial.discard()?;
+            coming.growing.grow(&Arc::new(self.blobs.open_blob(&digest)?), size);
+            coming.growing.end();
+            self.tell(Transfer::Present { digest, size });
+            return Ok(Source::Present);
+        }
+        self.tell(Transfer::Started { digest, size });
+        // What was left is read by nobody before it is known to be good: a power cut may have left anything.
+        let mut is_left = partial.length() > 0;
+        loop {
+            if partial.length() > size {
+                partial = partial.restart()?;
+                is_left = partial.length() > 0;
+                continue;
+            }
+            if let Err(error) = self.fetch(&mut partial, coming, size, is_left) {
+                if partial.length() == 0 {
+                    partial.discard()?;
+                }
+                return Err(error);
+            }
+            if partial.actual() == digest {
+                break;
+            }
+            if !is_left {
+                let (member, actual) = (digest.to_string(), partial.actual());
+                partial.discard()?;
+                return Err(LoadError::DigestMismatch { member, expected: digest, actual });
+            }
+            partial = partial.restart()?;
+            is_left = partial.length() > 0;
+        }
+        coming.growing.grow(&partial.file(), partial.length());
+        coming.growing.end();
+        self.tell(Transfer::Finished { digest });
+        Ok(Source::Fetched(partial.finish()?))
+    }
+
+    /// Fetches what a blob lacks. Readers see it come unless it is `hidden`.
+    fn fetch(
+        &self,
+        partial: &mut PartialBlob<'_>,
+        coming: &Coming<'_>,
+        size: u64,
+        hidden: bool,
+    ) -> Result<(), LoadError> {
+        let Coming { from, descriptor, growing, .. } = coming;
+        let digest = descriptor.digest;
+        let fault = |source| LoadError::Fetch { digest, source };
+        if partial.length() == size {
+            return Ok(());
+        }
+        let reader = from.fetch(descriptor, partial.length()).map_err(fault)?;
+        let reader =
+            reader.ok_or_else(|| fault(io::Error::new(io::ErrorKind::NotFound, "it is not there")))?;
+        // One byte more than there should be, to see that there is.
+        let mut reader = reader.take(size - partial.length() + 1);
+        let mut buffer = vec![0; BUFFER];
+        let mut begun = partial.length();
+        loop {
+            if self.is_abandoned(&digest) || self.options.is_cancelled() {
+                return Err(LoadError::Cancelled);
+            }
+            let count = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(fault(error)),
+            };
+            partial.write_all(&buffer[..count]).at_path("write", || partial.path())?;
+            let bytes = partial.length();
+            if !hidden {
+                growing.grow(&partial.file(), bytes);
+            }
+            if self.options.durability == Durability::Full && bytes - begun >= WRITE_BACK {
+                begin_write_back(&partial.file(), begun, bytes - begun)
+                    .at_path("write", || partial.path())?;
+                begun = bytes;
+            }
+            self.tell(Transfer::Moved { digest, bytes });
+        }
+        match partial.length() {
+            actual if actual == size => Ok(()),
+            actual => Err(LoadError::SizeMismatch { member: digest.to_string(), expected: size, actual }),
+        }
+    }
+
+    fn tell(&self, transfer: Transfer) {
+        if let Some(tell) = self.options.transfer {
+            tell(transfer);
+        }
     }
 
     /// Copies a blob out of `layout`.
@@ -226,6 +397,23 @@ impl<'a, 'w> Arrival<'a, 'w> {
 impl std::fmt::Debug for Arrival<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Arrival").field("images", &self.images).finish_non_exhaustive()
+    }
+}
+
+/// Where a blob is brought from.
+enum Origin<'w> {
+    Layout(Arc<Blobs>),
+    Elsewhere(Box<Coming<'w>>),
+}
+
+/// Dropped when staging ends early: tells those who wait for blobs that these will not come.
+struct Waiting<'s, 'a, 'w>(&'s Arrival<'a, 'w>);
+
+impl Drop for Waiting<'_, '_, '_> {
+    fn drop(&mut self) {
+        for growing in self.0.incoming.iter().filter_map(|incoming| incoming.growing.as_ref()) {
+            growing.fail();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`Content`]: what an archive or a layout brings along, by digest.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use super::LoadError;
@@ -12,22 +12,23 @@ use crate::blob::{BlobError, BlobSource, Blobs};
 use crate::codec::{Compression, SNIFFED, sniff};
 use crate::digest::{Algorithm, Digest};
 use crate::fs::Context;
+use crate::image::Descriptor;
 
 /// What is known of some content before its bytes are looked at.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     pub(super) size: u64,
-    /// As its first bytes say.
-    pub(super) compression: Compression,
+    /// As its first bytes say, if they were seen.
+    pub(super) compression: Option<Compression>,
 }
 
 /// A source of blobs.
 pub(super) trait Content<'w> {
-    /// What there is under `digest`.
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError>;
+    /// What there is of `at`.
+    fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError>;
 
     /// The bytes of a document. Too long ones are cut behind `limit`, and the caller finds out.
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
+    fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
 
     /// Hands over where the bytes are: in the workspace, or where they can be brought from.
     fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError>;
@@ -47,17 +48,17 @@ impl<'w, C: Content<'w>> Lookup for Received<'w, C> {
         Ok((self.into.pin)(digests)?)
     }
 
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        match self.content.find(digest)? {
+    fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError> {
+        match self.content.find(at)? {
             Some(found) => Ok(Some(found)),
-            None => find_in(self.into.blobs, digest),
+            None => find_in(self.into.blobs, &at.digest),
         }
     }
 
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        match self.content.read(digest, limit)? {
+    fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        match self.content.read(at, limit)? {
             Some(bytes) => Ok(Some(bytes)),
-            None => read_in(self.into.blobs, digest, limit),
+            None => read_in(self.into.blobs, &at.digest, limit),
         }
     }
 
@@ -71,6 +72,17 @@ pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
+/// Puts a document into the workspace.
+pub(super) fn stage<'w>(
+    bytes: &[u8],
+    digest: &Digest,
+    into: &Destination<'w>,
+) -> Result<Source<'w>, LoadError> {
+    let mut writer = into.blobs.writer(into.workspace, digest.algorithm())?;
+    writer.write_all(bytes).at_path("write", || writer.path())?;
+    Ok(Source::Staged(writer.finish()?.park()))
+}
+
 /// Another layout, on disk.
 pub(super) struct Layout(Arc<Blobs>);
 
@@ -81,12 +93,12 @@ impl Layout {
 }
 
 impl<'w> Content<'w> for Layout {
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        find_in(&*self.0, digest)
+    fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError> {
+        find_in(&*self.0, &at.digest)
     }
 
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        read_in(&*self.0, digest, limit)
+    fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        read_in(&*self.0, &at.digest, limit)
     }
 
     fn source(&mut self, _: &Digest) -> Result<Source<'w>, LoadError> {
@@ -122,7 +134,7 @@ pub(super) fn find_in(blobs: &dyn BlobSource, digest: &Digest) -> Result<Option<
     let size = file.metadata().at("stat", &path)?.len();
     let mut start = Vec::new();
     file.take(SNIFFED as u64).read_to_end(&mut start).at("read", &path)?;
-    Ok(Some(Found { size, compression: sniff(&start) }))
+    Ok(Some(Found { size, compression: Some(sniff(&start)) }))
 }
 
 /// The first bytes of a document that a layout has, one more than `limit` at most.

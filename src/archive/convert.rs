@@ -124,8 +124,8 @@ fn jobs<'l>(
             let image = image.descriptor.digest;
             let found = find_in(blobs, &layer.digest).map_err(|source| SaveError::Image { image, source })?;
             // A foreign layer that is absent stays absent.
-            let Some(found) = found else { continue };
-            if let Some(encoding) = options.compression.of(found.compression) {
+            let Some(compression) = found.and_then(|found| found.compression) else { continue };
+            if let Some(encoding) = options.compression.of(compression) {
                 let (layer, size) = (layer.digest, layer.size);
                 jobs.insert(layer, Job { layer, size, diff_id, encoding, image });
             }

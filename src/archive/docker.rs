@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::content::{Content, Found, digest_in_name};
+use super::content::{Found, digest_in_name};
 use super::load::LoadOptions;
 use super::members::Members;
 use super::{LoadError, MissingLayer};
@@ -103,7 +103,7 @@ pub(super) fn manifest_for(
 ) -> Result<Descriptor, LoadError> {
     let limits = &options.limits;
     let refused = |source| LoadError::image(&item.config, source);
-    let bytes = members.read(&item.id, limits.json_bytes)?.ok_or_else(|| missing(&item.config))?;
+    let bytes = members.read_digest(&item.id, limits.json_bytes)?.ok_or_else(|| missing(&item.config))?;
     let config = Config::parse(&bytes, limits).map_err(refused)?;
     let (layers, diff_ids) = (item.layers.len(), config.rootfs.diff_ids.len());
     if layers != diff_ids {
@@ -138,7 +138,7 @@ fn layer(
     options: &LoadOptions<'_>,
 ) -> Result<Option<Descriptor>, LoadError> {
     let member = match members.resolve(path)? {
-        Some(digest) => members.find(&digest)?.map(|found| (digest, found)),
+        Some(digest) => members.find_digest(&digest)?.map(|found| (digest, found)),
         None => None,
     };
     if let Some((digest, found)) = member {
@@ -168,7 +168,7 @@ fn layer(
 
 /// A blob that is a layer; `None` if it is compressed in a way that no manifest has a word for.
 fn described(digest: Digest, found: Found) -> Option<Descriptor> {
-    let suffix = found.compression.media_type_suffix()?;
+    let suffix = found.compression?.media_type_suffix()?;
     let media_type = MediaType::from(format!("{}{suffix}", MediaType::OCI_LAYER));
     Some(Descriptor::new(media_type, digest, found.size))
 }

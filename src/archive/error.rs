@@ -130,6 +130,24 @@ pub enum LoadError {
         /// What is wrong with it.
         source: ImageError,
     },
+    /// There are images for other platforms only.
+    #[error("{member:?} has no image for {wanted}, only for {}", list(found))]
+    NoPlatform {
+        /// The index.
+        member: String,
+        /// The platform that was asked for.
+        wanted: Box<Platform>,
+        /// Those that there are images for.
+        found: Vec<Platform>,
+    },
+    /// It could not be brought from where it is.
+    #[error("cannot fetch {digest}")]
+    Fetch {
+        /// The content.
+        digest: Digest,
+        /// What went wrong there.
+        source: io::Error,
+    },
     /// `oci-layout` is of a version that is not known.
     #[error("\"oci-layout\" is not of version 1: {reason}")]
     Layout {

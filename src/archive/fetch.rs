@@ -1,10 +1,16 @@
 //! [`Fetch`]: content that is brought from elsewhere, and how far bringing it has come.
 
+mod growing;
+mod remote;
+
 use std::fmt;
 use std::io::{self, Read};
 
 use crate::digest::Digest;
 use crate::image::Descriptor;
+
+pub(super) use growing::{Growing, GrowingReader};
+pub(super) use remote::{Coming, Remote};
 
 /// A place that content is brought from: a registry, somebody else's layout.
 ///

@@ -12,6 +12,7 @@ use std::io::Read;
 use super::arrival::Arrival;
 use super::content::{Content, Layout, Received};
 use super::docker::Item;
+use super::fetch::{Fetch, Remote, Transfer};
 use super::members::Members;
 use super::stream::{self, Watched};
 use super::walk::Walk;
@@ -54,10 +55,15 @@ pub struct LoadOptions<'a> {
     /// The repository of images that have only a tag, see [`repository_for`](super::repository_for). Without one they are loaded without
     /// a name.
     pub repository: Option<Reference>,
+    /// Of images for several platforms, only those for these are loaded, the others count as absent. Default: all that
+    /// there are.
+    pub platforms: Option<Vec<Platform>>,
     /// Asked for the blob of a layer that a docker-archive names by its diff id and does not have.
     pub find_layer: Option<FindLayer<'a>>,
     /// Called now and then with the number of bytes that were read of the archive as it came.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
+    /// Told what happens to each blob that is fetched, from any thread.
+    pub transfer: Option<&'a (dyn Fn(Transfer) + Sync)>,
     /// Asked now and then; loading stops when it says true.
     pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
@@ -171,7 +177,8 @@ pub fn receive<'a, 'w>(
     let (listed_in, items) = docker.unwrap_or((oci::INDEX, Vec::new()));
 
     let cancelled = || options.is_cancelled();
-    let mut walk = Walk::new(Received { content: members, into: *into }, limits, &cancelled);
+    let mut walk = Walk::new(Received { content: members, into: *into }, limits, &cancelled)
+        .only_for(options.platforms.as_deref());
     let mut images = match index {
         Some(index) => oci::images(&index, &mut walk, options)?,
         None => Vec::new(),
@@ -263,9 +270,31 @@ pub fn receive_layout<'a, 'w>(
     let blobs = Blobs::open(dir.try_clone()?)?;
     let cancelled = || options.is_cancelled();
     let content = Layout::new(blobs);
-    let mut walk = Walk::new(Received { content, into: *into }, limits, &cancelled);
+    let mut walk = Walk::new(Received { content, into: *into }, limits, &cancelled)
+        .only_for(options.platforms.as_deref());
     let images = oci::images(&index, &mut walk, options)?;
     finish(images, walk, oci::INDEX, options)
+}
+
+/// Fetches and verifies the documents of `target`. Its blobs stay where they are until they are staged: by other threads,
+/// or when they get their names. What came of a blob when that fails stays in `partial`, for the next attempt.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn receive_from<'a, 'w>(
+    from: &'w dyn Fetch,
+    target: Descriptor,
+    partial: &'w Dir,
+    into: &Destination<'w>,
+    options: &'a LoadOptions<'a>,
+) -> Result<Arrival<'a, 'w>, LoadError> {
+    let cancelled = || options.is_cancelled();
+    let content = Remote::new(from, partial, *into);
+    let mut walk = Walk::new(Received { content, into: *into }, &options.limits, &cancelled)
+        .only_for(options.platforms.as_deref());
+    let image = walk.image(target, "the request")?;
+    finish(vec![image], walk, "the request", options)
 }
 
 fn finish<'a, 'w>(

@@ -16,7 +16,7 @@ use crate::changeset::{Member, MemberKind, Reader};
 use crate::codec::{Compression, Decoder, SNIFFED, sniff};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher, HashingReader};
 use crate::fs::Context;
-use crate::image::ImageError;
+use crate::image::{Descriptor, ImageError};
 use crate::limits::Limits;
 use crate::path::LayerPath;
 use crate::zeros::zeros;
@@ -199,7 +199,7 @@ impl<'w> Members<'w> {
         let staged = writer.finish()?;
         let digest = staged.digest();
         check_claim(path, claimed, digest)?;
-        let found = Found { size, compression: sniff(&start) };
+        let found = Found { size, compression: Some(sniff(&start)) };
         self.held.entry(digest).or_insert(Held::Workspace { blob: Some(staged.park()), found });
         Ok(digest)
     }
@@ -219,7 +219,7 @@ impl<'w> Members<'w> {
     /// The content of the member `path`, if there is one. Too long ones are refused.
     pub(super) fn read_named(&mut self, path: &str, limits: &Limits) -> Result<Option<Vec<u8>>, LoadError> {
         match self.resolve(path)? {
-            Some(digest) => self.read(&digest, limits.json_bytes),
+            Some(digest) => self.read_digest(&digest, limits.json_bytes),
             None => Ok(None),
         }
     }
@@ -227,9 +227,11 @@ impl<'w> Members<'w> {
     /// The digest of the tar that the member `path` is, decompressed.
     pub(super) fn diff_id(&mut self, path: &str, limits: &Limits) -> Result<Option<DiffId>, LoadError> {
         let Some(digest) = self.resolve(path)? else { return Ok(None) };
-        match self.find(&digest)? {
+        match self.find_digest(&digest)? {
             None => return Ok(None),
-            Some(found) if found.compression == Compression::None => return Ok(Some(DiffId::of_tar(digest))),
+            Some(found) if found.compression == Some(Compression::None) => {
+                return Ok(Some(DiffId::of_tar(digest)));
+            }
             Some(_) => {}
         }
         let mut tar = HashingReader::new(Algorithm::Sha256, self.decoder(&digest, limits)?);
@@ -257,7 +259,7 @@ impl<'w> Members<'w> {
         drop(decoder);
         let staged = writer.finish()?;
         let (digest, size) = (staged.digest(), staged.size());
-        let found = Found { size, compression: Compression::None };
+        let found = Found { size, compression: Some(Compression::None) };
         self.held.entry(digest).or_insert(Held::Workspace { blob: Some(staged.park()), found });
         Ok((digest, size))
     }
@@ -288,6 +290,28 @@ impl<'w> Members<'w> {
                  a root file system can be imported",
                 name(first)
             ),
+        }
+    }
+
+    /// What there is under `digest`.
+    pub(super) fn find_digest(&self, digest: &Digest) -> Result<Option<Found>, LoadError> {
+        match self.held.get(digest) {
+            None => Ok(None),
+            Some(Held::Memory(bytes)) => {
+                Ok(Some(Found { size: bytes.len() as u64, compression: Some(sniff(bytes)) }))
+            }
+            Some(Held::Workspace { found, .. }) => Ok(Some(*found)),
+            Some(Held::Store) => find_in(self.into.blobs, digest),
+        }
+    }
+
+    /// The bytes of a document. Too long ones are cut behind `limit`, and the caller finds out.
+    pub(super) fn read_digest(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        match self.held.get(digest) {
+            None | Some(Held::Workspace { blob: None, .. }) => Ok(None),
+            Some(Held::Memory(bytes)) => Ok(Some(bytes.clone())),
+            Some(Held::Workspace { blob: Some(blob), .. }) => Ok(Some(blob.read(limit)?)),
+            Some(Held::Store) => read_in(self.into.blobs, digest, limit),
         }
     }
 
@@ -380,35 +404,19 @@ fn copy<R: Read>(
 }
 
 impl<'w> Content<'w> for Members<'w> {
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        match self.held.get(digest) {
-            None => Ok(None),
-            Some(Held::Memory(bytes)) => {
-                Ok(Some(Found { size: bytes.len() as u64, compression: sniff(bytes) }))
-            }
-            Some(Held::Workspace { found, .. }) => Ok(Some(*found)),
-            Some(Held::Store) => find_in(self.into.blobs, digest),
-        }
+    fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError> {
+        self.find_digest(&at.digest)
     }
 
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        match self.held.get(digest) {
-            None | Some(Held::Workspace { blob: None, .. }) => Ok(None),
-            Some(Held::Memory(bytes)) => Ok(Some(bytes.clone())),
-            Some(Held::Workspace { blob: Some(blob), .. }) => Ok(Some(blob.read(limit)?)),
-            Some(Held::Store) => read_in(self.into.blobs, digest, limit),
-        }
+    fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        self.read_digest(&at.digest, limit)
     }
 
     fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError> {
         let missing = BlobError::Missing { digest: *digest };
         match self.held.get_mut(digest) {
             Some(Held::Workspace { blob, .. }) => Ok(Source::Staged(blob.take().ok_or(missing)?)),
-            Some(Held::Memory(bytes)) => {
-                let mut writer = self.into.blobs.writer(self.into.workspace, digest.algorithm())?;
-                writer.write_all(bytes).at_path("write", || writer.path())?;
-                Ok(Source::Staged(writer.finish()?.park()))
-            }
+            Some(Held::Memory(bytes)) => content::stage(bytes, digest, &self.into),
             // The pin was to keep it there.
             Some(Held::Store) | None => Err(missing.into()),
         }

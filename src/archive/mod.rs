@@ -61,7 +61,8 @@ pub(crate) use convert::{Converted, convert};
 pub use error::{LoadError, MissingLayer, SaveError};
 pub use fetch::{Fetch, Transfer};
 pub use load::{
-    Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_layout,
+    Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_from,
+    receive_layout,
 };
 pub use names::repository_for;
 #[cfg(feature = "ocidir")]

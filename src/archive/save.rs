@@ -161,7 +161,7 @@ fn has_zstd_layer(loaded: &Loaded, blobs: &dyn BlobSource) -> Result<bool, SaveE
     for layer in loaded.manifests.iter().flat_map(|image| &image.manifest.layers) {
         let image = |source| SaveError::Image { image: loaded.target.digest, source };
         let found = find_in(blobs, &layer.digest).map_err(image)?;
-        if found.is_some_and(|found| found.compression == Compression::Zstd) {
+        if found.is_some_and(|found| found.compression == Some(Compression::Zstd)) {
             return Ok(true);
         }
     }

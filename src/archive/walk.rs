@@ -8,7 +8,8 @@ use super::{LoadError, MissingLayer, Warning};
 use crate::codec::Compression;
 use crate::digest::{DiffId, Digest};
 use crate::image::{
-    CompressionHint, Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind, json,
+    CompressionHint, Config, Descriptor, ImageError, Index, Manifest, ManifestDocument, MediaKind, Platform,
+    json,
 };
 use crate::limits::Limits;
 
@@ -82,11 +83,11 @@ pub(super) trait Lookup {
     /// Keeps what is about to be looked for from being removed.
     fn pin(&mut self, digests: &[Digest]) -> Result<(), LoadError>;
 
-    /// What there is under `digest`.
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError>;
+    /// What there is of `at`.
+    fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError>;
 
     /// The bytes of a document, not verified. Too long ones are cut behind `limit`, and the caller finds out.
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
+    fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
 
     /// What the content is called there, for messages.
     fn name_of(&self, digest: &Digest) -> String;
@@ -99,6 +100,8 @@ pub(super) struct Walk<'a, L> {
     limits: &'a Limits,
     cancelled: &'a dyn Fn() -> bool,
     foreign_layers: bool,
+    /// Of an index, only the images for these platforms are looked for.
+    platforms: Option<&'a [Platform]>,
     documents: usize,
     /// What the documents take.
     memory: u64,
@@ -112,6 +115,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
             limits,
             cancelled,
             foreign_layers: true,
+            platforms: None,
             documents: 0,
             memory: 0,
         }
@@ -120,6 +124,11 @@ impl<'a, L: Lookup> Walk<'a, L> {
     /// Passes over layers that must not be passed on, if they can be had elsewhere.
     pub(super) fn without_foreign_layers(self) -> Self {
         Self { foreign_layers: false, ..self }
+    }
+
+    /// Looks only for images for these platforms where there are several; the others count as absent.
+    pub(super) fn only_for(self, platforms: Option<&'a [Platform]>) -> Self {
+        Self { platforms, ..self }
     }
 
     /// Everything that `target` stands for, which `wanted_by` lists.
@@ -173,7 +182,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
 
     /// Something of a kind that is not known here, kept as it is.
     fn leaf(&mut self, at: &Descriptor, loaded: &mut Loaded) -> Result<Presence, LoadError> {
-        let Some(found) = self.content.find(&at.digest)? else { return Ok(Presence::Absent) };
+        let Some(found) = self.content.find(at)? else { return Ok(Presence::Absent) };
         self.check_size(at, found)?;
         self.needed.layer(at);
         let (digest, media_type) = (at.digest, at.media_type.clone());
@@ -194,9 +203,14 @@ impl<'a, L: Lookup> Walk<'a, L> {
             return Err(LoadError::Limit { member: self.content.name_of(&at.digest), limit, maximum });
         }
         self.content.pin(&index.manifests.iter().map(|child| child.digest).collect::<Vec<_>>())?;
+        let wanted = self.wanted_of(at, index)?;
         let mut any = index.manifests.is_empty();
         let mut worst = None;
         for child in &index.manifests {
+            if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&child.digest)) {
+                loaded.absent.push(child.clone());
+                continue;
+            }
             let (manifest, platform) = (child.digest, child.platform.clone());
             let (lack, warning) = match self.descend(child, depth + 1, loaded)? {
                 Presence::Whole => {
@@ -227,6 +241,37 @@ impl<'a, L: Lookup> Walk<'a, L> {
         }
     }
 
+    /// Which parts of an index are looked for: the best image for each platform, what is said of these, and whatever may
+    /// have more of them inside. `None` if it is all.
+    fn wanted_of(&self, at: &Descriptor, index: &Index) -> Result<Option<BTreeSet<Digest>>, LoadError> {
+        let Some(platforms) = self.platforms else { return Ok(None) };
+        let nested = index.manifests.iter().filter(|child| child.media_type.kind() == MediaKind::Index);
+        let mut wanted: BTreeSet<Digest> = nested.map(|child| child.digest).collect();
+        let is_nested = !wanted.is_empty();
+        for platform in platforms {
+            match index.select(platform) {
+                Some(image) => _ = wanted.insert(image.digest),
+                None if is_nested => {}
+                None => {
+                    let images = index.manifests.iter().filter(|child| !child.is_attestation());
+                    return Err(LoadError::NoPlatform {
+                        member: self.content.name_of(&at.digest),
+                        wanted: Box::new(platform.clone()),
+                        found: images.filter_map(|child| child.platform.clone()).collect(),
+                    });
+                }
+            }
+        }
+        let said_of_wanted = |child: &&Descriptor| {
+            let subject = child.annotations.get("vnd.docker.reference.digest");
+            child.is_attestation()
+                && subject.and_then(|digest| digest.parse().ok()).is_some_and(|of| wanted.contains(&of))
+        };
+        let said: Vec<_> = index.manifests.iter().filter(said_of_wanted).map(|child| child.digest).collect();
+        wanted.extend(said);
+        Ok(Some(wanted))
+    }
+
     fn manifest(
         &mut self,
         at: &Descriptor,
@@ -244,7 +289,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
         let (mut warnings, mut missing) = (Vec::new(), Vec::new());
         for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             let passed_over = !self.foreign_layers && is_passed_over(layer);
-            match self.content.find(&layer.digest)?.filter(|_| !passed_over) {
+            match self.content.find(layer)?.filter(|_| !passed_over) {
                 Some(found) => {
                     self.check_size(layer, found)?;
                     self.check_diff_id(layer, diff_id, found)?;
@@ -280,7 +325,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
         self.pin_parts(manifest)?;
         let parts = || manifest.layers.iter().chain([&manifest.config]);
         for part in parts() {
-            match self.content.find(&part.digest)? {
+            match self.content.find(part)? {
                 Some(found) => self.check_size(part, found)?,
                 None => return Ok(Presence::Lacking(Lack::Part(part.digest))),
             }
@@ -303,7 +348,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
             let source = ImageError::TooLarge { document: "document", bytes: at.size, limit };
             return Err(self.refused(at, source));
         }
-        let bytes = self.content.read(&at.digest, limit)?;
+        let bytes = self.content.read(at, limit)?;
         // All of them are kept until the end, and a small one may ask for the same large one as many others.
         self.memory += bytes.as_deref().map_or(0, json::memory);
         let maximum = self.limits.documents_memory;
@@ -346,7 +391,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
         // What is wrapped in something unknown may well be encrypted.
         let unknown =
             matches!(layer.media_type.kind(), MediaKind::Layer { compression: CompressionHint::Unknown, .. });
-        let plain = found.compression == Compression::None && !unknown;
+        let plain = found.compression == Some(Compression::None) && !unknown;
         // A layer of no bytes may stand for a tar without entries.
         if !plain || found.size == 0 || !comparable || actual == *expected {
             return Ok(());
@@ -357,7 +402,7 @@ impl<'a, L: Lookup> Walk<'a, L> {
 }
 
 /// Whether a layer may be absent, because it must not be passed on.
-fn is_foreign(layer: &Descriptor) -> bool {
+pub(super) fn is_foreign(layer: &Descriptor) -> bool {
     matches!(layer.media_type.kind(), MediaKind::Layer { distributable: false, .. })
 }
 

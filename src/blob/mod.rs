@@ -10,6 +10,7 @@
 //! Invariant 1: a blob's file name is the digest of its bytes. Bytes are written to staging, hashed on the way, and get
 //! a name only when the hash is known; nothing is ever written to a named blob. Knows nothing of what the bytes mean.
 
+mod partial;
 mod source;
 mod strangers;
 mod writer;
@@ -19,6 +20,7 @@ use std::fs::File;
 use crate::digest::{Algorithm, Digest, DigestError};
 use crate::fs::{self, Context, Dir, Durability, Kind, Optional, Workspace};
 
+pub use partial::{PartialBlob, WholeBlob};
 pub use source::BlobSource;
 pub use writer::{BlobWriter, ParkedBlob, StagedBlob};
 

@@ -70,6 +70,11 @@ pub struct StagedBlob<'a> {
 }
 
 impl<'a> StagedBlob<'a> {
+    /// A file whose bytes were found to be `digest`.
+    pub(super) fn assume(staged: StagedFile<'a>, digest: Digest, size: u64) -> Self {
+        Self { staged, digest, size }
+    }
+
     /// The digest of its bytes.
     pub fn digest(&self) -> Digest {
         self.digest

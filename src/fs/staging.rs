@@ -327,6 +327,17 @@ impl Workspace {
         Ok(StagedDir { dir: self.dir.open_dir(&fresh)?, workspace: self, name: fresh })
     }
 
+    /// Takes in the file `name` of `from`, which stays there, to be given another name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](super::Error) if it is missing, no file, or the file system refuses.
+    pub fn link_file(&self, from: &Dir, name: impl AsRef<Path>) -> Result<StagedFile<'_>> {
+        let fresh = self.fresh();
+        from.hard_link(name, &self.dir, &fresh)?;
+        Ok(StagedFile { file: self.dir.open_file(&fresh)?, workspace: self, name: fresh })
+    }
+
     /// The same for content that replaces longer content, to make room: on a disk that is full it is written into space
     /// that was kept for this.
     ///

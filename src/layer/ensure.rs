@@ -87,6 +87,11 @@ pub enum Progress {
         /// The layer.
         diff_id: DiffId,
     },
+    /// A layer cannot be made. The others are given up; who keeps them waiting for their blobs should not.
+    Failed {
+        /// The layer.
+        diff_id: DiffId,
+    },
 }
 
 /// What tunes the making of layers.
@@ -289,6 +294,7 @@ impl<'c> Context<'c> {
                         // The first is the cause; the others end because of it.
                         error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
                         failed.store(true, Ordering::Relaxed);
+                        self.tell(Progress::Failed { diff_id: source.diff_id });
                     }
                 }
                 if done.fetch_add(1, Ordering::Relaxed) + 1 == queue.len() {

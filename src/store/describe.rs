@@ -211,6 +211,12 @@ fn load(error: &LoadError) -> Described {
             found.push(("member", member.clone()));
             (kind, found)
         }
+        LoadError::NoPlatform { member, wanted, .. } => ("no-platform", facts![member, wanted]),
+        LoadError::Fetch { digest, source } => {
+            let (kind, mut found) = system(source);
+            found.push(("digest", digest.to_string()));
+            (kind, found)
+        }
         LoadError::Layout { reason } => ("not-a-layout", facts![reason]),
         LoadError::NoImage { member } => ("no-image", facts![member]),
         LoadError::Limit { member, limit, maximum } => ("limit", facts![member, limit, maximum]),

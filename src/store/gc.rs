@@ -49,10 +49,10 @@ pub struct GcReport {
     pub blobs: Vec<Digest>,
     /// Keys of layers that nothing led to.
     pub layers: Vec<String>,
-    /// Work that dead processes left behind, names of containers that are gone, layers that were replaced, and steps of
-    /// builds whose images are damaged.
+    /// Work that dead processes left behind, names of containers that are gone, layers that were replaced, steps of
+    /// builds whose images are damaged, and blobs that did not come whole.
     pub leftovers: u64,
-    /// Bytes of these blobs and, as recorded, of these layers.
+    /// Bytes of these blobs, of those that did not come whole and, as recorded, of these layers.
     pub bytes: u64,
     /// What lies in the store and is none of its own. It stays, whatever it is.
     pub strangers: Vec<PathBuf>,
@@ -115,6 +115,7 @@ impl Store {
         collection.blobs(&needed)?;
         collection.layers(&needed)?;
         collection.names()?;
+        collection.downloads(&needed)?;
         collection.report.strangers = self.inner.strangers()?;
         collection.facts(&needed)?;
         collection.replaced()?;
@@ -423,6 +424,18 @@ impl<'a> Collection<'a> {
     /// Removes layers that were replaced and that nobody looks into any more.
     fn replaced(&mut self) -> Result<(), StoreError> {
         self.report.leftovers += self.inner.sweep_replaced(self.workspace, self.dry_run)?.removed;
+        Ok(())
+    }
+
+    /// Removes what came of blobs that nobody is fetching.
+    fn downloads(&mut self, needed: &Pinned) -> Result<(), StoreError> {
+        let (count, bytes) = self.inner.forget_downloads(
+            self.workspace,
+            |digest| needed.blobs.contains(&digest.to_string()),
+            self.dry_run,
+        )?;
+        self.report.leftovers += count;
+        self.report.bytes += bytes;
         Ok(())
     }
 

@@ -21,9 +21,9 @@ use super::error::StoreError;
 use super::image::Image;
 use super::names::{Moved, Named};
 use super::operation::Operation;
-use super::stack::Layers;
+use super::stack::{Beside, Layers};
 use super::{Inner, Store};
-use crate::archive::{self, Arrival, Destination, Loaded, LoadedManifest};
+use crate::archive::{self, Arrival, Destination, Fetch, Loaded, LoadedManifest, Transfer};
 use crate::blob::BlobError;
 use crate::digest::{DiffId, Digest};
 use crate::fs::Dir;
@@ -68,6 +68,36 @@ pub struct LoadedImage {
     pub warnings: Vec<String>,
 }
 
+/// Where images come from.
+pub(super) enum Origin<'f> {
+    /// A tar.
+    Archive(Box<dyn Read + Send + 'f>),
+    /// A directory.
+    Layout(&'f Dir),
+    /// Anywhere.
+    Elsewhere(Box<Elsewhere<'f>>),
+}
+
+/// An image that is fetched.
+pub(super) struct Elsewhere<'f> {
+    pub(super) from: &'f dyn Fetch,
+    pub(super) target: Descriptor,
+    pub(super) names: Vec<Reference>,
+    /// `None` for all.
+    pub(super) platforms: Option<Vec<Platform>>,
+    pub(super) downloads: usize,
+    pub(super) progress: Option<&'f (dyn Fn(Transfer) + Sync)>,
+}
+
+/// Who brings the blobs.
+#[derive(Clone, Copy)]
+enum Stagers {
+    /// Threads that have nothing to unpack: the disk is what they would wait for.
+    Unpackers,
+    /// This many threads, which wait for others most of the time.
+    Own(usize),
+}
+
 impl Store {
     /// Loads every image of an archive: docker-archive or OCI archive, compressed or not, from a file or a pipe.
     ///
@@ -81,7 +111,7 @@ impl Store {
         archive: impl Read + Send,
         options: &LoadOptions<'_>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
-        self.load_with(options, |to, options| archive::receive(archive, to, options))
+        self.load_from(Origin::Archive(Box::new(archive)), options)
     }
 
     /// Loads every image of the OCI image layout in the directory `path`.
@@ -95,30 +125,24 @@ impl Store {
         options: &LoadOptions<'_>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
         let dir = Dir::open_ambient(path)?;
-        self.load_with(options, |to, options| archive::receive_layout(&dir, to, options))
+        self.load_from(Origin::Layout(&dir), options)
     }
 
-    fn load_with(
+    pub(super) fn load_from(
         &self,
+        from: Origin<'_>,
         options: &LoadOptions<'_>,
-        read: impl for<'a, 'w> FnOnce(
-            &Destination<'w>,
-            &'a archive::LoadOptions<'a>,
-        ) -> Result<Arrival<'a, 'w>, archive::LoadError>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
         let operation = self.inner.begin()?;
-        let outcome = self.load_in(&operation, options, read);
+        let outcome = self.load_in(&operation, from, options);
         self.conclude(operation, outcome)
     }
 
     fn load_in(
         &self,
         operation: &Operation,
+        from: Origin<'_>,
         options: &LoadOptions<'_>,
-        read: impl for<'a, 'w> FnOnce(
-            &Destination<'w>,
-            &'a archive::LoadOptions<'a>,
-        ) -> Result<Arrival<'a, 'w>, archive::LoadError>,
     ) -> Result<Vec<LoadedImage>, StoreError> {
         let inner = &self.inner;
         let pin = |digests: &[_]| operation.pin_blobs(digests);
@@ -134,12 +158,29 @@ impl Store {
         how.find_layer = Some(&find_layer);
         how.progress = progress.as_ref().map(|progress| progress as _);
         how.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
-        let arrival = read(&to, &how)?;
-        let mut unpacked = match options.unpack {
-            Unpack::Now => self.unpack_arriving(&arrival, options, operation)?,
-            Unpack::OnDemand => vec![Vec::new(); arrival.images().len()],
-        };
-        let loaded = arrival.publish()?;
+        let (mut loaded, mut unpacked);
+        match from {
+            Origin::Archive(archive) => {
+                let arrival = archive::receive(archive, &to, &how)?;
+                unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Unpackers)?;
+                loaded = arrival.publish()?;
+            }
+            Origin::Layout(dir) => {
+                let arrival = archive::receive_layout(dir, &to, &how)?;
+                unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Unpackers)?;
+                loaded = arrival.publish()?;
+            }
+            Origin::Elsewhere(elsewhere) => {
+                let Elsewhere { from, target, names, platforms, downloads, progress } = *elsewhere;
+                how.platforms = platforms;
+                how.transfer = progress;
+                let partial = inner.ensure_downloads()?;
+                let arrival = archive::receive_from(from, target, &partial, &to, &how)?;
+                unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Own(downloads))?;
+                loaded = arrival.publish()?;
+                loaded[0].names = names;
+            }
+        }
         for (one, warnings) in loaded.iter().zip(&mut unpacked) {
             warnings.extend(self.unpack_loaded(one, options, operation)?);
         }
@@ -152,21 +193,56 @@ impl Store {
         arrival: &Arrival<'_, '_>,
         options: &LoadOptions<'_>,
         operation: &Operation,
+        stagers: Stagers,
     ) -> Result<Vec<Vec<String>>, StoreError> {
-        let unpack = |one: &Loaded| {
-            let Some(image) = for_host(one) else { return Ok(Vec::new()) };
-            let layers = Layers { blobs: &image.manifest.layers, diff_ids: &image.config.rootfs.diff_ids };
-            operation.pin_layers(LayerKey::candidates(layers.diff_ids.iter().copied()))?;
-            let open = |digest: &Digest| arrival.open_blob(digest);
-            let stage = || arrival.stage();
-            let ensured = self.unpack_layers(layers, &open, Some(&stage), operation, options.cancel)?;
-            Ok(losses(&ensured))
+        let stage = || arrival.stage();
+        let unpack = |meanwhile| {
+            let unpacked = self.unpack_staged(arrival, options, operation, meanwhile);
+            if unpacked.is_err() {
+                arrival.abandon(None);
+            }
+            unpacked
         };
-        arrival.images().iter().map(unpack).collect::<Result<_, StoreError>>().map_err(|error| {
+        let unpacked = match stagers {
+            Stagers::Unpackers => unpack(Some(&stage as _)),
+            Stagers::Own(count) => std::thread::scope(|scope| {
+                for _ in 0..count.max(1) {
+                    scope.spawn(stage);
+                }
+                unpack(None)
+            }),
+        };
+        unpacked.map_err(|error| {
             // A blob that is not what it should be is the cause, whatever came of unpacking it.
             arrival.stage();
             arrival.take_failure().map_or(error, StoreError::from)
         })
+    }
+
+    fn unpack_staged(
+        &self,
+        arrival: &Arrival<'_, '_>,
+        options: &LoadOptions<'_>,
+        operation: &Operation,
+        meanwhile: Option<&(dyn Fn() + Sync)>,
+    ) -> Result<Vec<Vec<String>>, StoreError> {
+        let unpack = |one: &Loaded| {
+            if options.unpack == Unpack::OnDemand {
+                return Ok(Vec::new());
+            }
+            let Some(image) = for_host(one) else { return Ok(Vec::new()) };
+            let layers = Layers { blobs: &image.manifest.layers, diff_ids: &image.config.rootfs.diff_ids };
+            operation.pin_layers(LayerKey::candidates(layers.diff_ids.iter().copied()))?;
+            let open = |digest: &Digest| arrival.open_blob(digest);
+            let failed = |diff_id: &DiffId| {
+                let of_layer = layers.diff_ids.iter().zip(layers.blobs).find(|(known, _)| *known == diff_id);
+                arrival.abandon(of_layer.map(|(_, blob)| blob.digest));
+            };
+            let beside = Beside { meanwhile, failed: Some(&failed) };
+            let ensured = self.unpack_layers(layers, &open, beside, operation, options.cancel)?;
+            Ok(losses(&ensured))
+        };
+        arrival.images().iter().map(unpack).collect()
     }
 
     /// Unpacks what [`Store::unpack_arriving`] left, and says what could not be held.

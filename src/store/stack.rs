@@ -1,6 +1,5 @@
 //! The layers of images and containers, unpacked: between what `image` says and what `layer` holds.
 
-use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +25,24 @@ pub(super) struct Layers<'i> {
     pub(super) diff_ids: &'i [DiffId],
 }
 
+/// Opens the blob of a layer, wherever it is.
+pub(super) type OpenLayer<'o> = &'o (dyn Fn(&Digest) -> Result<Box<dyn Read + Send>, BlobError> + Sync);
+
+/// What goes on beside the unpacking.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beside<'b> {
+    /// What threads do that have no layer.
+    pub(super) meanwhile: Option<&'b (dyn Fn() + Sync)>,
+    /// Told as soon as a layer cannot be made.
+    pub(super) failed: Option<&'b (dyn Fn(&DiffId) + Sync)>,
+}
+
 impl Inner {
+    /// Opens the blob of a layer that is in the store.
+    pub(super) fn open_layer(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, BlobError> {
+        Ok(Box::new(Source::from(self.content().open_blob(digest)?)))
+    }
+
     /// Keeps `image` and all its layers from collection until `operation` ends, and makes sure that they were not
     /// collected before that.
     pub(super) fn pin_image(&self, operation: &Operation, image: &Image) -> Result<(), StoreError> {
@@ -89,8 +105,8 @@ impl Store {
     ) -> Result<Ensured, StoreError> {
         image.require_config()?;
         let layers = Layers { blobs: &image.manifest().layers, diff_ids: image.diff_ids() };
-        let open = |digest: &Digest| self.inner.content().open_blob(digest);
-        self.unpack_layers(layers, &open, None, operation, cancel)
+        let open = |digest: &Digest| self.inner.open_layer(digest);
+        self.unpack_layers(layers, &open, Beside::default(), operation, cancel)
     }
 
     /// Unpacks `layers`, pinned by `operation`, into a directory of layers of their own. `told` hears how many bytes of
@@ -160,27 +176,30 @@ impl Store {
         Ok(ensured)
     }
 
-    /// Unpacks every one of `layers`, pinned by `operation`, that is not unpacked. Threads that have no layer do what is
-    /// to be done `meanwhile`.
+    /// Unpacks every one of `layers`, pinned by `operation`, that is not unpacked.
     pub(super) fn unpack_layers(
         &self,
         layers: Layers<'_>,
-        open: &(dyn Fn(&Digest) -> Result<File, BlobError> + Sync),
-        meanwhile: Option<&(dyn Fn() + Sync)>,
+        open: OpenLayer<'_>,
+        beside: Beside<'_>,
         operation: &Operation,
         cancel: Option<&AtomicBool>,
     ) -> Result<Ensured, StoreError> {
         let source = |(blob, &diff_id): (&Descriptor, &DiffId)| {
             let digest = blob.digest;
-            let open = move || -> std::io::Result<Box<dyn Read + Send>> {
-                Ok(Box::new(Source::from(open(&digest).map_err(std::io::Error::other)?)))
-            };
+            let open = move || open(&digest).map_err(std::io::Error::other);
             LayerSource::new(diff_id, digest, blob.size, Box::new(open))
         };
         let sources: Vec<_> = layers.blobs.iter().zip(layers.diff_ids).map(source).collect();
         let cancelled = cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
         let mut options = self.ensure_options();
-        options.meanwhile = meanwhile;
+        let progress = |progress: Progress| {
+            if let (Progress::Failed { diff_id }, Some(failed)) = (progress, beside.failed) {
+                failed(&diff_id);
+            }
+        };
+        options.meanwhile = beside.meanwhile;
+        options.progress = Some(&progress);
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
         Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
     }

@@ -13,6 +13,7 @@ use super::build_cache::StepKey;
 use super::error::StoreError;
 use super::records::{check_name, is_id};
 use super::view::shown_by;
+use crate::blob::PartialBlob;
 use crate::fs::{Dir, Kind, Lock};
 use crate::layer::{LayerKey, LayerStore};
 
@@ -52,6 +53,9 @@ impl Inner {
         strangers.extend(strangers_in(&layout.names, |name| file(check_name(name).is_ok()))?);
         if let Some(steps) = self.steps_dir()? {
             strangers.extend(strangers_in(&steps, |name| file(name.parse::<StepKey>().is_ok()))?);
+        }
+        if let Some(downloads) = self.downloads()? {
+            strangers.extend(strangers_in(&downloads, |name| file(PartialBlob::is_one(name)))?);
         }
         strangers.extend(strangers_in(&layout.locks, |name| file(is_lock(name)))?);
         strangers.sort_unstable();

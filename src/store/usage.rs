@@ -76,6 +76,8 @@ pub struct StoreUsage {
     pub blobs: u64,
     /// Steps of builds.
     pub steps: u64,
+    /// Bytes of blobs that are being fetched, or did not come whole: a collection frees the latter.
+    pub downloads: u64,
     /// Bytes on disk that containers have of their own; 0 if that was not asked for.
     pub writable: u64,
     /// Of these, in containers that are not mounted.
@@ -213,6 +215,7 @@ impl Store {
             let reclaimable = count.of(&content, |users| users.images == 1 && users.containers == 0);
             usage.images.push(ImageUsage { image, shared, unique, reclaimable, containers });
         }
+        usage.downloads = self.inner.downloaded()?;
         usage.total = count.all(|_| true);
         let is_no_images = |users: &Users| users.images == 0 && users.containers == 0;
         usage.build_cache = count.all(|users| is_no_images(users) && users.steps > 0);

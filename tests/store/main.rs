@@ -11,6 +11,7 @@ mod conformance;
 mod containers;
 mod convert;
 mod copies;
+mod fetching;
 mod filesystems;
 mod fixture;
 mod fuse;

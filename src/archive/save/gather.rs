@@ -10,6 +10,7 @@ use crate::archive::walk::{Lookup, Walk};
 use crate::archive::{LoadError, SaveError, Warning};
 use crate::blob::{BlobError, BlobSource};
 use crate::digest::Digest;
+use crate::image::Descriptor;
 use crate::limits::Limits;
 
 /// What is to be saved.
@@ -112,12 +113,12 @@ impl Lookup for Stored<'_> {
         Ok(()) // the caller keeps what it asks for
     }
 
-    fn find(&mut self, digest: &Digest) -> Result<Option<Found>, LoadError> {
-        find_in(self.0, digest)
+    fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError> {
+        find_in(self.0, &at.digest)
     }
 
-    fn read(&mut self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        read_in(self.0, digest, limit)
+    fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        read_in(self.0, &at.digest, limit)
     }
 
     fn name_of(&self, digest: &Digest) -> String {

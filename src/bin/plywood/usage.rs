@@ -52,6 +52,9 @@ fn summary(usage: &StoreUsage) -> Table {
     row("Layers", usage.layers.len(), layers, usage.total.layers, usage.reclaimable.layers);
     let steps = usage.steps as usize;
     row("Build cache", steps, 0, usage.build_cache.total(), usage.build_cache.total());
+    if usage.downloads > 0 {
+        row("Downloads", 0, 0, usage.downloads, usage.downloads);
+    }
     row("Containers", usage.containers.len(), containers, usage.writable, usage.writable_reclaimable);
     table
 }
@@ -151,6 +154,7 @@ fn to_json(usage: &StoreUsage) -> Value {
         "blobs": usage.blobs,
         "active_images": active_images,
         "mounted_containers": mounted,
+        "downloads": usage.downloads,
         "writable": usage.writable,
         "writable_reclaimable": usage.writable_reclaimable,
         "images": images.collect::<Vec<_>>(),
