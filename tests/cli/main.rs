@@ -7,6 +7,7 @@ mod commands;
 mod errors;
 mod forms;
 mod import;
+mod json;
 mod lenders;
 mod mending;
 mod newcomers;

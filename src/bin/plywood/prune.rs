@@ -111,7 +111,7 @@ fn tell(context: &Context, report: &PruneReport, dry_run: bool) -> Result<(), Fa
         let containers = report
             .containers
             .iter()
-            .map(|container| json!({"id": container.id, "name": container.name, "bytes": container.bytes}));
+            .map(|container| json!({"id": container.id, "name": container.name, "size": container.bytes}));
         let images = report.images.iter().map(|image| {
             json!({
                 "id": image.id.to_string(),

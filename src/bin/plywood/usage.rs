@@ -128,7 +128,7 @@ fn to_json(usage: &StoreUsage) -> Value {
     let layers = usage.layers.iter().map(|layer| {
         json!({
             "key": layer.key.to_string(),
-            "bytes": layer.bytes,
+            "size": layer.bytes,
             "images": layer.images,
             "containers": layer.containers,
         })
@@ -137,7 +137,7 @@ fn to_json(usage: &StoreUsage) -> Value {
         json!({
             "id": one.id,
             "name": one.name,
-            "image": one.image.to_string(),
+            "image_id": one.image.to_string(),
             "mounted": one.mounted,
             "shared": one.shared,
             "size": one.own.map(|own| own.allocated),
