@@ -7,8 +7,8 @@
 //! The file is its own lock while it grows: two processes that want the same blob do not bring it twice, and what a process
 //! leaves that dies is found by the next. Nothing of it is believed: the digest is taken of all bytes when they are there,
 //! those of an earlier attempt included, of which a power cut may have left any. A file that was whole once is never written
-//! to again: it may have its place among the blobs by then, or be read. So it needs no lock, and whoever waits for a lock
-//! on a layer holds none here.
+//! to again: it may have its place among the blobs by then, or be read. So it is used without a lock, and whoever waits for
+//! a lock on a layer holds none here. Only who has the lock removes a file: its name is that of one file all the while.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -135,13 +135,14 @@ impl<'a> PartialBlob<'a> {
     pub fn collect(
         dir: &Dir,
         workspace: &Workspace,
-        needed: impl Fn(&Digest) -> bool,
+        needed: impl Fn(&Digest) -> Result<bool, BlobError>,
         only_count: bool,
     ) -> Result<(u64, u64), BlobError> {
         let (mut count, mut bytes) = (0, 0);
         for entry in dir.names()? {
             let Ok(name) = str::from_utf8(&entry.name) else { continue };
-            if digest_of(name).is_none_or(|digest| needed(&digest)) {
+            let Some(digest) = digest_of(name) else { continue };
+            if needed(&digest)? {
                 continue;
             }
             if !dir.is_of_kind(&entry, crate::fs::Kind::File)? {
@@ -179,13 +180,16 @@ impl WholeBlob<'_> {
         Ok(staged.map(|staged| StagedBlob::assume(staged, self.digest, self.length).park()))
     }
 
-    /// Removes it, as it has its place.
+    /// Removes it, as it has its place. Whoever has just taken it up finds that out, and removes it then.
     ///
     /// # Errors
     ///
     /// [`BlobError::Io`] if the file system refuses.
     pub fn forget(self) -> Result<(), BlobError> {
-        Ok(self.dir.remove_file(&self.name).optional().map(drop)?)
+        match Lock::try_acquire_present(self.dir, &self.name)? {
+            Some(_held) => Ok(self.dir.remove_file(&self.name)?),
+            None => Ok(()),
+        }
     }
 }
 

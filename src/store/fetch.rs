@@ -139,9 +139,10 @@ impl Inner {
         needed: impl Fn(&Digest) -> bool,
         only_count: bool,
     ) -> Result<(u64, u64), StoreError> {
-        match self.downloads()? {
-            Some(dir) => Ok(PartialBlob::collect(&dir, workspace, needed, only_count)?),
-            None => Ok((0, 0)),
-        }
+        let Some(dir) = self.downloads()? else { return Ok((0, 0)) };
+        // What has its place among the blobs has no business here, needed or not.
+        let blobs = &self.layout.blobs;
+        let awaited = |digest: &Digest| Ok(needed(digest) && blobs.size(digest)?.is_none());
+        Ok(PartialBlob::collect(&dir, workspace, awaited, only_count)?)
     }
 }
