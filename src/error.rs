@@ -106,6 +106,13 @@ fn codec(error: &CodecError) -> &'static str {
     }
 }
 
+#[cfg(feature = "registry")]
+impl From<crate::registry::RegistryError> for Error {
+    fn from(error: crate::registry::RegistryError) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
 /// What a store's error holds already is not held twice.
 macro_rules! by_way_of {
     ($($error:ty => $outer:ty;)*) => {$(

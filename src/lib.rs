@@ -132,6 +132,8 @@ pub mod layer;
 pub mod limits;
 pub mod parallelism;
 pub mod path;
+#[cfg(feature = "registry")]
+pub mod registry;
 pub mod stack;
 pub mod store;
 mod text;
@@ -159,6 +161,9 @@ pub use store::{
     RepairOptions, RepairReport, Repaired, SaveOptions, SquashFrom, SquashOptions, StepKey, Store,
     StoreError, StoreOptions, StoreUsage, UnmountError, Unpack, UsageOptions,
 };
+
+#[cfg(feature = "registry")]
+pub use store::PushOptions;
 
 /// The examples in README.md are held to what they say.
 #[cfg(doctest)]

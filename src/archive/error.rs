@@ -325,6 +325,22 @@ pub enum SaveError {
         /// What is wrong with it.
         source: ImageError,
     },
+    /// Platforms that the image lists are neither here nor where it was to be delivered to.
+    #[error("the image {image} is not here for {}", absent.join(", "))]
+    AbsentPlatforms {
+        /// What was asked for.
+        image: Digest,
+        /// The platforms; the digest where one has none.
+        absent: Vec<String>,
+    },
+    /// The receiver does not take something. The source says who that is.
+    #[error("cannot deliver {digest}")]
+    Deliver {
+        /// What it does not take.
+        digest: Digest,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The caller asked to stop.
     #[error("saving was cancelled")]
     Cancelled,

@@ -36,6 +36,7 @@
 mod arrival;
 mod content;
 mod convert;
+mod deliver;
 mod docker;
 mod error;
 mod fetch;
@@ -58,6 +59,7 @@ mod words;
 
 pub use arrival::Arrival;
 pub(crate) use convert::{Converted, convert};
+pub use deliver::{AbsentPlatforms, Deliver, DeliverOptions, Delivered, OpenContent, deliver};
 pub use error::{LoadError, MissingLayer, SaveError};
 pub use fetch::{Fetch, Transfer};
 pub use load::{

@@ -116,6 +116,11 @@ impl MediaType {
         matches!(self.kind(), MediaKind::Layer { .. })
     }
 
+    /// Whether it is a manifest or an index.
+    pub fn is_document(&self) -> bool {
+        matches!(self.kind(), MediaKind::Manifest | MediaKind::Index)
+    }
+
     /// Whether it is a layer whose compression is known, and not one that is encrypted, say.
     pub fn is_open_layer(&self) -> bool {
         match self.kind() {

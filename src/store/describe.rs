@@ -88,6 +88,8 @@ impl StoreError {
             Self::Time(_) => ("invalid-time", facts![]),
             Self::Change(_) => ("invalid-change", facts![]),
             Self::LayerMissing { key } => ("missing-layer", facts![key]),
+            #[cfg(feature = "registry")]
+            Self::Registry(error) => (error.kind(), error.facts()),
             Self::Load(error) => load(error),
             Self::Save(error) => save(error),
             Self::Blob(error) => blob(error),
@@ -124,6 +126,10 @@ fn system(error: &io::Error) -> Described {
         }
         if let Some(error) = inner.downcast_ref::<fs::Error>() {
             return file(error);
+        }
+        #[cfg(feature = "registry")]
+        if let Some(error) = inner.downcast_ref::<crate::registry::RegistryError>() {
+            return (error.kind(), error.facts());
         }
         if inner.is::<Unwanted>() {
             return ("cancelled", facts![]);
@@ -255,6 +261,15 @@ fn save(error: &SaveError) -> Described {
         SaveError::Index { path, source } => {
             let (kind, found) = image(source);
             (kind, with_path(path, found))
+        }
+        SaveError::AbsentPlatforms { image, absent } => {
+            let absent = absent.join(" ");
+            ("absent-platforms", facts![image, absent])
+        }
+        SaveError::Deliver { digest, source } => {
+            let (kind, mut found) = system(source);
+            found.push(("digest", digest.to_string()));
+            (kind, found)
         }
         SaveError::Cancelled => ("cancelled", facts![]),
         SaveError::Io(error) => file(error),

@@ -209,6 +209,10 @@ pub enum StoreError {
     /// An image cannot be saved.
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// A registry does not give or take something.
+    #[cfg(feature = "registry")]
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
     /// A blob is missing, damaged or cannot be written.
     #[error(transparent)]
     Blob(#[from] BlobError),

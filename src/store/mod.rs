@@ -36,6 +36,10 @@ mod operation;
 mod options;
 mod probing;
 mod prune;
+#[cfg(feature = "registry")]
+mod pull;
+#[cfg(feature = "registry")]
+mod push;
 mod records;
 mod remove;
 mod repair;
@@ -81,6 +85,8 @@ pub use new_image::NewImage;
 pub use oci_dir::ReadOnlyOciDir;
 pub use options::{DriverChoice, StoreOptions};
 pub use prune::{LabelFilter, PruneImages, PruneOptions, PruneReport, PrunedContainer, PrunedImage};
+#[cfg(feature = "registry")]
+pub use push::PushOptions;
 pub use remove::{RemoveImage, Removed};
 pub use repair::{Outcome, RepairOptions, RepairReport, Repaired};
 pub use save::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};

@@ -38,6 +38,8 @@ pub enum LayerCompression {
     /// As they are stored.
     #[default]
     Keep,
+    /// Layers that are not compressed are. Others stay as they are. Has no text.
+    IfPlain(Encoding),
     /// Layers that are compressed by another method are compressed anew. Others stay as they are, whatever their level.
     Like(Encoding),
     /// All layers are compressed anew.
@@ -49,7 +51,7 @@ impl LayerCompression {
     pub fn encoding(self) -> Option<Encoding> {
         match self {
             Self::Keep => None,
-            Self::Like(encoding) | Self::Anew(encoding) => Some(encoding),
+            Self::IfPlain(encoding) | Self::Like(encoding) | Self::Anew(encoding) => Some(encoding),
         }
     }
 
@@ -57,6 +59,9 @@ impl LayerCompression {
     pub(in crate::archive) fn of(self, found: Compression) -> Option<Encoding> {
         match self {
             Self::Keep => None,
+            Self::IfPlain(wanted) => {
+                (found == Compression::None && wanted != Encoding::None).then_some(wanted)
+            }
             Self::Like(wanted) => (wanted.compression() != found).then_some(wanted),
             Self::Anew(Encoding::None) if found == Compression::None => None,
             Self::Anew(encoding) => Some(encoding),

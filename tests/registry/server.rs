@@ -1,0 +1,91 @@
+//! A registry of the test's own.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use plywood::registry::{Client, ClientOptions};
+
+use crate::common::{have, scratch};
+
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `docker-registry` on loopback, as long as the value lives.
+pub struct Server {
+    child: Child,
+    /// Host and port.
+    pub address: String,
+    pub dir: tempfile::TempDir,
+}
+
+/// User and password of a registry that wants them: bcrypt, with the least work.
+const HTPASSWD: &str = "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
+
+impl Server {
+    /// One that is open to everybody; `None`, after saying so, where it is not installed.
+    pub fn start() -> Option<Self> {
+        Self::with("")
+    }
+
+    /// One that wants to know who it is: `me`, whose password is `secret`.
+    pub fn with_password() -> Option<Self> {
+        Self::with("auth:\n  htpasswd:\n    realm: here\n    path: PASSWORDS\n")
+    }
+
+    fn with(more: &str) -> Option<Self> {
+        if !have(&["docker-registry", "setpriv"]) {
+            return None;
+        }
+        let dir = scratch();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("passwords"), HTPASSWD).unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0'}}\n{}",
+            path("data"),
+            more.replace("PASSWORDS", &path("passwords"))
+        );
+        std::fs::write(path("config.yml"), config).unwrap();
+        let log = std::fs::File::create(path("log")).unwrap();
+        let child = Command::new("setpriv")
+            // Should the test die, so does the registry.
+            .args(["--pdeathsig", "TERM", "docker-registry", "serve", &path("config.yml")])
+            .env("OTEL_TRACES_EXPORTER", "none")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let log = path("log");
+        let mut server = Self { child, address: String::new(), dir };
+        let begin = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&log).unwrap();
+            if let Some((_, rest)) = text.split_once("listening on 127.0.0.1:") {
+                let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                server.address = format!("127.0.0.1:{port}");
+                return Some(server);
+            }
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none() && begin.elapsed() < PATIENCE, "docker-registry: {ended:?}\n{text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Options that do not keep a test waiting.
+pub fn options() -> ClientOptions {
+    let mut options = ClientOptions::default();
+    options.back_off = Duration::from_millis(1);
+    options
+}
+
+pub fn client() -> Client {
+    Client::new(options()).unwrap()
+}
