@@ -1,11 +1,15 @@
 //! Registries, against the distribution's `docker-registry` on loopback, and against one that misbehaves on the way.
 
+#![allow(unreachable_pub, clippy::unwrap_used)]
 
+mod client;
 mod proxy;
 mod pull;
 mod push;
 mod server;
 mod shop;
+#[cfg(feature = "cli")]
+mod tool;
 
 #[path = "../common/mod.rs"]
 mod common;

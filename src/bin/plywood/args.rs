@@ -7,6 +7,8 @@ mod images;
 mod list;
 mod made;
 mod prune;
+#[cfg(feature = "registry")]
+mod registry;
 mod store;
 
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ pub(crate) use images::*;
 pub(crate) use list::*;
 pub(crate) use made::*;
 pub(crate) use prune::*;
+#[cfg(feature = "registry")]
+pub(crate) use registry::*;
 pub(crate) use store::*;
 
 /// Container images, their layers and writable containers, kept in one directory.
@@ -133,6 +137,10 @@ pub(crate) enum Durability {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     Load(LoadArgs),
+    #[cfg(feature = "registry")]
+    Pull(PullArgs),
+    #[cfg(feature = "registry")]
+    Push(PushArgs),
     Images(ImagesArgs),
     Inspect(InspectArgs),
     History(HistoryArgs),
@@ -185,6 +193,10 @@ pub(crate) enum ImageCommand {
     Inspect(ImageInspectArgs),
     History(HistoryArgs),
     Load(LoadArgs),
+    #[cfg(feature = "registry")]
+    Pull(PullArgs),
+    #[cfg(feature = "registry")]
+    Push(PushArgs),
     Save(SaveArgs),
     Import(ImportArgs),
     Squash(SquashArgs),

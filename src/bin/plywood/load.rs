@@ -12,6 +12,7 @@ use crate::errors::Failure;
 use crate::files::Input;
 use crate::global::Context;
 use crate::human;
+use crate::output::Output;
 use crate::progress::Meter;
 use crate::signals::Interrupt;
 
@@ -112,8 +113,12 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
         if is_archive { failure.about(what) } else { failure }
     });
     drop(meter);
-    let loaded: Vec<Loaded> = loaded?.iter().map(Loaded::new).collect();
+    report(output, "Loaded", &loaded?)
+}
 
+/// Says what came in: `done` is what was done to it.
+pub(crate) fn report(output: Output, done: &str, loaded: &[LoadedImage]) -> Result<(), Failure> {
+    let loaded: Vec<Loaded> = loaded.iter().map(Loaded::new).collect();
     if output.json {
         return output.json(&loaded);
     }
@@ -131,7 +136,7 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
     }
     output.lines(loaded.iter().flat_map(|image| match &image.names[..] {
         _ if output.quiet => vec![image.id.clone()],
-        [] => vec![format!("Loaded image ID: {}", image.id)],
-        names => names.iter().map(|name| format!("Loaded image: {name}")).collect(),
+        [] => vec![format!("{done} image ID: {}", image.id)],
+        names => names.iter().map(|name| format!("{done} image: {name}")).collect(),
     }))
 }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `args` `refusal` | what can be said on the command line, and what is answered to the rest |
 //! | `global` | which store, opened how |
-//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` `prune` `usage` | the commands |
+//! | `load` `save` `copy` `images` `containers` `inspect` `store` `check` `prune` `usage` `registry` | the commands |
 //! | `select` `template` | what of a list, or of one thing, was asked for |
 //! | `output` `errors` `progress` `human` | how things are printed |
 //! | `files` `signals` | the world outside the store |
@@ -29,6 +29,8 @@ mod output;
 mod progress;
 mod prune;
 mod refusal;
+#[cfg(feature = "registry")]
+mod registry;
 mod repair;
 mod save;
 mod select;
@@ -68,6 +70,10 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Load(args) => load::load(context, args),
         Command::Save(args) => save::save(context, args),
+        #[cfg(feature = "registry")]
+        Command::Pull(args) => registry::pull(context, args),
+        #[cfg(feature = "registry")]
+        Command::Push(args) => registry::push(context, args),
         Command::Import(args) => import::import(context, args),
         Command::Squash(args) => forms::squash(context, args),
         Command::Convert(args) => forms::convert(context, args),
@@ -109,6 +115,10 @@ fn run_image(context: &Context, command: &ImageCommand) -> Result<(), Failure> {
         ImageCommand::History(args) => images::history(context, args),
         ImageCommand::Load(args) => load::load(context, args),
         ImageCommand::Save(args) => save::save(context, args),
+        #[cfg(feature = "registry")]
+        ImageCommand::Pull(args) => registry::pull(context, args),
+        #[cfg(feature = "registry")]
+        ImageCommand::Push(args) => registry::push(context, args),
         ImageCommand::Import(args) => import::import(context, args),
         ImageCommand::Squash(args) => forms::squash(context, args),
         ImageCommand::Convert(args) => forms::convert(context, args),

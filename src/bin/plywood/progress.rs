@@ -3,6 +3,9 @@
 //! Only where a person looks (a terminal, neither `-q` nor `--json`) and only once the work has taken half a second: what
 //! is over at once needs no bar, and a flickering one is worse than none.
 
+#[cfg(feature = "registry")]
+mod transfers;
+
 use std::io::{self, IsTerminal as _};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -12,8 +15,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::Output;
 
+#[cfg(feature = "registry")]
+pub(crate) use transfers::Transfers;
+
 /// Work that is over by then shows no bar.
 const DELAY: Duration = Duration::from_millis(500);
+
+/// How often a bar moves that has nothing to tell.
+const TICK: Duration = Duration::from_millis(100);
 
 const PLAIN: &str = "{spinner} {msg}";
 const COUNTING: &str = "{spinner} {msg}  {decimal_bytes}  {decimal_bytes_per_sec}";
@@ -23,8 +32,7 @@ const KNOWN: &str = "{spinner} {msg}  {wide_bar}  {decimal_bytes}/{decimal_total
 #[derive(Debug)]
 pub(crate) struct Meter {
     bar: ProgressBar,
-    /// Dropping it ends the waiting for the time to show the bar.
-    waiting: Option<(Sender<()>, JoinHandle<()>)>,
+    waiting: Waiting,
 }
 
 impl Meter {
@@ -33,19 +41,12 @@ impl Meter {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         bar.set_message(doing);
         bar.set_style(style(PLAIN));
-        let wanted = !output.quiet && !output.json && io::stderr().is_terminal();
-        let waiting = wanted.then(|| {
-            let (sender, receiver) = mpsc::channel::<()>();
-            let shown = bar.clone();
-            let thread = thread::spawn(move || {
-                if receiver.recv_timeout(DELAY) == Err(RecvTimeoutError::Timeout) {
-                    shown.set_draw_target(ProgressDrawTarget::stderr());
-                    shown.enable_steady_tick(Duration::from_millis(100));
-                }
-            });
-            (sender, thread)
-        });
-        Self { bar, waiting }
+        let shown = bar.clone();
+        let show = move || {
+            shown.set_draw_target(ProgressDrawTarget::stderr());
+            shown.enable_steady_tick(TICK);
+        };
+        Self { bar, waiting: Waiting::to(show, output) }
     }
 
     /// From now on it is known how many bytes there are.
@@ -78,12 +79,36 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        if let Some((sender, thread)) = self.waiting.take() {
+        self.waiting.end();
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Waits for the time to show something.
+#[derive(Debug)]
+struct Waiting(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Waiting {
+    /// Shows it then, if a person looks.
+    fn to(show: impl FnOnce() + Send + 'static, output: Output) -> Self {
+        let wanted = !output.quiet && !output.json && io::stderr().is_terminal();
+        Self(wanted.then(|| {
+            let (sender, receiver) = mpsc::channel::<()>();
+            let thread = thread::spawn(move || {
+                if receiver.recv_timeout(DELAY) == Err(RecvTimeoutError::Timeout) {
+                    show();
+                }
+            });
+            (sender, thread)
+        }))
+    }
+
+    fn end(&mut self) {
+        if let Some((sender, thread)) = self.0.take() {
             drop(sender);
             // It does nothing that could panic, and a bar is not worth an error.
             thread.join().unwrap_or_default();
         }
-        self.bar.finish_and_clear();
     }
 }
 

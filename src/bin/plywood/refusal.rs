@@ -112,6 +112,11 @@ fn verb(path: &[String], word: &str) -> Option<&'static str> {
         }
         (None, "mv") => "`plywood rename` gives a container another name, `plywood tag` an image one more",
         (None | Some("system"), "fsck" | "verify") => "`plywood check` looks, `plywood repair` mends",
+        #[cfg(feature = "registry")]
+        (None, "login" | "logout") => {
+            "`docker login` and `podman login` log in to a registry, and plywood uses what they leave"
+        }
+        #[cfg(not(feature = "registry"))]
         (None | Some("image"), "pull" | "push" | "login" | "logout" | "search") => {
             "this plywood was built without registries; skopeo brings images: \
              `skopeo copy docker://debian:12 docker-archive:debian.tar:debian:12`, then `plywood load -i debian.tar`"

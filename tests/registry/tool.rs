@@ -1,0 +1,86 @@
+//! The commands `pull` and `push`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::common::image::Layout;
+use crate::common::scratch;
+use crate::server::Server;
+use crate::shop::web;
+
+/// The tool with a store of its own, and an environment without anybody's credentials.
+fn plywood(dir: &Path, store: &str, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
+    command.arg("--root").arg(dir.join(store)).args(words).current_dir(dir);
+    command.env("HOME", dir).env("XDG_RUNTIME_DIR", dir.join("run"));
+    for variable in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "PLYWOOD_ADDITIONAL_STORES"] {
+        command.env_remove(variable);
+    }
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn done(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn an_image_is_pushed_and_pulled_by_the_tool() {
+    let Some(server) = Server::start() else { return };
+    let dir = scratch();
+    std::fs::write(dir.path().join("web.tar"), Layout::of(&web()).oci_archive()).unwrap();
+    let run = |store: &str, words: &[&str]| plywood(dir.path(), store, words);
+    let id = done(run("one", &["load", "-q", "-i", "web.tar"]));
+    let there = format!("{}/me/web:1", server.address);
+    let pushed = done(run("one", &["push", "localhost/web:1", &there]));
+    assert!(pushed.starts_with(&format!("Pushed image: {there} (sha256:")), "{pushed}");
+    assert_eq!(done(run("two", &["pull", "-q", &there])), id);
+    assert_eq!(done(run("two", &["pull", &there])), format!("Pulled image: {there}"));
+    // By its own name, which says where to.
+    let again = done(run("two", &["push", "--json", &there]));
+    let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!((&again["blobs"], &again["id"]), (&0.into(), &id.as_str().into()));
+    let pulled = done(run("three", &["pull", "--on-demand", "--json", &there]));
+    let pulled: serde_json::Value = serde_json::from_str(&pulled).unwrap();
+    assert_eq!(pulled[0]["id"], id.as_str());
+}
+
+#[test]
+fn who_is_not_let_in_is_told_how_to_log_in() {
+    let Some(server) = Server::with_password() else { return };
+    let dir = scratch();
+    let there = format!("{}/me/web:1", server.address);
+    let refused = plywood(dir.path(), "store", &["pull", &there]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains(&format!("log in with `docker login {}`", server.address)), "{said}");
+
+    // Where podman keeps them: that is looked at without being said.
+    let file = dir.path().join("run/containers");
+    std::fs::create_dir_all(&file).unwrap();
+    let auth = format!(r#"{{"auths": {{"{}": {{"auth": "bWU6c2VjcmV0"}}}}}}"#, server.address);
+    std::fs::write(file.join("auth.json"), auth).unwrap();
+    let absent = plywood(dir.path(), "store", &["pull", "--json", &there]);
+    let said: serde_json::Value = serde_json::from_slice(&absent.stderr).unwrap();
+    assert_eq!(said["kind"], "not-found", "{said}");
+
+    // A program that keeps them.
+    std::fs::remove_file(file.join("auth.json")).unwrap();
+    let helper = dir.path().join("docker-credential-test");
+    let script =
+        "#!/bin/sh\nread server\necho '{\"ServerURL\":\"x\",\"Username\":\"me\",\"Secret\":\"secret\"}'\n";
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::create_dir(dir.path().join(".docker")).unwrap();
+    std::fs::write(dir.path().join(".docker/config.json"), r#"{"credsStore": "test"}"#).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
+    command.arg("--root").arg(dir.path().join("store")).args(["pull", "--json", &there]);
+    command.env("HOME", dir.path()).env("PATH", path).env_remove("XDG_RUNTIME_DIR");
+    for variable in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME"] {
+        command.env_remove(variable);
+    }
+    let said: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stderr).unwrap();
+    assert_eq!(said["kind"], "not-found", "{said}");
+}
