@@ -7,7 +7,7 @@ use super::{SaveError, oci};
 use crate::blob::Blobs;
 use crate::digest::Digest;
 use crate::fs::{Context, Dir, Durability, Optional, Staging, Workspace};
-use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME};
+use crate::image::{Descriptor, Index, OCI_REF_NAME, Reference};
 
 /// A layout that is written to. Work in progress is in a directory with a random name beside `blobs`.
 pub(super) struct Target<'a> {
@@ -80,10 +80,15 @@ fn is_begun(name: &[u8]) -> bool {
 
 /// Whether `new` takes the place of `old`: it has its name, or it is the same and `old` has none.
 fn replaces(new: &Descriptor, old: &Descriptor) -> bool {
-    let name = |entry: &'_ Descriptor, key| entry.annotations.get(key).cloned();
-    let has_name = |key| name(old, key).is_some() && name(old, key) == name(new, key);
-    let unnamed = name(old, OCI_REF_NAME).is_none() && name(old, CONTAINERD_IMAGE_NAME).is_none();
-    has_name(OCI_REF_NAME) || has_name(CONTAINERD_IMAGE_NAME) || (unnamed && old.digest == new.digest)
+    let text = |entry: &'_ Descriptor| entry.annotations.get(OCI_REF_NAME).cloned();
+    let name = |entry: &Descriptor| Reference::from_annotations(&entry.annotations, None);
+    match (text(old), name(old)) {
+        (None, None) => old.digest == new.digest,
+        // Who looks for a text would find both.
+        (old_text, old_name) => {
+            (old_text.is_some() && old_text == text(new)) || (old_name.is_some() && old_name == name(new))
+        }
+    }
 }
 
 fn read_index(dir: &Dir, options: &SaveOptions<'_>) -> Result<Index, SaveError> {

@@ -100,19 +100,27 @@ impl Reference {
 
     /// The name that the annotations of a descriptor in an index give, if they give one.
     ///
-    /// containerd's annotation is preferred, for it holds a full name. OCI's counts as one if it has a `/` or
-    /// a `:`; otherwise it is a tag, and the name is that tag of `repository`. OCI allows texts that are no
-    /// image names, so what cannot be read is no error.
+    /// containerd's annotation holds a full name. OCI's is a name if it has a `/` or a `:`; otherwise it is a tag, of the
+    /// repository in containerd's, else of `repository`. Where the two say different things OCI's counts: umoci, which
+    /// knows no other, copies the annotations of an image that it tags and leaves containerd's as it was. OCI allows texts
+    /// that are no image names, so what cannot be read is no error.
     pub fn from_annotations(
         annotations: &BTreeMap<String, String>,
         repository: Option<&Reference>,
     ) -> Option<Self> {
         let full = |text: &String| Self::parse_familiar(text).ok();
         let by_containerd = annotations.get(CONTAINERD_IMAGE_NAME).and_then(full);
-        by_containerd.or_else(|| {
-            let name = annotations.get(OCI_REF_NAME)?;
-            if name.contains(['/', ':']) { full(name) } else { repository?.tagged(name).ok() }
-        })
+        let repository = by_containerd.as_ref().or(repository);
+        let by_oci = annotations.get(OCI_REF_NAME).and_then(|name| match name.contains(['/', ':']) {
+            // Of a name with a digest containerd repeats here what stands behind the repository.
+            true if name.contains('@') && by_containerd.is_some() => None,
+            true => full(name),
+            false => repository?.tagged(name).ok(),
+        });
+        match by_containerd {
+            Some(name) if by_oci.as_ref().is_none_or(|other| *other == name.without_digest()) => Some(name),
+            _ => by_oci,
+        }
     }
 
     /// Reads a name that may lack both tag and digest.
@@ -544,7 +552,20 @@ mod tests {
             Reference::from_annotations(&annotations, repository.as_ref()).map(|name| name.familiar())
         };
         let both = [(CONTAINERD_IMAGE_NAME, "quay.io/x:1"), (OCI_REF_NAME, "y:2")];
-        assert_eq!(given(&both, None).as_deref(), Some("quay.io/x:1"));
+        assert_eq!(given(&both, None).as_deref(), Some("y:2"), "umoci changed its own only");
+        for (theirs, expected) in [("1", "quay.io/x:1"), ("2", "quay.io/x:2"), ("Not/A/Name", "quay.io/x:1")]
+        {
+            assert_eq!(given(&[both[0], (OCI_REF_NAME, theirs)], Some("z")).as_deref(), Some(expected));
+        }
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (containerd, oci) in [
+            (format!("quay.io/x@{digest}"), format!("@{digest}")),
+            (format!("quay.io/x:1@{digest}"), format!("1@{digest}")),
+            (format!("quay.io/x:1@{digest}"), "1".to_owned()),
+        ] {
+            let found = given(&[(CONTAINERD_IMAGE_NAME, &containerd), (OCI_REF_NAME, &oci)], None);
+            assert_eq!(found, Some(containerd));
+        }
         assert_eq!(given(&both[1..], None).as_deref(), Some("y:2"));
         assert_eq!(given(&[(OCI_REF_NAME, "quay.io/y")], None).as_deref(), Some("quay.io/y:latest"));
         assert_eq!(given(&[(OCI_REF_NAME, "latest")], None), None);
