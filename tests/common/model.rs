@@ -55,8 +55,12 @@ impl Model {
                 }
                 continue;
             }
+            let is_whiteout = base(&path).starts_with(b".wh.");
+            if is_whiteout && base(&path) != b".wh..wh..opq" && self.is_covered(&path, &fresh) {
+                continue;
+            }
             let place = self.place(&path);
-            if base(&path).starts_with(b".wh.") {
+            if is_whiteout {
                 // Gone before; but the directory that it stands in is there.
                 continue;
             }
@@ -110,6 +114,14 @@ impl Model {
         } else if !is_aufs(path) {
             self.remove(&parent.join(OsStr::from_bytes(deleted)));
         }
+    }
+
+    /// Whether this layer has something on the way to `path` that is no directory.
+    fn is_covered(&self, path: &Path, fresh: &BTreeSet<usize>) -> bool {
+        path.ancestors().skip(1).any(|above| {
+            let inode = self.names.get(above).filter(|inode| fresh.contains(inode));
+            inode.is_some_and(|&inode| self.inodes[inode].kind != Kind::Directory)
+        })
     }
 
     /// Where the entry at `path` goes, after its parents were made.

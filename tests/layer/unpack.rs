@@ -334,6 +334,24 @@ fn within_a_layer_a_link_on_the_way_resolves_inside_the_root() {
     }
 }
 
+#[test]
+fn a_deletion_below_what_is_no_directory_any_more_deletes_nothing_else() {
+    let base =
+        || tar().dir("data").file("data/file", "").dir("data/dir").dir("etc").file("etc/file", "innocent");
+    // umoci 0.4.7 writes such layers, in this order.
+    for top in [
+        tar().file("data", "now a file").whiteout("data/file").whiteout("data/dir/deeper"),
+        tar().symlink("data", "etc").whiteout("data/file").whiteout("data/dir/file"),
+        tar().symlink("data", "/etc").whiteout("data/file"),
+        tar().fifo("data").whiteout("data/dir"),
+    ] {
+        in_every_order(&base(), &top);
+    }
+    let linked = tar().link("data", "etc/other").whiteout("data/file").dir("etc").file("etc/other", "linked");
+    let layers = [base(), linked];
+    lab().root(&layers).assert_same(&meant(&layers), "a link to a later file");
+}
+
 fn refusal(tar: &[u8]) -> UnpackError {
     let lab = lab();
     let error = lab.try_ensure(&[tar.to_vec()]).unwrap_err();

@@ -129,6 +129,10 @@ impl<'a> Unpacker<'a> {
             }
             EntryKind::Whiteout => {
                 let (parent, name) = split(&path);
+                // umoci deletes what was in a directory also where the layer has a file or a link instead.
+                if self.places.is_covered(&parent)? {
+                    return Ok(());
+                }
                 let place = self.places.directory(&parent, of)?;
                 self.places.remember(&path, of)?;
                 self.places.deletions.whiteouts.insert(place.path.join(name));

@@ -189,6 +189,17 @@ impl<'a> Places<'a> {
         path.is_root() || self.known.contains_key(path)
     }
 
+    /// Whether the layer has something on the way to the directory `path`, or in its place, that is no directory: nothing
+    /// that the layers below have there can be seen.
+    pub(super) fn is_covered(&self, path: &LayerPath) -> Result<bool, UnpackError> {
+        if self.is_directory(path) {
+            return Ok(false);
+        }
+        let mut way = path.ancestors().chain([path.clone()]);
+        let Some(first) = way.find(|at| !self.is_directory(at)) else { return Ok(false) };
+        Ok(self.waiting.contains_key(&first) || self.root.stat(first.as_path()).optional()?.is_some())
+    }
+
     /// The directory that `path` leads to. What is missing on the way is made, and what is neither a directory nor a
     /// symlink is replaced by one.
     pub(super) fn directory(&mut self, path: &LayerPath, of: Of<'_>) -> Result<Rc<Place>, UnpackError> {
