@@ -1,7 +1,8 @@
 //! [`receive_root`] and [`write_config`]: a root file system as one tar, from anybody, and what it was an image of.
 //!
 //! The config of an image goes in front of the tar, in a comment that every reader of tars passes over
-//! (`comment=plywood.image.config={…}` in a PAX global header). What is extracted is the root and nothing else.
+//! (`comment=plywood.image.config={…}` in a PAX global header; a config of more than 512 KiB in several, one after another).
+//! What is extracted is the root and nothing else.
 
 use std::io::{self, Read, Write};
 
