@@ -50,6 +50,12 @@ impl Storage {
     pub fn run(&self, arguments: &[&str]) -> String {
         text(self.command().args(arguments))
     }
+
+    /// The same in a directory: of what is called after a path, one that is relative makes a name that may be.
+    #[track_caller]
+    pub fn run_in(&self, dir: &Path, arguments: &[&str]) -> String {
+        text(self.command().current_dir(dir).args(arguments))
+    }
 }
 
 impl Drop for Storage {
