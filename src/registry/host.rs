@@ -19,6 +19,8 @@ use super::{ClientOptions, RegistryError, Transport};
 
 /// Whom a registry sees.
 const USER_AGENT: &str = concat!("plywood/", env!("CARGO_PKG_VERSION"));
+/// What keeps a proxy from being used at all: every name, every address.
+const NO_HOST: &str = "*,0.0.0.0/0,::/0";
 /// As much of an error's body is read.
 const WORDS: usize = 16 << 10;
 
@@ -85,6 +87,11 @@ impl Host {
         }
         for pem in &options.certificates {
             let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(client)?;
+            if certificates.is_empty() {
+                return Err(RegistryError::Client(
+                    "there is no certificate in what should be trusted".into(),
+                ));
+            }
             builder = builder.tls_certs_merge(certificates);
         }
         let oci = oci_client::Client::try_from(oci_config(options, plain, local));
@@ -137,7 +144,7 @@ fn oci_config(options: &ClientOptions, plain: bool, local: bool) -> ClientConfig
     let (https_proxy, no_proxy) = match proxied {
         true => (options.https_proxy.clone(), options.no_proxy.clone()),
         // Without any proxy it reads the environment; one for no host at all keeps it from that.
-        false => (Some("http://127.0.0.1:9".to_owned()), Some("*".to_owned())),
+        false => (Some("http://127.0.0.1:9".to_owned()), Some(NO_HOST.to_owned())),
     };
     ClientConfig {
         protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },

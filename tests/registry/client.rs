@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use plywood::Reference;
 use plywood::archive::Fetch;
 use plywood::image::{Descriptor, Manifest, MediaType};
-use plywood::registry::{Client, Credentials, RegistryError, Repository};
+use plywood::registry::{Client, Credentials, RegistryError, Repository, Transport};
 
 use crate::proxy::{Act, Asked, Proxy};
 use crate::server::{Server, client, options};
@@ -260,4 +260,23 @@ fn it_works_inside_a_runtime_of_the_caller() {
         assert_eq!(read(&repository, &blob, 0).unwrap(), layer);
         push(&repository, b"another");
     });
+}
+
+#[test]
+fn a_registry_with_tls_is_believed_only_by_who_trusts_its_certificate() {
+    let Some((server, authority)) = Server::with_tls() else { return };
+    let web = name(&server.address, "me/web:1");
+    let with = |certificates: Vec<Vec<u8>>| {
+        let mut options = options();
+        options.transport = Transport::Tls;
+        options.certificates = certificates;
+        Client::new(options).unwrap()
+    };
+    let trusting = with(vec![authority]);
+    let manifest = push(&trusting.repository(&web).unwrap(), &content(100_000));
+    assert_eq!(trusting.repository(&web).unwrap().resolve().unwrap(), manifest);
+    let error = with(Vec::new()).repository(&web).unwrap().resolve().unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot reach {}", server.address));
+    let error = with(vec![b"nothing".to_vec()]).repository(&web).unwrap_err();
+    assert!(matches!(error, RegistryError::Client(_)), "{error}");
 }

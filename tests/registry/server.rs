@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use plywood::registry::{Client, ClientOptions};
 
-use crate::common::{have, scratch};
+use crate::common::{have, run_command, scratch};
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,15 +24,38 @@ const HTPASSWD: &str = "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpF
 impl Server {
     /// One that is open to everybody; `None`, after saying so, where it is not installed.
     pub fn start() -> Option<Self> {
-        Self::with("")
+        Self::with("", "")
+    }
+
+    /// One that speaks TLS, and the certificate of who vouches for it.
+    pub fn with_tls() -> Option<(Self, Vec<u8>)> {
+        if !have(&["openssl"]) {
+            return None;
+        }
+        let dir = scratch();
+        let make = |words: &str| {
+            let mut command = Command::new("openssl");
+            run_command(command.args(words.split(' ')).current_dir(dir.path()));
+        };
+        let names = "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+        std::fs::write(dir.path().join("names"), names).unwrap();
+        make("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test");
+        make("req -newkey rsa:2048 -nodes -keyout key -out request -subj /CN=registry");
+        make(
+            "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -out pem -days 2 -extfile names",
+        );
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let server =
+            Self::with("", &format!(", tls: {{certificate: {}, key: {}}}", path("pem"), path("key")))?;
+        Some((server, std::fs::read(dir.path().join("ca.pem")).unwrap()))
     }
 
     /// One that wants to know who it is: `me`, whose password is `secret`.
     pub fn with_password() -> Option<Self> {
-        Self::with("auth:\n  htpasswd:\n    realm: here\n    path: PASSWORDS\n")
+        Self::with("auth:\n  htpasswd:\n    realm: here\n    path: PASSWORDS\n", "")
     }
 
-    fn with(more: &str) -> Option<Self> {
+    fn with(more: &str, http: &str) -> Option<Self> {
         if !have(&["docker-registry", "setpriv"]) {
             return None;
         }
@@ -40,7 +63,7 @@ impl Server {
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("passwords"), HTPASSWD).unwrap();
         let config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0'}}\n{}",
+            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '127.0.0.1:0'{http}}}\n{}",
             path("data"),
             more.replace("PASSWORDS", &path("passwords"))
         );

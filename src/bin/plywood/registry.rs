@@ -165,6 +165,8 @@ fn hint(error: &StoreError) -> Option<String> {
             // A server without TLS answers its beginning with something else.
             text.contains("InvalidContentType").then(|| "--plain-http speaks without TLS".to_owned())
         }
+        // What a server with TLS answers to anything else.
+        RegistryError::Refused { status: 400, .. } => Some("--tls speaks TLS, if it wants that".to_owned()),
         RegistryError::Broken { .. } => Some("the next attempt goes on where this one ended".to_owned()),
         _ => None,
     }
