@@ -102,7 +102,7 @@
 //! | feature | brings |
 //! | --- | --- |
 //! | `cli` | the tool `plywood`; nothing of it is in the library |
-//! | `ocidir` | the layout for users of the crate `ocidir`: [`store::Store`] gets `oci_dir` and `save_oci_dir`, [`archive`] gets `OciSource`. That crate wants OpenSSL's headers and pkg-config to build, and brings C zlib, so it is not in the core |
+//! | `ocidir` | the layout for users of the crate `ocidir`: [`store::Store`] gets `oci_dir`, `load_oci` and `save_oci_dir`, [`archive`] gets `OciSource`. That crate wants OpenSSL's headers and pkg-config to build, and brings C zlib, so it is not in the core |
 //!
 //! # What may be relied on
 //!

@@ -297,6 +297,27 @@ pub fn receive_from<'a, 'w>(
     finish(vec![image], walk, "the request", options)
 }
 
+/// The same for everything that `index` lists, an `index.json`, which also says what it is called.
+///
+/// # Errors
+///
+/// As [`load`].
+#[cfg(feature = "ocidir")]
+pub fn receive_listed<'a, 'w>(
+    from: &'w dyn Fetch,
+    index: &[u8],
+    partial: &'w Dir,
+    into: &Destination<'w>,
+    options: &'a LoadOptions<'a>,
+) -> Result<Arrival<'a, 'w>, LoadError> {
+    let cancelled = || options.is_cancelled();
+    let content = Remote::new(from, partial, *into);
+    let mut walk = Walk::new(Received { content, into: *into }, &options.limits, &cancelled)
+        .only_for(options.platforms.as_deref());
+    let images = oci::images(index, &mut walk, options)?;
+    finish(images, walk, oci::INDEX, options)
+}
+
 fn finish<'a, 'w>(
     mut images: Vec<Loaded>,
     walk: Walk<'_, Received<'w, impl Content<'w>>>,

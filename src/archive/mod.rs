@@ -62,6 +62,8 @@ pub(crate) use convert::{Converted, convert};
 pub use deliver::{AbsentPlatforms, Deliver, DeliverOptions, Delivered, OpenContent, deliver};
 pub use error::{LoadError, MissingLayer, SaveError};
 pub use fetch::{Fetch, Transfer};
+#[cfg(feature = "ocidir")]
+pub use load::receive_listed;
 pub use load::{
     Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_from,
     receive_layout,

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
 
 use super::error::StoreError;
-use super::load::{Elsewhere, LoadOptions, LoadedImage, Origin, Unpack};
+use super::load::{Elsewhere, LoadOptions, LoadedImage, Origin, Unpack, Wanted};
 use super::{Inner, Store};
 use crate::archive::{Fetch, Transfer};
 use crate::blob::PartialBlob;
@@ -27,7 +27,7 @@ const DOWNLOADS: &str = "downloads";
 
 /// How many blobs are fetched at a time unless the caller says otherwise. Registries and their caches often are no faster
 /// for more, and some slow down those that ask for them.
-const AT_A_TIME: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
+pub(super) const AT_A_TIME: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 
 /// Which images of several are fetched.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -98,7 +98,8 @@ impl Store {
             Platforms::All => None,
         };
         let (downloads, progress) = (options.downloads.get(), options.progress);
-        let elsewhere = Elsewhere { from, target, names: names.to_vec(), platforms, downloads, progress };
+        let wanted = Wanted::Image(Box::new(target), names.to_vec());
+        let elsewhere = Elsewhere { from, wanted, platforms, downloads, progress };
         let how = LoadOptions { unpack: options.unpack, cancel: options.cancel, ..LoadOptions::default() };
         let mut fetched = self.load_from(Origin::Elsewhere(Box::new(elsewhere)), &how)?;
         Ok(fetched.pop().expect("one image was asked for, or there is an error"))

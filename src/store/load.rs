@@ -78,11 +78,19 @@ pub(super) enum Origin<'f> {
     Elsewhere(Box<Elsewhere<'f>>),
 }
 
-/// An image that is fetched.
+/// What is fetched from a place.
+pub(super) enum Wanted {
+    /// An image, and what it is to be called.
+    Image(Box<Descriptor>, Vec<Reference>),
+    /// Everything that an `index.json` lists.
+    #[cfg(feature = "ocidir")]
+    Listed(Vec<u8>),
+}
+
+/// Images that are fetched.
 pub(super) struct Elsewhere<'f> {
     pub(super) from: &'f dyn Fetch,
-    pub(super) target: Descriptor,
-    pub(super) names: Vec<Reference>,
+    pub(super) wanted: Wanted,
     /// `None` for all.
     pub(super) platforms: Option<Vec<Platform>>,
     pub(super) downloads: usize,
@@ -171,14 +179,24 @@ impl Store {
                 loaded = arrival.publish()?;
             }
             Origin::Elsewhere(elsewhere) => {
-                let Elsewhere { from, target, names, platforms, downloads, progress } = *elsewhere;
+                let Elsewhere { from, wanted, platforms, downloads, progress } = *elsewhere;
                 how.platforms = platforms;
                 how.transfer = progress;
                 let partial = inner.ensure_downloads()?;
-                let arrival = archive::receive_from(from, target, &partial, &to, &how)?;
+                let (arrival, names) = match wanted {
+                    Wanted::Image(target, names) => {
+                        (archive::receive_from(from, *target, &partial, &to, &how)?, Some(names))
+                    }
+                    #[cfg(feature = "ocidir")]
+                    Wanted::Listed(index) => {
+                        (archive::receive_listed(from, &index, &partial, &to, &how)?, None)
+                    }
+                };
                 unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Own(downloads))?;
                 loaded = arrival.publish()?;
-                loaded[0].names = names;
+                if let (Some(names), Some(image)) = (names, loaded.first_mut()) {
+                    image.names = names;
+                }
             }
         }
         for (one, warnings) in loaded.iter().zip(&mut unpacked) {

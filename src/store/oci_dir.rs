@@ -1,20 +1,25 @@
-//! The store beside the crate [`ocidir`](::ocidir): its layout for that crate's readers, and images into that crate's layouts.
+//! The store beside the crate [`ocidir`](::ocidir): its layout for that crate's readers, images from what that crate reads,
+//! and images into that crate's layouts.
 //!
 //! Whatever is written is written by this crate. `ocidir` 0.8 updates `index.json` without a lock, so tags are lost where
 //! two write at a time; it syncs no blob, so that after a power cut a name can lead to an empty manifest; it
 //! panics on a full disk.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 use ::ocidir::cap_std::fs::Dir as CapDir;
 use ::ocidir::oci_spec::image as spec;
 use ::ocidir::{OciDir, OciRead};
 
 use super::error::StoreError;
+use super::fetch::AT_A_TIME;
 use super::image::Image;
+use super::load::{Elsewhere, LoadOptions, LoadedImage, Origin, Wanted};
 use super::{SaveOptions, Store};
-use crate::archive::{SaveError, Warning};
+use crate::archive::{LoadError, OciSource, SaveError, Transfer, Warning};
 use crate::fs::{self, Context, Dir, Optional};
 
 /// The store's `oci/` for whoever reads layouts with the crate `ocidir`. It has no way to write.
@@ -63,6 +68,48 @@ impl Store {
         let layout = self.inner.layout.blobs.layout();
         let dir = CapDir::from_std_file(File::from(OwnedFd::from(layout.try_clone()?)));
         Ok(ReadOnlyOciDir(OciDir::open(dir).map_err(io_error).at_path("open", || layout.path_of(""))?))
+    }
+
+    /// Loads every image of whatever the crate `ocidir` reads: an `OciDir`, an `OciArchive`, anything that implements
+    /// [`OciRead`]. Names and warnings are those of [`Store::load_directory`] for the same `index.json`; blobs that are here
+    /// are not read.
+    ///
+    /// That crate reads `index.json` into its own types, so an entry of it that they have no place for is lost; manifests,
+    /// configs and layers come as they are, and are believed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Load`] if a document or a blob is missing, cannot be read, or is not what it should be;
+    /// [`StoreError::Layer`] if a layer cannot be unpacked; [`StoreError::Cancelled`]. No image was loaded and no name moved then. What
+    /// came of the blobs is kept in `cache/` for the next attempt, until the next [`Store::gc`]; what was wrong is not.
+    pub fn load_oci(
+        &self,
+        from: &(impl OciRead + Sync),
+        options: &LoadOptions<'_>,
+    ) -> Result<Vec<LoadedImage>, StoreError> {
+        let index = from.read_index().and_then(|index| Ok(serde_json::to_vec(&index)?));
+        let index = index.map_err(|source| LoadError::Read(std::io::Error::other(source)))?;
+        let from = OciSource::new(from);
+        let moved = Mutex::new(BTreeMap::new());
+        let progress = options.progress.map(|progress| {
+            let moved = &moved;
+            move |transfer| {
+                if let Transfer::Moved { digest, bytes } = transfer {
+                    // A number that is not told is no reason to fail.
+                    let mut moved = moved.lock().unwrap_or_else(PoisonError::into_inner);
+                    moved.insert(digest, bytes);
+                    progress(moved.values().sum());
+                }
+            }
+        });
+        let elsewhere = Elsewhere {
+            from: &from,
+            wanted: Wanted::Listed(index),
+            platforms: None,
+            downloads: AT_A_TIME.get(),
+            progress: progress.as_ref().map(|progress| progress as _),
+        };
+        self.load_from(Origin::Elsewhere(Box::new(elsewhere)), options)
     }
 
     /// Writes `images` with their names into a layout that the crate `ocidir` has open. The layout keeps what else it holds; a

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use ::ocidir::cap_std::{ambient_authority, fs::Dir};
@@ -15,7 +16,8 @@ use ::ocidir::{OciArchive, OciDir, OciRead};
 use plywood::driver::DriverKind;
 use plywood::image::Reference;
 use plywood::store::{
-    ArchiveFormat, CommitOptions, CreateOptions, Image, LayerCompression, RemoveContainer, SaveOptions,
+    ArchiveFormat, CommitOptions, CreateOptions, Image, LayerCompression, LoadOptions, RemoveContainer,
+    SaveOptions,
 };
 use plywood::{ConfigChange, GcOptions, Limits};
 use serde_json::json;
@@ -254,6 +256,110 @@ fn an_image_is_added_to_a_layout_that_ocidir_has_made() {
     world.store.save_oci_dir(&[renamed], &theirs, &SaveOptions::default()).unwrap();
     let found = theirs.find_manifest_descriptor_with_tag("both:1").unwrap().unwrap();
     assert_eq!(found.digest().to_string(), images[1].digest().to_string());
+}
+
+#[test]
+fn what_ocidir_reads_is_loaded_as_if_it_were_read_from_disk() {
+    let from = stocked();
+    let images: Vec<Image> = from.store.images().unwrap().into_iter().collect();
+    let (archive, layout) = (from.beside("saved.tar"), from.beside("layout"));
+    let nameless = images[0].clone().with_names(Vec::new());
+    for images in [&images[..], &[nameless]] {
+        let file = File::create(&archive).unwrap();
+        from.store.save(images, ArchiveFormat::OciArchive, file, &SaveOptions::default()).unwrap();
+        from.store.save_directory(images, &layout, &SaveOptions::default()).unwrap();
+        let expected = World::driver(DriverKind::Copy);
+        let expected_images = expected.store.load_directory(&layout, &LoadOptions::default()).unwrap();
+        for world in [World::driver(DriverKind::Copy), World::driver(DriverKind::Copy)] {
+            let told = std::sync::atomic::AtomicU64::new(0);
+            let progress = |bytes| told.store(bytes, std::sync::atomic::Ordering::Relaxed);
+            let mut options = LoadOptions::default();
+            options.progress = Some(&progress);
+            let loaded = world.store.load_oci(&open(&layout), &options).unwrap();
+            let facts = |loaded: &[plywood::LoadedImage]| {
+                let fact = |one: &plywood::LoadedImage| {
+                    (one.image.digest(), one.image.id(), one.names.clone(), one.warnings.clone())
+                };
+                loaded.iter().map(fact).collect::<Vec<_>>()
+            };
+            assert_eq!(facts(&loaded), facts(&expected_images));
+            assert!(told.into_inner() > 0);
+            // Once more, from the other form: nothing is read but documents, and nothing changes.
+            let index = std::fs::read(world.path().join("oci/index.json")).unwrap();
+            world.store.load_oci(&OciArchive::open(&archive).unwrap(), &LoadOptions::default()).unwrap();
+            assert_eq!(std::fs::read(world.path().join("oci/index.json")).unwrap(), index);
+            assert!(world.store.check(&plywood::CheckOptions::default()).unwrap().damages.is_empty());
+        }
+        std::fs::remove_dir_all(&layout).unwrap();
+    }
+    // From store to store, in one step.
+    let other = World::driver(DriverKind::Copy);
+    other.store.load_oci(&from.store.oci_dir().unwrap(), &LoadOptions::default()).unwrap();
+    let names = |store: &plywood::Store| store.image_names().unwrap();
+    assert_eq!(names(&other.store), names(&from.store));
+}
+
+/// A layout of which one blob is other than it should be.
+struct Liar {
+    truth: OciDir,
+    digest: String,
+    lie: Option<Vec<u8>>,
+}
+
+impl OciRead for Liar {
+    type BlobReader = std::io::Cursor<Vec<u8>>;
+
+    fn read_blob(&self, descriptor: &Descriptor) -> ocidir::Result<Self::BlobReader> {
+        let mut bytes = Vec::new();
+        match &self.lie {
+            Some(lie) if descriptor.digest().to_string() == self.digest => bytes.clone_from(lie),
+            _ => drop(self.truth.read_blob(descriptor)?.read_to_end(&mut bytes)?),
+        }
+        Ok(std::io::Cursor::new(bytes))
+    }
+
+    fn read_index(&self) -> ocidir::Result<ImageIndex> {
+        self.truth.read_index()
+    }
+
+    fn has_blob(&self, descriptor: &Descriptor) -> ocidir::Result<bool> {
+        let is_told = self.lie.is_some() || descriptor.digest().to_string() != self.digest;
+        Ok(is_told && self.truth.has_blob(descriptor)?)
+    }
+}
+
+#[test]
+fn a_reader_is_believed_nothing() {
+    let source = world_with_layout();
+    let (layout, added) = (&source.1, &source.2);
+    let world = World::driver(DriverKind::Copy);
+    for digest in [&added.manifest, &added.config, &added.layers[0], &added.layers[2]] {
+        let blob = std::fs::read(layout.join(crate::common::image::blob_path(digest))).unwrap();
+        let mut flipped = blob.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for lie in [Some(flipped), Some(blob[1..].to_vec()), Some(Vec::new()), None] {
+            let liar = Liar { truth: open(layout), digest: digest.clone(), lie };
+            // What came right in an attempt before this one would not be asked for.
+            world.store.gc(&GcOptions::default()).unwrap();
+            let error = world.refuse(|store| store.load_oci(&liar, &LoadOptions::default()));
+            assert!(chain(&error).contains(&digest[7..]), "{digest}: {}", chain(&error));
+        }
+    }
+    // What was wrong is not kept, and the truth is loaded as ever.
+    let truth = Liar { truth: open(layout), digest: String::new(), lie: None };
+    world.store.load_oci(&truth, &LoadOptions::default()).unwrap();
+    judge(&world.store.oci_dir().unwrap(), &[world.store.image("sample:1").unwrap()], "the truth");
+}
+
+/// A layout on disk with [`sample`] in it, and what is in that.
+fn world_with_layout() -> (tempfile::TempDir, std::path::PathBuf, crate::common::image::Added) {
+    let temp = crate::common::scratch();
+    let path = temp.path().join("layout");
+    let mut layout = Layout::default();
+    let added = layout.add(&sample());
+    std::fs::create_dir(&path).unwrap();
+    layout.write(&path);
+    (temp, path, added)
 }
 
 #[test]
