@@ -118,7 +118,26 @@ fn help_and_version_are_no_failures() {
     std::fs::create_dir(&pages).unwrap();
     assert_eq!(tool.text(&["man", &pages]), "");
     let load = std::fs::read_to_string(format!("{pages}/plywood-load.1")).unwrap();
-    assert!(load.contains("repository"), "{load}");
+    // What the short help passes over is there, and examples stand as they were written.
+    for word in [
+        "repository",
+        "What to wait for before success",
+        "docker save debian:12 | plywood load",
+        "EXIT STATUS",
+    ] {
+        assert!(load.contains(word), "{word}: {load}");
+    }
+    let all = std::fs::read_to_string(format!("{pages}/plywood.1")).unwrap();
+    for word in ["EXIT STATUS", "PLYWOOD_ADDITIONAL_STORES", "/var/lib/plywood", "plywood\\-load"] {
+        assert!(all.contains(word), "{word}: {all}");
+    }
+    for page in ["plywood.1", "plywood-create.1", "plywood-images.1"].map(|name| format!("{pages}/{name}")) {
+        let output = std::process::Command::new("man").args(["--warnings", "-l"]).arg(&page).output().ok();
+        // Not every machine has a typesetter.
+        if let Some(output) = output.filter(|output| output.status.success()) {
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{page:?}");
+        }
+    }
     assert!(!tool.root().exists());
 }
 

@@ -25,6 +25,7 @@ mod images;
 mod import;
 mod inspect;
 mod load;
+mod manual;
 mod output;
 mod progress;
 mod prune;
@@ -103,7 +104,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Repair(args) => repair::repair(context, args),
         Command::Info(args) => store::info(context, args),
         Command::Completions(args) => store::completions(context, args),
-        Command::Man(args) => store::manual(context, args),
+        Command::Man(args) => manual::manual(context, args),
         Command::Version(_) => store::version(context),
     }
 }

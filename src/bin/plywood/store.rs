@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 use plywood::{GcOptions, GcReport, Info, LenderInfo, LenderState};
 use serde_json::{Value, json};
 
-use crate::args::{Cli, CompletionsArgs, GcArgs, InfoArgs, ManArgs};
+use crate::args::{Cli, CompletionsArgs, GcArgs, InfoArgs};
 use crate::errors::Failure;
 use crate::global::Context;
 use crate::human;
@@ -136,25 +136,6 @@ pub(crate) fn completions(context: &Context, args: &CompletionsArgs) -> Result<(
     match context.output.json {
         true => context.output.json(&String::from_utf8_lossy(&script)),
         false => context.output.write(&script),
-    }
-}
-
-/// `plywood man`
-pub(crate) fn manual(context: &Context, args: &ManArgs) -> Result<(), Failure> {
-    let output = context.output;
-    let Some(dir) = &args.dir else {
-        let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page).expect("a Vec takes every write");
-        return match output.json {
-            true => output.json(&String::from_utf8_lossy(&page)),
-            false => output.write(&page),
-        };
-    };
-    clap_mangen::generate_to(Cli::command(), dir)
-        .map_err(|source| Failure::Io { doing: format!("write manual pages into {dir:?}"), source })?;
-    match output.json {
-        true => output.json(&json!({"dir": path_json(dir)})),
-        false => Ok(()),
     }
 }
 
