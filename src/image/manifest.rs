@@ -134,6 +134,12 @@ impl Manifest {
         image_config && self.layers.iter().all(|layer| layer.media_type.is_layer())
     }
 
+    /// What kind of artifact it is, if it is none of the usual images: what it says itself, or else the type of its config.
+    pub fn kind_of_artifact(&self) -> String {
+        let said = self.artifact_type.as_deref().filter(|said| !said.is_empty());
+        said.unwrap_or(self.config.media_type.as_str()).to_owned()
+    }
+
     /// Says whether `config` fits: one diff id for each layer.
     ///
     /// # Errors

@@ -43,9 +43,18 @@ pub struct HistoryEntry {
 }
 
 impl Image {
-    /// The image id: the digest of its config.
+    /// The image id: the digest of its config. An artifact has no config of its own, often an empty one that all have, so its
+    /// id is the digest of its manifest.
     pub fn id(&self) -> Digest {
-        self.manifest.config.digest
+        self.identity().digest
+    }
+
+    /// The document whose digest is its id.
+    pub(super) fn identity(&self) -> &Descriptor {
+        match &self.config {
+            Some(_) => &self.manifest.config,
+            None => &self.descriptor,
+        }
     }
 
     /// The digest of what its names point at: of its manifest, or of the index that lists it.
@@ -81,6 +90,11 @@ impl Image {
     /// Its config; `None` for an artifact, which is kept and not run.
     pub fn config(&self) -> Option<&Config> {
         self.config.as_ref()
+    }
+
+    /// What kind of artifact it is: what its manifest says, or else the type of its config. `None` for an image.
+    pub fn artifact_type(&self) -> Option<String> {
+        self.config.is_none().then(|| self.manifest.kind_of_artifact())
     }
 
     /// The platform that it is for, as far as it says.
@@ -144,6 +158,7 @@ impl Image {
             size: self.size(),
             created: self.config().and_then(|config| config.created.clone()),
             platform: self.platform(),
+            artifact_type: self.artifact_type(),
             lent_by: self.lender.clone(),
         }
     }
@@ -152,7 +167,7 @@ impl Image {
     pub(super) fn require_config(&self) -> Result<&Config, StoreError> {
         self.config.as_ref().ok_or_else(|| StoreError::NotAnImage {
             name: self.label(),
-            reason: format!("its config is of type {}", self.manifest.config.media_type),
+            reason: format!("it is an artifact of type {}", self.manifest.kind_of_artifact()),
         })
     }
 
@@ -286,6 +301,18 @@ impl Inner {
         target: &Descriptor,
         mut visit: impl FnMut(&Descriptor, Option<&Manifest>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        self.walk_documents(target, |descriptor, document| match document {
+            Some(Document::Manifest(manifest)) => visit(descriptor, Some(manifest)),
+            Some(Document::Index(_)) | None => visit(descriptor, None),
+        })
+    }
+
+    /// The same with what the indexes say, too.
+    pub(super) fn walk_documents(
+        &self,
+        target: &Descriptor,
+        mut visit: impl FnMut(&Descriptor, Option<&Document>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let mut open = vec![(target.clone(), self.options.limits.index_depth)];
         while let Some((descriptor, depth)) = open.pop() {
             let document = match self.document(&descriptor) {
@@ -295,10 +322,10 @@ impl Inner {
                 }
                 document => document?,
             };
+            visit(&descriptor, Some(&document))?;
             match document {
-                Document::Manifest(manifest) => visit(&descriptor, Some(&manifest))?,
+                Document::Manifest(_) => {}
                 Document::Index(index) => {
-                    visit(&descriptor, None)?;
                     match depth.checked_sub(1) {
                         Some(depth) => open.extend(index.manifests.into_iter().map(|entry| (entry, depth))),
                         // Too deep to be used is too deep to be lost: the entries stay, unread.
@@ -379,12 +406,21 @@ impl Store {
         Ok(self.inner.content().read(&image.manifest_digest(), self.inner.options.limits.json_bytes)?)
     }
 
-    /// The bytes of the image's config as they are stored.
+    /// The bytes of what the image's names point at as they are stored: of its manifest, or of the index that lists it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Blob`] if they are missing or damaged.
+    pub fn target_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        Ok(self.inner.content().read(&image.digest(), self.inner.options.limits.json_bytes)?)
+    }
+
+    /// The bytes of the image's config, or of an artifact's, as they are stored.
     ///
     /// # Errors
     ///
     /// [`StoreError::Blob`] if they are missing or damaged.
     pub fn config_bytes(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
-        Ok(self.inner.content().read(&image.id(), self.inner.options.limits.json_bytes)?)
+        Ok(self.inner.content().read(&image.manifest.config.digest, self.inner.options.limits.json_bytes)?)
     }
 }

@@ -41,6 +41,7 @@ mod pull;
 #[cfg(feature = "registry")]
 mod push;
 mod records;
+mod referrers;
 mod remove;
 mod repair;
 mod replaced;

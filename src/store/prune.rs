@@ -244,7 +244,8 @@ impl Store {
     ) -> Result<Vec<PrunedImage>, StoreError> {
         let used = self.used_manifests(without, operation)?;
         let mut prunable = Vec::new();
-        for named in names.images() {
+        let all = names.images();
+        for named in all.clone() {
             cancel::refuse(options.cancel)?;
             if options.images == PruneImages::Dangling && !named.names.is_empty() {
                 continue;
@@ -262,7 +263,7 @@ impl Store {
             let (id, digest, names) = (image.id(), image.digest(), image.names().to_vec());
             prunable.push(PrunedImage { id, digest, names });
         }
-        Ok(prunable)
+        self.inner.spare_referrers(prunable, &all)
     }
 
     /// What is damaged may not be what it seems, and stays.

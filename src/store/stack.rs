@@ -56,7 +56,7 @@ impl Inner {
     /// but what may have been collected since has to be looked at again.
     pub(super) fn pin_manifest(&self, operation: &Operation, image: &Image) -> Result<(), StoreError> {
         operation.pin_all(image.closure().map(|descriptor| &descriptor.digest), image.layer_keys())?;
-        for digest in [image.manifest_digest(), image.id()] {
+        for digest in [image.manifest_digest(), image.manifest().config.digest] {
             if self.content().size(&digest)?.is_none() {
                 return Err(BlobError::Missing { digest }.into());
             }

@@ -16,7 +16,7 @@ use crate::image::{Descriptor, Platform, Reference};
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct ImageSummary {
-    /// The image id: the digest of its config.
+    /// The image id: the digest of its config, or of an artifact's manifest.
     pub id: Digest,
     /// What its names point at: its manifest, or the index that lists it.
     pub target: Descriptor,
@@ -30,6 +30,8 @@ pub struct ImageSummary {
     pub created: Option<String>,
     /// The platform that it is for, as far as it says.
     pub platform: Option<Platform>,
+    /// What kind of artifact it is; `None` for an image.
+    pub artifact_type: Option<String>,
     /// The store that it belongs to, if that is another one that lends it.
     pub lent_by: Option<PathBuf>,
 }
@@ -102,6 +104,10 @@ impl Store {
 /// The summary by what is kept, and the size of the config.
 fn summary(named: &Named, known: &Known<'_>) -> Option<(ImageSummary, u64)> {
     let facts: Facts = known.read()?;
+    // Of an artifact; an earlier version did not note of which kind.
+    if facts.platform.is_none() && facts.artifact_type.is_none() {
+        return None;
+    }
     let summary = ImageSummary {
         id: known.id,
         target: named.target.clone(),
@@ -110,6 +116,7 @@ fn summary(named: &Named, known: &Known<'_>) -> Option<(ImageSummary, u64)> {
         size: facts.size,
         created: facts.created,
         platform: facts.platform.or_else(|| known.manifest.platform.clone()),
+        artifact_type: facts.artifact_type,
         lent_by: None,
     };
     Some((summary, facts.config_size))

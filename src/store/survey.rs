@@ -24,7 +24,7 @@ pub(super) const STACKS: &str = "stacks";
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Facts {
-    /// Bytes of its config.
+    /// Bytes of its config; of an artifact, of its manifest.
     pub(super) config_size: u64,
     /// Stored bytes of everything that it leads to.
     pub(super) size: u64,
@@ -32,6 +32,9 @@ pub(super) struct Facts {
     pub(super) created: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) platform: Option<Platform>,
+    /// Of an artifact, which has no platform of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) artifact_type: Option<String>,
 }
 
 /// The layers of an image.
@@ -122,10 +125,11 @@ impl Inner {
 /// What is kept of an image that was read, in each file.
 fn found(image: &Image) -> Result<[String; 2], StoreError> {
     let facts = Facts {
-        config_size: image.manifest().config.size,
+        config_size: image.identity().size,
         size: image.size(),
         created: image.config().and_then(|config| config.created.clone()),
         platform: image.config().map(|config| config.platform()),
+        artifact_type: image.artifact_type(),
     };
     let layers = Layers {
         blobs: image.manifest().layers.iter().map(|layer| (layer.digest, layer.size)).collect(),

@@ -56,3 +56,44 @@ fn an_image_is_converted_and_keeps_its_id() {
     tool.usage(&["convert", "base:1"]);
     tool.usage(&["convert", "--lossy", "--format", "oci", "base:1"]);
 }
+
+#[test]
+fn what_is_about_an_image_is_listed_and_artifacts_are_told_apart() {
+    let tool = Tool::new();
+    let mut layout = Layout::of(&base());
+    let mut subject = layout.index["manifests"][0].clone();
+    subject.as_object_mut().unwrap().remove("annotations");
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let config = layout.document("application/vnd.oci.empty.v1+json", &json!({}));
+    let artifact = layout.document(kind, &json!({
+        "schemaVersion": 2, "mediaType": kind, "artifactType": "text/x-note", "config": config, "layers": [],
+        "subject": subject, "annotations": {"a": "b"},
+    }));
+    let digest = artifact["digest"].as_str().unwrap().to_owned();
+    let mut entry = artifact.clone();
+    entry["annotations"] = json!({"io.containerd.image.name": "docker.io/library/note:1"});
+    layout.index["manifests"].as_array_mut().unwrap().push(entry);
+    tool.run(&["load", "-i", &tool.file("both.tar", layout.oci_archive())]);
+
+    let found = tool.json(&["referrers", "base:1"]);
+    assert_eq!((&found[0]["digest"], &found[0]["artifactType"]), (&json!(digest), &json!("text/x-note")));
+    assert_eq!(found[0]["annotations"], json!({"a": "b"}));
+    assert_eq!(tool.word(&["referrers", "-q", "base:1"]), digest);
+    assert_eq!(tool.json(&["image", "referrers", "--type", "other", "base:1"]), json!([]));
+    let manifest = &layout.images[0].manifest;
+    assert_eq!(tool.json(&["referrers", manifest])[0]["digest"], digest.as_str());
+    let table = tool.text(&["images"]);
+    assert!(table.lines().next().unwrap().ends_with("ARTIFACT"), "{table}");
+    assert!(table.lines().any(|line| line.starts_with("note") && line.contains("text/x-note")), "{table}");
+    let shown = &tool.json(&["image", "inspect", "note:1"])[0];
+    assert_eq!((&shown["ArtifactType"], &shown["Annotations"]), (&json!("text/x-note"), &json!({"a": "b"})));
+    assert_eq!(shown["Subject"], subject);
+    let (message, _) = tool.error(&["create", "note:1"]);
+    assert!(message.contains("it is an artifact of type text/x-note"), "{message}");
+
+    for (words, digest) in
+        [("--raw", manifest), ("--raw=manifest", manifest), ("--raw=config", &layout.images[0].config)]
+    {
+        assert!(tool.run(&["inspect", words, "base:1"]).stdout == layout.blobs[digest], "{words}");
+    }
+}

@@ -27,6 +27,7 @@ mod mending;
 mod ocidir;
 mod prune;
 mod records;
+mod referrers;
 mod refusals;
 mod repair;
 mod rootless;

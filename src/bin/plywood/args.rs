@@ -144,6 +144,7 @@ pub(crate) enum Command {
     Images(ImagesArgs),
     Inspect(InspectArgs),
     History(HistoryArgs),
+    Referrers(ReferrersArgs),
     Tag(TagArgs),
     Untag(UntagArgs),
     Rmi(RmiArgs),
@@ -192,6 +193,7 @@ pub(crate) enum ImageCommand {
     Ls(ImagesArgs),
     Inspect(ImageInspectArgs),
     History(HistoryArgs),
+    Referrers(ReferrersArgs),
     Load(LoadArgs),
     #[cfg(feature = "registry")]
     Pull(PullArgs),

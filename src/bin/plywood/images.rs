@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use plywood::image::{Reference, time};
+use plywood::digest::Digest;
+use plywood::image::{Descriptor, Reference, time};
 use plywood::{Image, ImageSummary, Images, RemoveImage, Store, StoreError};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{HistoryArgs, ImageMountArgs, ImageUmountArgs, ImagesArgs, RmiArgs, TagArgs, UntagArgs};
+use crate::args::{
+    HistoryArgs, ImageMountArgs, ImageUmountArgs, ImagesArgs, ReferrersArgs, RmiArgs, TagArgs, UntagArgs,
+};
 use crate::errors::{Failure, chain, each};
 use crate::global::Context;
 use crate::human;
@@ -64,6 +67,8 @@ struct Listed {
     size: u64,
     created: Option<String>,
     platform: Option<String>,
+    /// What kind of artifact it is; null for an image.
+    artifact_type: Option<String>,
     /// The store that lends it.
     lent_by: Option<String>,
 }
@@ -77,6 +82,7 @@ impl Listed {
             size: image.size,
             created: image.created.clone(),
             platform: image.platform.as_ref().map(ToString::to_string),
+            artifact_type: image.artifact_type.clone(),
             lent_by: image.lent_by.as_ref().map(|store| store.to_string_lossy().into_owned()),
         }
     }
@@ -119,6 +125,8 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
     let mut headers = vec!["REPOSITORY", "TAG"];
     headers.extend(args.digests.then_some("DIGEST"));
     headers.extend(["IMAGE ID", "CREATED", "SIZE"]);
+    let some_are_artifacts = images.iter().any(|image| image.artifact_type.is_some());
+    headers.extend(some_are_artifacts.then_some("ARTIFACT"));
     headers.extend(some_are_lent.then_some("LENT BY"));
     let mut table = Table::new(&headers);
     for image in &images {
@@ -134,6 +142,8 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
                 age(image.created.as_deref()),
                 human::size(image.size),
             ]);
+            let artifact = || image.artifact_type.clone().unwrap_or_else(|| "-".to_owned());
+            row.extend(some_are_artifacts.then(artifact));
             row.extend(some_are_lent.then(lender));
             table.row(row);
         }
@@ -183,6 +193,38 @@ pub(crate) fn history(context: &Context, args: &HistoryArgs) -> Result<(), Failu
         ]);
     }
     table.print(output)
+}
+
+/// `plywood referrers`
+pub(crate) fn referrers(context: &Context, args: &ReferrersArgs) -> Result<(), Failure> {
+    let store = context.open()?;
+    let subjects = match (find(&store, &args.subject), args.subject.parse::<Digest>()) {
+        (Ok(image), _) => vec![image.digest(), image.manifest_digest()],
+        (Err(_), Ok(digest)) => vec![digest],
+        (Err(failure), Err(_)) => return Err(failure),
+    };
+    let mut found: Vec<Descriptor> = Vec::new();
+    for subject in BTreeSet::from_iter(subjects) {
+        found.extend(store.referrers(&subject, args.kind.as_deref())?);
+    }
+    if context.output.json {
+        return context.output.json(&found);
+    }
+    if context.output.quiet {
+        return context.output.lines(found.iter().map(|referrer| referrer.digest.to_string()));
+    }
+    let mut table = Table::new(&["DIGEST", "TYPE", "SIZE", "ANNOTATIONS"]);
+    for referrer in found {
+        let notes: Vec<_> =
+            referrer.annotations.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        table.row([
+            referrer.digest.to_string(),
+            referrer.artifact_type.unwrap_or_else(|| "-".to_owned()),
+            human::size(referrer.size),
+            notes.join(" "),
+        ]);
+    }
+    table.print(context.output)
 }
 
 /// `plywood tag`

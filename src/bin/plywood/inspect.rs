@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use plywood::{Container, Image, Store, StoreError};
 use serde_json::{Map, Value, json};
 
-use crate::args::{ImageInspectArgs, InspectArgs, Kind};
+use crate::args::{Document, ImageInspectArgs, InspectArgs, Kind};
 use crate::containers;
 use crate::errors::{Failure, each_shown};
 use crate::global::Context;
@@ -17,6 +17,9 @@ use crate::output::path_json;
 /// `plywood inspect`
 pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> {
     let store = context.open()?;
+    if let Some(document) = args.raw {
+        return raw(context, &store, &args.names, document);
+    }
     each_shown(context.output, args.format.as_ref(), &args.names, |name| match args.kind {
         Some(Kind::Image) => image(&store, &image_commands::find(&store, name)?),
         Some(Kind::Container) => container(&containers::find(&store, name)?),
@@ -27,9 +30,26 @@ pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
 /// `plywood image inspect`
 pub(crate) fn images(context: &Context, args: &ImageInspectArgs) -> Result<(), Failure> {
     let store = context.open()?;
+    if let Some(document) = args.raw {
+        return raw(context, &store, &args.images, document);
+    }
     each_shown(context.output, args.format.as_ref(), &args.images, |name| {
         image(&store, &image_commands::find(&store, name)?)
     })
+}
+
+/// A document as it is stored.
+fn raw(context: &Context, store: &Store, names: &[String], document: Document) -> Result<(), Failure> {
+    let [name] = names else {
+        return Err(Failure::Usage("--raw prints a document of one image".to_owned()));
+    };
+    let image = image_commands::find(store, name)?;
+    let bytes = match document {
+        Document::Target => store.target_bytes(&image)?,
+        Document::Manifest => store.manifest_bytes(&image)?,
+        Document::Config => store.config_bytes(&image)?,
+    };
+    context.output.write(&bytes)
 }
 
 /// The container of this name, or else the image.
@@ -81,6 +101,13 @@ fn image(store: &Store, image: &Image) -> Result<Value, Failure> {
         json!(platform.as_ref().and_then(|platform| platform.variant.as_deref()).unwrap_or_default()),
     );
     put("Os", json!(platform.as_ref().map(|platform| &platform.os)));
+    if let Some(kind) = image.artifact_type() {
+        put("ArtifactType", json!(kind));
+    }
+    put("Annotations", json!(image.manifest().annotations));
+    if let Some(subject) = &image.manifest().subject {
+        put("Subject", json!(subject));
+    }
     put("Size", json!(image.size()));
     put("Config", json!(config.map(|config| &config.config)));
     put("RootFS", json!({"Type": "layers", "Layers": layers}));

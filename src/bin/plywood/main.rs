@@ -82,6 +82,7 @@ fn run(context: &Context, command: &Command) -> Result<(), Failure> {
         Command::Export(args) => save::export(context, args),
         Command::Images(args) => images::list(context, args),
         Command::History(args) => images::history(context, args),
+        Command::Referrers(args) => images::referrers(context, args),
         Command::Tag(args) => images::tag(context, args),
         Command::Untag(args) => images::untag(context, args),
         Command::Rmi(args) => images::remove(context, args),
@@ -114,6 +115,7 @@ fn run_image(context: &Context, command: &ImageCommand) -> Result<(), Failure> {
         ImageCommand::Ls(args) => images::list(context, args),
         ImageCommand::Inspect(args) => inspect::images(context, args),
         ImageCommand::History(args) => images::history(context, args),
+        ImageCommand::Referrers(args) => images::referrers(context, args),
         ImageCommand::Load(args) => load::load(context, args),
         ImageCommand::Save(args) => save::save(context, args),
         #[cfg(feature = "registry")]

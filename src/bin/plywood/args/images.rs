@@ -74,6 +74,10 @@ pub(crate) struct ImageInspectArgs {
     /// Print only this of each: text with fields in it, as '{{.Id}}' or '{{json .Config}}'
     #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
     pub(crate) format: Option<crate::template::Template>,
+    /// Print a document of one image as it is stored, byte for byte: what its name points at, its manifest, or its config
+    #[arg(long, value_name = "DOCUMENT", num_args = 0..=1, require_equals = true, default_missing_value = "target")]
+    #[arg(conflicts_with_all = ["format", "json"])]
+    pub(crate) raw: Option<super::Document>,
 }
 
 /// Show how an image was made, newest step first
@@ -84,6 +88,20 @@ pub(crate) struct HistoryArgs {
     /// Do not shorten what created a layer
     #[arg(long)]
     pub(crate) no_trunc: bool,
+}
+
+/// List what says something about an image: signatures, bills of materials and the like
+///
+/// These are manifests that name the image's manifest, or the index that lists it, as their subject. They come with archives
+/// and directories that have them, mostly without a name of their own.
+#[derive(Args, Debug)]
+pub(crate) struct ReferrersArgs {
+    /// An image, or the digest of something that need not be here
+    #[arg(value_name = "IMAGE|DIGEST")]
+    pub(crate) subject: String,
+    /// Only artifacts of this type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<String>,
 }
 
 /// Give an image one more name

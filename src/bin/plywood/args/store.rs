@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum, ValueHint};
 Examples:
   plywood inspect debian:12
   plywood inspect -f '{{.Id}}' debian:12
+  plywood inspect --raw debian:12 | sha256sum        # the digest; --raw=config gives the id
   plywood inspect web | jq -r '.[0].State.Path'")]
 pub(crate) struct InspectArgs {
     /// Images or containers
@@ -24,6 +25,20 @@ pub(crate) struct InspectArgs {
     /// Print only this of each: text with fields in it, as '{{.Id}}' or '{{json .Config}}'
     #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
     pub(crate) format: Option<crate::template::Template>,
+    /// Print a document of one image as it is stored, byte for byte: what its name points at, its manifest, or its config
+    #[arg(long, value_name = "DOCUMENT", num_args = 0..=1, require_equals = true, default_missing_value = "target")]
+    #[arg(conflicts_with_all = ["format", "json"])]
+    pub(crate) raw: Option<Document>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Document {
+    /// What the name points at: the manifest, or the index that lists it
+    Target,
+    /// The manifest for this machine
+    Manifest,
+    /// The config
+    Config,
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
