@@ -26,6 +26,12 @@ pub enum LoadError {
         /// What it seems to be.
         found: String,
     },
+    /// The tar of an image was given where that of a root file system belongs.
+    #[error("this is an image archive, as {member:?} in it says, and no root file system")]
+    ImageArchive {
+        /// The member.
+        member: &'static str,
+    },
     /// It is compressed in a way that is not understood.
     #[error("the archive is compressed with {format}, which is not supported: decompress it first")]
     Unsupported {

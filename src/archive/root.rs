@@ -6,9 +6,10 @@
 
 use std::io::{self, Read, Write};
 
+use super::content::digest_in_name;
 use super::error::Cancelled;
-use super::{LoadError, stream};
-use crate::changeset::{self, ChangesetError, Reader};
+use super::{LoadError, docker, oci, stream};
+use crate::changeset::{self, ChangesetError, Entry, EntryKind, Reader};
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::limits::Limits;
 use crate::whiteout;
@@ -35,6 +36,9 @@ pub struct ReceivedRoot {
     pub diff_id: DiffId,
     /// Entries in it.
     pub entries: u64,
+    /// The member that says that this is an image archive and no root: `manifest.json`, for one. A root that merely has a file
+    /// of that name beside others is a root.
+    pub archive_member: Option<&'static str>,
 }
 
 /// Reads the tar of a root file system, compressed or not, to its end, and passes it on to `out`: decompressed, without the
@@ -58,6 +62,7 @@ pub fn receive_root(
     let (config, tar) = taken.map_err(LoadError::of_stream)?;
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut entries = 0;
+    let mut looks = Looks::default();
     let mut failed = None;
     let tee = Tee { tar, out, hasher: &mut hasher, failed: &mut failed, cancelled };
     // All names as they are: what they would mean in a layer is looked at here.
@@ -74,10 +79,41 @@ pub fn receive_root(
         if entry.path.components().any(|name| name.starts_with(whiteout::PREFIX)) {
             return Err(LoadError::Tar(ChangesetError::ReservedName { path: entry.path }));
         }
+        looks.see(&entry);
         entries += 1;
     }
     drop(reader);
-    Ok(ReceivedRoot { config, diff_id: DiffId::of_tar(hasher.finish()), entries })
+    let diff_id = DiffId::of_tar(hasher.finish());
+    Ok(ReceivedRoot { config, diff_id, entries, archive_member: looks.archive_member() })
+}
+
+/// Whether a tar looks like an image archive.
+#[derive(Default)]
+struct Looks {
+    /// The first of [`MEMBERS`] that is there.
+    first: Option<usize>,
+    /// Something is at the top that no image archive has there.
+    has_other: bool,
+}
+
+/// What image archives list their images in, the best known first.
+const MEMBERS: [&str; 4] = [docker::MANIFEST, oci::LAYOUT, docker::REPOSITORIES, oci::INDEX];
+
+impl Looks {
+    fn see(&mut self, entry: &Entry) {
+        let mut components = entry.path.components();
+        let Some(top) = components.next() else { return };
+        let is_file = components.next().is_none() && matches!(entry.kind, EntryKind::File { .. });
+        match MEMBERS.iter().position(|member| member.as_bytes() == top) {
+            Some(found) if is_file => self.first = Some(self.first.map_or(found, |first| first.min(found))),
+            Some(_) => self.has_other = true,
+            None => self.has_other |= top != b"blobs" && digest_in_name(top).is_none(),
+        }
+    }
+
+    fn archive_member(&self) -> Option<&'static str> {
+        self.first.filter(|_| !self.has_other).map(|first| MEMBERS[first])
+    }
 }
 
 /// Passes on what is read.

@@ -79,6 +79,7 @@ impl StoreError {
             }
             Self::Mounted { container, path } => ("container-mounted", with_path(path, facts![container])),
             Self::NotABase { image, base } => ("not-a-base", facts![image, base]),
+            Self::NoPlatform { image, wanted, .. } => ("no-platform", facts![image, wanted]),
             Self::NotAnImage { name, reason } => ("not-an-image", facts![name, reason]),
             Self::Image { image: digest, source } => {
                 let (kind, mut found) = image(source);
@@ -191,6 +192,7 @@ fn load(error: &LoadError) -> Described {
         LoadError::Codec(error) => codec(error),
         LoadError::Tar(error) => as_archive(changeset(error)),
         LoadError::Read(error) => system(error),
+        LoadError::ImageArchive { member } => ("image-archive", facts![member]),
         LoadError::NotATar { found } => ("not-an-archive", facts![found]),
         LoadError::Write(source) => system(source),
         LoadError::MissingLayers { layers } => {

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::driver::DriverError;
 use crate::fs;
 use crate::image::time::TimeError;
-use crate::image::{ChangeError, ImageError};
+use crate::image::{ChangeError, ImageError, Platform};
 use crate::layer::{LayerError, LayerKey};
 
 /// An operation on a store failed. Nothing half-made is visible after any of these.
@@ -188,6 +188,16 @@ pub enum StoreError {
         image: String,
         /// The name or id of what should be its base.
         base: String,
+    },
+    /// The image is for other platforms.
+    #[error("image {image} is not here for {wanted}, but for {}", found.iter().map(Platform::to_string).collect::<Vec<_>>().join(", "))]
+    NoPlatform {
+        /// The image's name or id.
+        image: String,
+        /// The platform that was asked for.
+        wanted: Platform,
+        /// Those that it is here for.
+        found: Vec<Platform>,
     },
     /// A document of an image is damaged or missing a part.
     #[error("image {image} cannot be used")]

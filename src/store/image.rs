@@ -222,6 +222,12 @@ impl Inner {
         Ok(Image { target: named.target, names: named.names, descriptor, manifest, config, lender: None })
     }
 
+    /// The same image by another one of its manifests.
+    pub(super) fn image_of(&self, image: &Image, descriptor: Descriptor) -> Result<Image, StoreError> {
+        let found = self.image(Named { target: descriptor.clone(), names: image.names.clone() })?;
+        Ok(Image { target: image.target.clone(), descriptor, lender: image.lender.clone(), ..found })
+    }
+
     fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, StoreError> {
         match self.document(descriptor)? {
             Document::Manifest(manifest) => Ok(*manifest),

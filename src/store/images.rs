@@ -10,7 +10,7 @@ use super::names::{Named, Names};
 use super::survey::IMAGES;
 use super::{Inner, Store};
 use crate::digest::Digest;
-use crate::image::Reference;
+use crate::image::{Descriptor, Platform, Reference};
 
 /// The images of a store, in the order of their names; those without a name last. Reads as a slice.
 #[derive(Debug)]
@@ -159,6 +159,43 @@ impl Store {
     /// [`StoreError::NotFound`], or [`StoreError::Ambiguous`] with everything that the beginning of an id may mean.
     pub fn image(&self, name: &str) -> Result<Image, StoreError> {
         Ok(self.find_image(name)?.0)
+    }
+
+    /// The same image for the platform that `platform` is best served with, of those that are here. Of an index it is that one
+    /// that containers, views and all else are then made of; a single image is for its own platform only.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoPlatform`] with those that there are; [`StoreError::NotAnImage`] if there is none, and other errors if a
+    /// document is damaged.
+    pub fn image_for(&self, image: &Image, platform: &Platform) -> Result<Image, StoreError> {
+        let inner = &self.inner;
+        let mut offered: Vec<(Descriptor, Platform)> = Vec::new();
+        inner.walk(image.target(), |descriptor, manifest| {
+            if let Some(manifest) = manifest.filter(|manifest| manifest.is_image())
+                && !descriptor.is_attestation()
+            {
+                let said = descriptor.platform.clone();
+                let platform =
+                    said.map_or_else(|| Ok(inner.config(manifest)?.platform()), Ok::<_, StoreError>)?;
+                offered.push((descriptor.clone(), platform));
+            }
+            Ok(())
+        })?;
+        if offered.is_empty() {
+            image.require_config()?;
+        }
+        // Of equals the first as the index lists them, which is walked from its end.
+        offered.reverse();
+        let wanted = offered.iter().filter_map(|(found, offer)| Some((platform.preference(offer)?, found)));
+        match wanted.min_by_key(|(far, _)| *far) {
+            Some((_, found)) => inner.image_of(image, found.clone()),
+            None => Err(StoreError::NoPlatform {
+                image: image.label(),
+                wanted: platform.clone(),
+                found: offered.into_iter().map(|(_, platform)| platform).collect(),
+            }),
+        }
     }
 
     /// Finds an image of this store, and the name it was found by, if it was a name.

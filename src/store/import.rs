@@ -31,6 +31,8 @@ pub struct ImportOptions<'a> {
     pub image: NewImage,
     /// What it runs on. Default: what the config in the tar says, else this machine.
     pub platform: Option<Platform>,
+    /// Take the tar of an image, which [`Store::load`] reads, for a root with the files that are in it. Default: refuse it.
+    pub take_archives: bool,
     /// What to leave out of a directory.
     pub selection: Selection,
     /// Told how many bytes have been read of a tar, now and then.
@@ -48,7 +50,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Load`] if it is no tar, damaged, or has a name that begins with `.wh.`; [`StoreError::Layer`] if it cannot
+    /// [`StoreError::Load`] if it is no tar, damaged, or has a name that begins with `.wh.`, or is an image archive; [`StoreError::Layer`] if it cannot
     /// be unpacked; [`StoreError::Change`], [`StoreError::Blob`], [`StoreError::Cancelled`]. No image is visible then, the name
     /// points where it did, and what was written is removed.
     pub fn import(&self, tar: impl Read, options: &ImportOptions<'_>) -> Result<Image, StoreError> {
@@ -56,7 +58,10 @@ impl Store {
             let cancelled = || options.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed));
             let tar = Told { tar, bytes: 0, progress: options.progress };
             let root = archive::receive_root(tar, out, &self.inner.options.limits, &cancelled)?;
-            Ok((root.diff_id, root.config))
+            match root.archive_member.filter(|_| !options.take_archives) {
+                Some(member) => Err(archive::LoadError::ImageArchive { member }.into()),
+                None => Ok((root.diff_id, root.config)),
+            }
         })
     }
 

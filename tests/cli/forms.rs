@@ -97,3 +97,19 @@ fn what_is_about_an_image_is_listed_and_artifacts_are_told_apart() {
         assert!(tool.run(&["inspect", words, "base:1"]).stdout == layout.blobs[digest], "{words}");
     }
 }
+
+#[test]
+fn an_image_archive_is_no_root_and_an_image_has_its_platform() {
+    let tool = Tool::new();
+    tool.load_base();
+    let archive = tool.file("base.tar", Layout::of(&base()).docker_archive());
+    let (message, object) = tool.error(&["import", &archive]);
+    assert!(message.ends_with("`plywood load` reads it; --force imports its files as they are"), "{message}");
+    assert_eq!(object["kind"], "image-archive");
+    tool.word(&["import", "--force", "--compression", "zstd:3", &archive]);
+    let (message, _) = tool.error(&["create", "--platform", "linux/mips", "base:1"]);
+    assert!(message.starts_with("image base:1 is not here for linux/mips, but for linux/"), "{message}");
+    let platform = tool.json(&["images"])[0]["platform"].as_str().unwrap().to_owned();
+    let shown = tool.json(&["inspect", "--platform", &platform, "base:1"]);
+    assert_eq!(shown, tool.json(&["inspect", "base:1"]));
+}

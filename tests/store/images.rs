@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use plywood::driver::DriverKind;
 use plywood::image::Reference;
 use plywood::store::{CreateOptions, Image, LoadOptions, RemoveImage, Store, Unpack};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::image::{Compression, ImageSpec, Layout, blob_path, gzip, image, zstd};
 use crate::common::tar::tar;
@@ -465,4 +465,46 @@ fn an_image_of_sha512_digests_lives_like_any_other() {
     *damaged.blobs.get_mut(&digest).unwrap().last_mut().unwrap() ^= 1;
     let error = other.refuse(|store| store.load(&damaged.oci_archive()[..], &LoadOptions::default()));
     assert_eq!(error.kind(), "digest-mismatch", "{}", chain(&error));
+}
+
+#[test]
+fn an_image_for_several_platforms_is_had_for_each_that_is_here() {
+    let world = World::driver(DriverKind::Copy);
+    let mut layout = Layout::default();
+    let mut entries = Vec::new();
+    for architecture in ["arm64", "s390x", "riscv64"] {
+        let mut spec = image().layer(tar().file(architecture, "here").finish());
+        spec.config["architecture"] = json!(architecture);
+        let added = layout.add(&spec);
+        entries.push(json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": added.manifest,
+            "size": layout.blobs[&added.manifest].len(), "platform": {"os": "linux", "architecture": architecture},
+        }));
+    }
+    layout.blobs.remove(&layout.images[2].manifest);
+    let index = json!({"schemaVersion": 2, "manifests": entries});
+    let index = layout.document("application/vnd.oci.image.index.v1+json", &index);
+    layout.index["manifests"] = json!([index]);
+    let loaded = world.store.load(&layout.oci_archive()[..], &LoadOptions::default()).unwrap();
+    let whole = &loaded[0].image;
+    for (at, architecture) in ["arm64", "s390x"].into_iter().enumerate() {
+        let platform = format!("linux/{architecture}").parse().unwrap();
+        let image = world.store.image_for(whole, &platform).unwrap();
+        assert_eq!(image.manifest_digest().to_string(), layout.images[at].manifest);
+        assert_eq!(image.digest(), whole.digest());
+        let container = world.store.create_container(&image, &CreateOptions::default()).unwrap();
+        assert_eq!(exported(&container).names(), [architecture]);
+    }
+    for architecture in ["riscv64", "mips"] {
+        let wanted = format!("linux/{architecture}").parse().unwrap();
+        let error = world.refuse(|store| store.image_for(whole, &wanted));
+        assert_eq!(error.kind(), "no-platform");
+        let message = error.to_string();
+        assert!(
+            message.ends_with(&format!(
+                "is not here for linux/{architecture}, but for linux/arm64, linux/s390x"
+            )),
+            "{message}"
+        );
+    }
 }

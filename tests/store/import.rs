@@ -236,3 +236,28 @@ fn other_tools_read_an_export_with_a_config_as_one_without_and_their_exports_are
     let image = world.store.import(fs::File::open(&with).unwrap(), &ImportOptions::default()).unwrap();
     assert_eq!(image.diff_ids()[0].to_string(), diff_id);
 }
+
+#[test]
+fn an_image_archive_is_no_root_unless_somebody_insists() {
+    let world = World::driver(DriverKind::Copy);
+    let layout = Layout::of(&sample());
+    let old =
+        tar().file("repositories", "{}").dir("0".repeat(64)).file(format!("{}/json", "0".repeat(64)), "{}");
+    for (archive, member) in [
+        (layout.docker_archive(), "manifest.json"),
+        (crate::common::image::gzip(&layout.docker_archive()), "manifest.json"),
+        (layout.oci_archive(), "oci-layout"),
+        (old.finish(), "repositories"),
+    ] {
+        let error = world.refuse(|store| store.import(&archive[..], &ImportOptions::default()));
+        let expected = format!("this is an image archive, as {member:?} in it says, and no root file system");
+        assert_eq!((error.kind(), error.to_string()), ("image-archive", expected));
+        let mut insist = ImportOptions::default();
+        insist.take_archives = true;
+        world.store.import(&archive[..], &insist).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+    // A root may have such a file beside its others, and a directory of that name is none.
+    for root in [tar().file("manifest.json", "[]").dir("etc"), tar().dir("manifest.json").dir("blobs")] {
+        world.store.import(&root.finish()[..], &ImportOptions::default()).unwrap();
+    }
+}

@@ -85,7 +85,7 @@ pub(crate) fn create(context: &Context, args: &CreateArgs) -> Result<(), Failure
             find(&store, name)?.clone_as(&options).map_err(|error| interrupted(hinted(&store, error)))?
         }
         (None, Some(name)) => {
-            let image = images::find(&store, name)?;
+            let image = images::find_for(&store, name, args.platform.as_ref())?;
             warn_of_platform(context, &image);
             store.create_container(&image, &options).map_err(|error| interrupted(hinted(&store, error)))?
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use plywood::digest::Digest;
 use plywood::image::{Descriptor, Reference, time};
-use plywood::{Image, ImageSummary, Images, RemoveImage, Store, StoreError};
+use plywood::{Image, ImageSummary, Images, Platform, RemoveImage, Store, StoreError};
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,6 +21,15 @@ use crate::select::Wanted;
 /// Finds an image by what a person typed.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
     store.image(name).map_err(|error| Failure::from(error).hinted(|error| hint(store, error)))
+}
+
+/// The same for this platform, if one was said.
+pub(crate) fn find_for(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Image, Failure> {
+    let image = find(store, name)?;
+    match platform {
+        Some(platform) => Ok(store.image_for(&image, platform)?),
+        None => Ok(image),
+    }
 }
 
 /// The next step where an image is damaged.
@@ -308,7 +317,7 @@ pub(crate) fn remove(context: &Context, args: &RmiArgs) -> Result<(), Failure> {
 /// `plywood image mount`
 pub(crate) fn mount(context: &Context, args: &ImageMountArgs) -> Result<(), Failure> {
     let store = context.open()?;
-    let image = find(&store, &args.image)?;
+    let image = find_for(&store, &args.image, args.platform.as_ref())?;
     let path = store.mount_image(&image)?;
     context.output.path(&path)
 }
@@ -316,7 +325,7 @@ pub(crate) fn mount(context: &Context, args: &ImageMountArgs) -> Result<(), Fail
 /// `plywood image umount`
 pub(crate) fn umount(context: &Context, args: &ImageUmountArgs) -> Result<(), Failure> {
     let store = context.open()?;
-    let image = find(&store, &args.image)?;
+    let image = find_for(&store, &args.image, args.platform.as_ref())?;
     let path = store.image_mounted(&image)?;
     store.unmount_image(&image)?;
     match context.output.json {

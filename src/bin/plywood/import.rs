@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use plywood::archive::LoadError;
 use plywood::digest::DiffId;
-use plywood::{Image, ImportOptions, Store};
+use plywood::{Image, ImportOptions, Store, StoreError};
 use serde_json::json;
 
 use crate::args::{ImportArgs, LayerArgs};
@@ -45,6 +46,7 @@ pub(crate) fn import(context: &Context, args: &ImportArgs) -> Result<(), Failure
     let mut options = ImportOptions::default();
     options.image = args.made.image(name, now);
     options.platform.clone_from(&args.platform);
+    options.take_archives = args.force;
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     let image = match (input, directory) {
@@ -52,9 +54,19 @@ pub(crate) fn import(context: &Context, args: &ImportArgs) -> Result<(), Failure
         (None, Some(path)) => store.import_directory(path, &options),
         (None, None) => unreachable!("what is not opened is a directory"),
     };
-    let image = image.map_err(|error| interrupt.explain(error.into()))?;
+    let image = image.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)))?;
     drop(meter);
     images::tell_made(context, &image)
+}
+
+/// The next step where something cannot be imported.
+fn hint(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::Load(LoadError::ImageArchive { .. }) => {
+            Some("`plywood load` reads it; --force imports its files as they are".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// `plywood layer`

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use plywood::{Container, Image, Store, StoreError};
+use plywood::{Container, Image, Platform, Store, StoreError};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Document, ImageInspectArgs, InspectArgs, Kind};
@@ -18,12 +18,13 @@ use crate::output::path_json;
 pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> {
     let store = context.open()?;
     if let Some(document) = args.raw {
-        return raw(context, &store, &args.names, document);
+        return raw(context, &store, &args.names, (document, args.platform.as_ref()));
     }
+    let platform = args.platform.as_ref();
     each_shown(context.output, args.format.as_ref(), &args.names, |name| match args.kind {
-        Some(Kind::Image) => image(&store, &image_commands::find(&store, name)?),
+        Some(Kind::Image) => image(&store, &image_commands::find_for(&store, name, platform)?),
         Some(Kind::Container) => container(&containers::find(&store, name)?),
-        None => either(&store, name),
+        None => either(&store, name, platform),
     })
 }
 
@@ -31,19 +32,25 @@ pub(crate) fn any(context: &Context, args: &InspectArgs) -> Result<(), Failure> 
 pub(crate) fn images(context: &Context, args: &ImageInspectArgs) -> Result<(), Failure> {
     let store = context.open()?;
     if let Some(document) = args.raw {
-        return raw(context, &store, &args.images, document);
+        return raw(context, &store, &args.images, (document, args.platform.as_ref()));
     }
+    let platform = args.platform.as_ref();
     each_shown(context.output, args.format.as_ref(), &args.images, |name| {
-        image(&store, &image_commands::find(&store, name)?)
+        image(&store, &image_commands::find_for(&store, name, platform)?)
     })
 }
 
 /// A document as it is stored.
-fn raw(context: &Context, store: &Store, names: &[String], document: Document) -> Result<(), Failure> {
+fn raw(
+    context: &Context,
+    store: &Store,
+    names: &[String],
+    (document, platform): (Document, Option<&Platform>),
+) -> Result<(), Failure> {
     let [name] = names else {
         return Err(Failure::Usage("--raw prints a document of one image".to_owned()));
     };
-    let image = image_commands::find(store, name)?;
+    let image = image_commands::find_for(store, name, platform)?;
     let bytes = match document {
         Document::Target => store.target_bytes(&image)?,
         Document::Manifest => store.manifest_bytes(&image)?,
@@ -53,7 +60,7 @@ fn raw(context: &Context, store: &Store, names: &[String], document: Document) -
 }
 
 /// The container of this name, or else the image.
-fn either(store: &Store, name: &str) -> Result<Value, Failure> {
+fn either(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Value, Failure> {
     let ambiguous = match store.container(name) {
         Ok(found) => return container(&found),
         Err(StoreError::NotFound { .. }) => None,
@@ -61,7 +68,7 @@ fn either(store: &Store, name: &str) -> Result<Value, Failure> {
         Err(error @ StoreError::Ambiguous { .. }) => Some(error),
         Err(error) => return Err(error.into()),
     };
-    match (image_commands::find(store, name), ambiguous) {
+    match (image_commands::find_for(store, name, platform), ambiguous) {
         (Ok(found), _) => image(store, &found),
         (Err(Failure::Store { .. }), Some(ambiguous)) => Err(ambiguous.into()),
         (Err(Failure::Store { error, hint }), None) => match *error {

@@ -26,6 +26,9 @@ pub(crate) struct CreateArgs {
     /// Make it as this container is now, which must not be mounted, instead of from an image
     #[arg(long, value_name = "CONTAINER", conflicts_with_all = ["image", "RootArgs"])]
     pub(crate) from_container: Option<String>,
+    /// Of an image for several platforms, that for this one (linux/arm64, say) [default: this machine]
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "from_container")]
+    pub(crate) platform: Option<plywood::Platform>,
     /// The image
     #[arg(required_unless_present = "from_container")]
     pub(crate) image: Option<String>,

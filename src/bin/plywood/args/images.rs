@@ -71,6 +71,9 @@ pub(crate) struct ImageInspectArgs {
     /// Images
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<String>,
+    /// Of an image for several platforms, that for this one (linux/arm64, say) [default: this machine]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<plywood::Platform>,
     /// Print only this of each: text with fields in it, as '{{.Id}}' or '{{json .Config}}'
     #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
     pub(crate) format: Option<crate::template::Template>,
@@ -214,6 +217,9 @@ pub(crate) struct ImportArgs {
     pub(crate) source: PathBuf,
     /// Name of the image; it gets none if this is left out
     pub(crate) name: Option<String>,
+    /// Take an image archive for a root file system with the files that are in it
+    #[arg(short, long)]
+    pub(crate) force: bool,
     /// What it runs on, as linux/arm64 [default: this machine]
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<plywood::Platform>,
@@ -245,6 +251,9 @@ pub(crate) struct LayerArgs {
 /// Mount a read-only view of an image and print where
 #[derive(Args, Debug)]
 pub(crate) struct ImageMountArgs {
+    /// Of an image for several platforms, that for this one (linux/arm64, say) [default: this machine]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<plywood::Platform>,
     /// The image
     pub(crate) image: String,
 }
@@ -252,6 +261,9 @@ pub(crate) struct ImageMountArgs {
 /// Unmount the view of an image
 #[derive(Args, Debug)]
 pub(crate) struct ImageUmountArgs {
+    /// Of an image for several platforms, that for this one (linux/arm64, say) [default: this machine]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<plywood::Platform>,
     /// The image
     pub(crate) image: String,
 }

@@ -22,6 +22,9 @@ pub(crate) struct InspectArgs {
     /// Look only for images, or only for containers
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
+    /// Of an image for several platforms, that for this one (linux/arm64, say) [default: this machine]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<plywood::Platform>,
     /// Print only this of each: text with fields in it, as '{{.Id}}' or '{{json .Config}}'
     #[arg(short, long, value_name = "TEMPLATE", conflicts_with = "json")]
     pub(crate) format: Option<crate::template::Template>,
