@@ -130,7 +130,7 @@ fn artifacts_are_listed_as_what_they_are_and_cannot_be_unpacked() {
         "one:1 is not an image with a root file system: it is an artifact of type application/spdx+json";
     for error in [
         world.refuse(|store| store.create_container(&one, &CreateOptions::default())),
-        world.refuse(|store| store.squash(&one, &SquashOptions::default())).into(),
+        world.refuse(|store| store.squash(&one, &SquashOptions::default())),
         world.refuse(|store| store.mount_image(&one)),
     ] {
         assert_eq!((error.kind(), error.to_string().as_str()), ("not-an-image", message));
