@@ -5,6 +5,7 @@
 //! others may read them for what is in them. No blob is visible before all of them are verified and, where that was asked
 //! for, on disk.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +46,8 @@ pub struct Arrival<'a, 'w> {
     failure: Mutex<Option<LoadError>>,
     /// Nothing is fetched any more, but perhaps one blob.
     abandoned: OnceLock<Option<Digest>>,
+    /// Numbers that were given to blobs while they came.
+    begun: BTreeMap<Digest, usize>,
     blobs: &'w Blobs,
     workspace: &'w Workspace,
     options: &'a LoadOptions<'a>,
@@ -106,7 +109,7 @@ impl<'a, 'w> Arrival<'a, 'w> {
         order.sort_by_key(|&at| std::cmp::Reverse(incoming[at].size));
         let (next, bytes, failure) = (AtomicUsize::new(0), Mutex::new(0), Mutex::new(None));
         let &Destination { blobs, workspace, .. } = into;
-        let abandoned = OnceLock::new();
+        let (abandoned, begun) = (OnceLock::new(), BTreeMap::new());
         Ok(Self {
             images,
             incoming,
@@ -116,10 +119,20 @@ impl<'a, 'w> Arrival<'a, 'w> {
             bytes,
             failure,
             abandoned,
+            begun,
             blobs,
             workspace,
             options,
         })
+    }
+
+    pub(super) fn with_begun(self, begun: BTreeMap<Digest, usize>) -> Self {
+        Self { begun, ..self }
+    }
+
+    /// The number that a blob was given while it came, if it was given one.
+    pub fn begun(&self, digest: &Digest) -> Option<usize> {
+        self.begun.get(digest).copied()
     }
 
     /// The images. Their documents are verified; their layers are once they are staged.

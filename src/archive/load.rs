@@ -160,9 +160,28 @@ pub fn receive<'a, 'w>(
     into: &Destination<'w>,
     options: &'a LoadOptions<'a>,
 ) -> Result<Arrival<'a, 'w>, LoadError> {
+    receive_while(reader, into, options, &|_, _| None)
+}
+
+/// Tells of a large member that may be a layer, while it is read: the digest that its name seems to give it, decompressed or
+/// not, and its bytes as they come. Returns a number for it if somebody is interested.
+pub type Begins<'b> = &'b dyn Fn(Option<Digest>, Box<dyn Read + Send>) -> Option<usize>;
+
+/// The same, which tells `begins` what comes. What it has numbered is found by [`Arrival::begun`].
+///
+/// # Errors
+///
+/// As [`load`]. Readers of what has not come whole then end with an error.
+pub fn receive_while<'a, 'w>(
+    reader: impl Read,
+    into: &Destination<'w>,
+    options: &'a LoadOptions<'a>,
+    begins: Begins<'_>,
+) -> Result<Arrival<'a, 'w>, LoadError> {
     let limits = &options.limits;
     let plain = stream::open(Watched::new(reader, options), limits)?;
-    let mut members = Members::read(plain, into, options)?;
+    let mut members = Members::read(plain, into, options, begins)?;
+    let begun = members.take_begun();
     let docker = docker_side(&mut members, limits)?;
     let index = match (members.document(oci::INDEX), members.document(oci::LAYOUT), &docker) {
         (Some(index), Some(layout), _) => {
@@ -208,7 +227,7 @@ pub fn receive<'a, 'w>(
         }
     }
     missing_layers.check()?;
-    finish(images, walk, listed_in, options)
+    Ok(finish(images, walk, listed_in, options)?.with_begun(begun))
 }
 
 /// What docker's documents list, and which of them does: `manifest.json`, or without one `repositories`. `None` if there

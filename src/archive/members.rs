@@ -9,8 +9,9 @@ use std::io::{Read, Write};
 use super::LoadError;
 use super::arrival::Source;
 use super::content::{self, Content, Found, find_in, read_in};
-use super::load::{Destination, LoadOptions};
+use super::load::{Begins, Destination, LoadOptions};
 use super::stream::Plain;
+use super::watchers::Watchers;
 use crate::blob::{BlobError, ParkedBlob};
 use crate::changeset::{Member, MemberKind, Reader};
 use crate::codec::{Compression, Decoder, SNIFFED, sniff};
@@ -41,6 +42,8 @@ pub(super) struct Members<'w> {
     named: BTreeMap<LayerPath, Named>,
     held: BTreeMap<Digest, Held<'w>>,
     documents: BTreeMap<&'static str, Vec<u8>>,
+    /// Those that somebody reads while they come, by number.
+    begun: BTreeMap<Digest, usize>,
     /// Bytes in memory.
     memory: u64,
     /// Bytes that names and links take.
@@ -73,12 +76,14 @@ impl<'w> Members<'w> {
         plain: Plain<R>,
         into: &Destination<'w>,
         options: &LoadOptions<'_>,
+        begins: Begins<'_>,
     ) -> Result<Self, LoadError> {
         let mut members = Self {
             into: *into,
             named: BTreeMap::new(),
             held: BTreeMap::new(),
             documents: BTreeMap::new(),
+            begun: BTreeMap::new(),
             memory: 0,
             names: 0,
         };
@@ -87,7 +92,7 @@ impl<'w> Members<'w> {
         limits.layer_bytes = u64::MAX; // an archive has many layers
         let mut tar = Reader::new(plain, &limits);
         while let Some(member) = tar.next_member().map_err(LoadError::of_tar)? {
-            members.take(member, &mut tar, &limits)?;
+            members.take(member, &mut tar, &limits, begins)?;
         }
         Ok(members)
     }
@@ -97,6 +102,7 @@ impl<'w> Members<'w> {
         member: Member,
         tar: &mut Reader<R>,
         limits: &Limits,
+        begins: Begins<'_>,
     ) -> Result<(), LoadError> {
         let Member { path, kind } = member;
         let named = match kind {
@@ -111,7 +117,7 @@ impl<'w> Members<'w> {
                 {
                     return self.take_document(document, size, tar, limits);
                 }
-                Named::File(self.file(&path, size, tar)?)
+                Named::File(self.file(&path, size, tar, begins)?)
             }
             MemberKind::Symlink(target) => Named::Link { from: path.parent().unwrap_or_default(), target },
             MemberKind::HardLink(target) => Named::Link { from: LayerPath::ROOT, target },
@@ -156,6 +162,7 @@ impl<'w> Members<'w> {
         path: &LayerPath,
         size: u64,
         tar: &mut Reader<R>,
+        begins: Begins<'_>,
     ) -> Result<Digest, LoadError> {
         let claimed = content::digest_of_path(path.as_bytes());
         let likely = claimed.or_else(|| content::digest_in_name(path.as_bytes()));
@@ -190,18 +197,26 @@ impl<'w> Members<'w> {
         }
 
         let mut writer = self.into.blobs.writer(self.into.workspace, algorithm)?;
+        let mut watchers = Watchers::new(size, likely, begins);
         let mut start = Vec::new();
         copy(tar, size, |part| {
             let missing = SNIFFED.saturating_sub(start.len()).min(part.len());
             start.extend_from_slice(&part[..missing]);
-            Ok(writer.write_all(part).at_path("write", || writer.path())?)
+            writer.write_all(part).at_path("write", || writer.path())?;
+            Ok(watchers.tell(part, writer.file()).at_path("open", || writer.path())?)
         })?;
         let staged = writer.finish()?;
         let digest = staged.digest();
         check_claim(path, claimed, digest)?;
+        self.begun.extend(watchers.end().map(|number| (digest, number)));
         let found = Found { size, compression: Some(sniff(&start)) };
         self.held.entry(digest).or_insert(Held::Workspace { blob: Some(staged.park()), found });
         Ok(digest)
+    }
+
+    /// The numbers of those that somebody has read while they came.
+    pub(super) fn take_begun(&mut self) -> BTreeMap<Digest, usize> {
+        std::mem::take(&mut self.begun)
     }
 
     /// One of the documents, if the archive has it.

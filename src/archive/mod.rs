@@ -55,6 +55,7 @@ mod stream;
 mod target;
 mod walk;
 mod warning;
+mod watchers;
 mod words;
 
 pub use arrival::Arrival;
@@ -65,8 +66,8 @@ pub use fetch::{Fetch, Transfer};
 #[cfg(feature = "ocidir")]
 pub use load::receive_listed;
 pub use load::{
-    Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive, receive_from,
-    receive_layout,
+    Begins, Destination, FindLayer, LoadOptions, Loaded, LoadedManifest, load, load_layout, receive,
+    receive_from, receive_layout, receive_while,
 };
 pub use names::repository_for;
 #[cfg(feature = "ocidir")]

@@ -28,5 +28,7 @@ pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};
 pub use namespace::in_initial_user_namespace;
 pub use source::Source;
-pub use staging::{Durability, ParkedFile, StagedDir, StagedFile, Staging, Workspace, unique_name};
+pub use staging::{
+    Durability, ParkedDir, ParkedFile, StagedDir, StagedFile, Staging, Workspace, unique_name,
+};
 pub use stat::{Kind, Stat};

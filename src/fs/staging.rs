@@ -27,7 +27,7 @@ use super::error::{Context, Optional, Result};
 use super::lock::{Lock, LockMode};
 use super::stat::Kind;
 use reserve::{Reserve, SPACE};
-pub use staged::{ParkedFile, StagedDir, StagedFile};
+pub use staged::{ParkedDir, ParkedFile, StagedDir, StagedFile};
 
 /// What an operation waits for before it reports success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

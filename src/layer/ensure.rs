@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use super::abilities::Abilities;
 use super::base::Base;
 use super::crew::Crew;
+use super::early::{Early, EarlyLayer};
 use super::key::LayerKey;
 use super::record::{Assumed, Record};
 use super::store::{Layer, LayerError, LayerLock, LayerStore, State};
@@ -112,6 +113,8 @@ pub struct EnsureOptions<'a> {
     /// Other work of the caller's: called once by each thread, by all but the first before it looks for a layer. A
     /// single thread does it after the layers. Not called if there is no layer to make.
     pub meanwhile: Option<&'a (dyn Fn() + Sync)>,
+    /// Layers that are unpacked already, in the same workspace.
+    pub early: Option<&'a Early>,
     /// Asked often; once it says true, [`LayerStore::ensure`] ends with [`LayerError::Cancelled`].
     pub cancelled: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
@@ -124,6 +127,19 @@ impl std::fmt::Debug for EnsureOptions<'_> {
             .field("xattrs", &self.xattrs)
             .field("synced", &self.synced)
             .finish_non_exhaustive()
+    }
+}
+
+impl EnsureOptions<'_> {
+    /// How one layer is unpacked.
+    pub(super) fn for_unpacking<'c>(&self, cancelled: &'c (dyn Fn() -> bool + Sync)) -> UnpackOptions<'c> {
+        UnpackOptions {
+            limits: self.limits.clone(),
+            xattrs: self.xattrs.clone(),
+            parallelism: self.parallelism,
+            cancelled: Some(cancelled),
+            ..UnpackOptions::default()
+        }
     }
 }
 
@@ -198,13 +214,7 @@ impl LayerStore {
             work,
             abilities: self.abilities(work)?,
             options,
-            unpack: UnpackOptions {
-                limits: options.limits.clone(),
-                xattrs: options.xattrs.clone(),
-                parallelism: options.parallelism,
-                cancelled: Some(&stop),
-                ..UnpackOptions::default()
-            },
+            unpack: options.for_unpacking(&stop),
         };
         let Found { ready, missing } = context.look_for(sources)?;
         let jobs = context.unpack_all(missing, &failed)?;
@@ -347,9 +357,16 @@ impl<'c> Context<'c> {
         if let State::Good(_) = self.store.seek(key)? {
             return Ok(Slot::Published(None));
         }
-        let dir = self.work.directory()?;
-        let tree = LayerStore::stage_tree(&dir)?;
-        let unpacked = self.unpack(source, &tree, None, crew)?;
+        let early = self.options.early.and_then(|early| early.take(&source.blob, &source.diff_id));
+        let (dir, tree, unpacked) = match early {
+            Some(EarlyLayer { dir, tree, unpacked, .. }) => (dir.resume(self.work), tree, unpacked),
+            None => {
+                let dir = self.work.directory()?;
+                let tree = LayerStore::stage_tree(&dir)?;
+                let unpacked = self.unpack(source, &tree, None, crew)?;
+                (dir, tree, unpacked)
+            }
+        };
         if unpacked.implied.is_empty() && unpacked.below_links.is_empty() {
             let record = self.record(source, &unpacked, Vec::new());
             self.publish(key, dir, record)?;

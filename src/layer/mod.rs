@@ -5,6 +5,7 @@ mod base;
 mod bind;
 mod crew;
 mod diff;
+mod early;
 mod ensure;
 mod flatten;
 mod key;
@@ -24,6 +25,7 @@ pub use base::agree;
 pub use diff::{
     Change, ChangeKind, CopyRecord, Diff, DiffEntry, DiffError, DiffEvent, EntryChange, Selection,
 };
+pub use early::{Begin, Coming, Early};
 pub use ensure::{EnsureOptions, Ensured, LayerSource, Made, OpenBlob, Progress};
 pub use flatten::{flatten, flatten_part};
 pub use key::{LayerKey, LayerKeyError};

@@ -1,7 +1,8 @@
 //! Load: an archive or a directory becomes images of the store.
 //!
 //! ```text
-//! 1  an archive is read once into staging, of a directory the documents       nothing is visible
+//! 1  an archive is read once into staging, of a directory the documents;      nothing is visible
+//!    what looks like a layer is unpacked while it is read
 //! 2  what the images lead to is pinned; layers are unpacked and verified,     layers that nothing leads to
 //!    while a directory's blobs are copied and verified
 //! 3  blobs get their names, synced                                            blobs that nothing leads to
@@ -28,7 +29,7 @@ use crate::blob::BlobError;
 use crate::digest::{DiffId, Digest};
 use crate::fs::Dir;
 use crate::image::{Descriptor, Index, Platform, Reference};
-use crate::layer::{Ensured, LayerKey};
+use crate::layer::{Early, Ensured, LayerKey};
 
 /// When layers are unpacked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -99,9 +100,9 @@ pub(super) struct Elsewhere<'f> {
 
 /// Who brings the blobs.
 #[derive(Clone, Copy)]
-enum Stagers {
-    /// Threads that have nothing to unpack: the disk is what they would wait for.
-    Unpackers,
+enum Stagers<'e> {
+    /// Threads that have nothing to unpack, of what is not unpacked yet: the disk is what they would wait for.
+    Unpackers(&'e Early),
     /// This many threads, which wait for others most of the time.
     Own(usize),
 }
@@ -169,13 +170,14 @@ impl Store {
         let (mut loaded, mut unpacked);
         match from {
             Origin::Archive(archive) => {
-                let arrival = archive::receive(archive, &to, &how)?;
-                unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Unpackers)?;
+                let (arrival, early) = self.receive(archive, &to, &how, options)?;
+                unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Unpackers(&early))?;
                 loaded = arrival.publish()?;
             }
             Origin::Layout(dir) => {
                 let arrival = archive::receive_layout(dir, &to, &how)?;
-                unpacked = self.unpack_arriving(&arrival, options, operation, Stagers::Unpackers)?;
+                let stagers = Stagers::Unpackers(&Early::default());
+                unpacked = self.unpack_arriving(&arrival, options, operation, stagers)?;
                 loaded = arrival.publish()?;
             }
             Origin::Elsewhere(elsewhere) => {
@@ -205,29 +207,62 @@ impl Store {
         self.name_loaded(loaded, unpacked)
     }
 
+    /// Reads an archive; what looks like a layer is unpacked while it comes.
+    fn receive<'a, 'w>(
+        &self,
+        archive: Box<dyn Read + Send + '_>,
+        to: &Destination<'w>,
+        how: &'a archive::LoadOptions<'a>,
+        options: &LoadOptions<'_>,
+    ) -> Result<(Arrival<'a, 'w>, Early), StoreError> {
+        if options.unpack == Unpack::OnDemand || self.inner.options.parallelism.threads() == 1 {
+            return Ok((archive::receive(archive, to, how)?, Early::default()));
+        }
+        let layers = &self.inner.layers;
+        let is_there = |digest| matches!(layers.find(LayerKey::Free(DiffId::of_tar(digest))), Ok(Some(_)));
+        let cancelled = options.cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
+        let mut ensure = self.ensure_options();
+        ensure.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
+        let (arrival, early) = layers.unpack_early(to.workspace, &ensure, |begin| {
+            let begins = |likely: Option<Digest>, coming| match likely.is_some_and(is_there) {
+                true => None,
+                false => begin(coming),
+            };
+            let arrival = archive::receive_while(archive, to, how, &begins);
+            let wanted = arrival.iter().flat_map(|arrival| {
+                let images = arrival.images().iter().filter_map(for_host);
+                let layers = images.flat_map(|image| &image.manifest.layers);
+                layers.filter_map(|layer| Some((layer.digest, arrival.begun(&layer.digest)?)))
+            });
+            let wanted = wanted.collect();
+            (arrival, wanted)
+        })?;
+        Ok((arrival?, early))
+    }
+
     /// Unpacks the images for this machine while their blobs are staged, and says what could not be held.
     fn unpack_arriving(
         &self,
         arrival: &Arrival<'_, '_>,
         options: &LoadOptions<'_>,
         operation: &Operation,
-        stagers: Stagers,
+        stagers: Stagers<'_>,
     ) -> Result<Vec<Vec<String>>, StoreError> {
         let stage = || arrival.stage();
-        let unpack = |meanwhile| {
-            let unpacked = self.unpack_staged(arrival, options, operation, meanwhile);
+        let unpack = |meanwhile, early| {
+            let unpacked = self.unpack_staged(arrival, options, operation, meanwhile, early);
             if unpacked.is_err() {
                 arrival.abandon(None);
             }
             unpacked
         };
         let unpacked = match stagers {
-            Stagers::Unpackers => unpack(Some(&stage as _)),
+            Stagers::Unpackers(early) => unpack(Some(&stage as _), Some(early)),
             Stagers::Own(count) => std::thread::scope(|scope| {
                 for _ in 0..count.max(1) {
                     scope.spawn(stage);
                 }
-                unpack(None)
+                unpack(None, None)
             }),
         };
         unpacked.map_err(|error| {
@@ -243,6 +278,7 @@ impl Store {
         options: &LoadOptions<'_>,
         operation: &Operation,
         meanwhile: Option<&(dyn Fn() + Sync)>,
+        early: Option<&Early>,
     ) -> Result<Vec<Vec<String>>, StoreError> {
         let unpack = |one: &Loaded| {
             if options.unpack == Unpack::OnDemand {
@@ -256,7 +292,7 @@ impl Store {
                 let of_layer = layers.diff_ids.iter().zip(layers.blobs).find(|(known, _)| *known == diff_id);
                 arrival.abandon(of_layer.map(|(_, blob)| blob.digest));
             };
-            let beside = Beside { meanwhile, failed: Some(&failed) };
+            let beside = Beside { meanwhile, failed: Some(&failed), early };
             let ensured = self.unpack_layers(layers, &open, beside, operation, options.cancel)?;
             Ok(losses(&ensured))
         };

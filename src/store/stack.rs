@@ -15,7 +15,8 @@ use crate::digest::{DiffId, Digest};
 use crate::fs::Source;
 use crate::image::Descriptor;
 use crate::layer::{
-    EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Progress, Stacking, agree,
+    Early, EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Progress,
+    Stacking, agree,
 };
 
 /// The layers of an image, bottom first.
@@ -35,6 +36,8 @@ pub(super) struct Beside<'b> {
     pub(super) meanwhile: Option<&'b (dyn Fn() + Sync)>,
     /// Told as soon as a layer cannot be made.
     pub(super) failed: Option<&'b (dyn Fn(&DiffId) + Sync)>,
+    /// Layers that are unpacked already.
+    pub(super) early: Option<&'b Early>,
 }
 
 impl Inner {
@@ -146,7 +149,7 @@ impl Store {
         Ok(into.ensure(&sources, operation.workspace(), &options)?)
     }
 
-    fn ensure_options<'o>(&self) -> EnsureOptions<'o> {
+    pub(super) fn ensure_options<'o>(&self) -> EnsureOptions<'o> {
         let mut options = EnsureOptions::default();
         options.parallelism = self.inner.options.parallelism;
         options.limits.clone_from(&self.inner.options.limits);
@@ -199,6 +202,7 @@ impl Store {
             }
         };
         options.meanwhile = beside.meanwhile;
+        options.early = beside.early;
         options.progress = Some(&progress);
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
         Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::common::image::{Compression, Layout, image};
 use crate::common::tar::tar;
-use crate::world::{World, chain, exported, names_in, options, sample};
+use crate::world::{World, chain, exported, names_in, noise, options, sample};
 
 /// Blobs in memory, and what is done with those who ask for them.
 #[derive(Default)]
@@ -120,16 +120,6 @@ fn downloads(world: &World) -> Vec<u64> {
     let dir = world.path().join("cache/downloads");
     let entries = fs::read_dir(dir).into_iter().flatten();
     entries.map(|entry| entry.unwrap().metadata().unwrap().len()).collect()
-}
-
-/// Bytes that no compression makes smaller.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 /// An image with a layer of a megabyte and one of a few bytes; the digest of the large one, too.

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
+mod arriving;
 mod build_cache;
 mod check;
 mod clones;

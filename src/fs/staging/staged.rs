@@ -132,6 +132,11 @@ impl StagedDir<'_> {
         Ok(self.dir)
     }
 
+    /// Keeps it in its workspace, to be given a name later.
+    pub fn park(self) -> ParkedDir {
+        ParkedDir { dir: self.dir, name: self.name }
+    }
+
     /// Removes it before its workspace goes.
     ///
     /// # Errors
@@ -139,5 +144,19 @@ impl StagedDir<'_> {
     /// [`Error`](crate::fs::Error) if something cannot be removed.
     pub fn discard(self) -> Result<()> {
         self.workspace.dir.remove_all(&self.name)
+    }
+}
+
+/// A directory in a workspace that nobody is about to publish. It goes with the workspace.
+#[derive(Debug)]
+pub struct ParkedDir {
+    dir: Dir,
+    name: String,
+}
+
+impl ParkedDir {
+    /// Takes it up again in `workspace`, which is the one that it is in.
+    pub fn resume(self, workspace: &Workspace) -> StagedDir<'_> {
+        StagedDir { dir: self.dir, workspace, name: self.name }
     }
 }

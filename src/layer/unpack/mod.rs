@@ -32,7 +32,7 @@ use super::crew::Crew;
 use super::record::HighestIds;
 use super::xattrs::XattrPolicy;
 use crate::changeset::Reader;
-use crate::digest::DiffId;
+use crate::digest::{Algorithm, DiffId};
 use crate::fs::{Dir, Metadata};
 use crate::limits::Limits;
 use crate::parallelism::Parallelism;
@@ -271,6 +271,23 @@ pub(super) fn unpack_blob<'env>(
     crew: Option<&Crew<'env>>,
 ) -> Result<Unpacked, UnpackError> {
     let algorithm = expected.as_digest().algorithm();
+    let (unpacked, actual) = unpack_any(blob, algorithm, into, below, abilities, options, crew)?;
+    if actual != expected {
+        return Err(UnpackError::DiffIdMismatch { expected, actual, bytes: unpacked.tar_bytes });
+    }
+    Ok(unpacked)
+}
+
+/// Unpacks a blob of which nobody knows what it should be, and says what it is.
+pub(super) fn unpack_any<'env>(
+    blob: Blob<'env>,
+    algorithm: Algorithm,
+    into: &Dir,
+    below: Option<&Below<'_>>,
+    abilities: Abilities,
+    options: &UnpackOptions<'_>,
+    crew: Option<&Crew<'env>>,
+) -> Result<(Unpacked, DiffId), UnpackError> {
     let help = crew.map(|crew| Help { crew, writers: Arc::default() });
     let invite = || {
         if let Some(help) = &help {
@@ -281,12 +298,8 @@ pub(super) fn unpack_blob<'env>(
     let tar = Ahead::new(blob, algorithm, &options.limits, help.as_ref()).map_err(UnpackError::Blob)?;
     let (mut unpacked, tar) = unpack_from(tar, into, below, abilities, options, outbox)?;
     let (actual, bytes) = tar.digest().expect("the reader of the tar reads to the end");
-    let actual = DiffId::of_tar(actual);
-    if actual != expected {
-        return Err(UnpackError::DiffIdMismatch { expected, actual, bytes });
-    }
     unpacked.tar_bytes = bytes;
-    Ok(unpacked)
+    Ok((unpacked, DiffId::of_tar(actual)))
 }
 
 /// The threads that help with a layer, and what they help with.
