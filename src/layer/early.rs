@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::abilities::Abilities;
 use super::crew::Crew;
-use super::ensure::EnsureOptions;
+use super::ensure::{EnsureOptions, THREADS};
 use super::store::{LayerError, LayerStore};
-use super::unpack::{THREADS, Unpacked, unpack_any};
+use super::unpack::{Unpacked, unpack_any};
 use crate::digest::{Algorithm, DiffId, Digest};
 use crate::fs::{Dir, ParkedDir, Workspace};
 
@@ -69,7 +69,7 @@ impl LayerStore {
         read: impl FnOnce(Begin<'_>) -> (T, BTreeMap<Digest, usize>),
     ) -> Result<(T, Early), LayerError> {
         let abilities = self.abilities(work)?;
-        let most = options.parallelism.threads().min(THREADS) - 1;
+        let threads = options.parallelism.threads().min(THREADS);
         let begun = Mutex::new(Begun::default());
         let crew = Crew::new();
         let (result, wanted) = std::thread::scope(|scope| {
@@ -77,7 +77,7 @@ impl LayerStore {
             let begin = |blob: Coming| {
                 let (number, given_up) = {
                     let mut begun = locked(&begun);
-                    if begun.running.len() >= most {
+                    if begun.running.len() + 1 >= threads {
                         return None;
                     }
                     let given_up = Arc::new(AtomicBool::new(false));
@@ -98,15 +98,16 @@ impl LayerStore {
                 Some(number)
             };
             let (result, wanted) = read(&begin);
-            let is_done = {
+            let running = {
                 let mut begun = locked(&begun);
                 begun.over = true;
                 let unwanted =
                     begun.running.iter().filter(|(number, _)| !wanted.values().any(|one| one == *number));
                 unwanted.for_each(|(_, given_up)| given_up.store(true, Ordering::Relaxed));
-                begun.running.is_empty()
+                begun.running.len()
             };
-            if !is_done {
+            if running > 0 {
+                (running + 1..threads).for_each(|_| _ = scope.spawn(|| crew.help()));
                 crew.help();
             }
             (result, wanted)
