@@ -93,7 +93,7 @@ impl Shop {
         options.limits = limits();
         options.durability = Durability::Relaxed;
         options.repository = Reference::parse_familiar("named").ok();
-        let into = Destination { blobs: &self.blobs, workspace: &workspace, pin: &pin };
+        let into = Destination { blobs: &self.blobs, workspace: &workspace, lent: None, pin: &pin };
         let loaded = load(archive, &into, &options).map_err(|error| error.to_string());
         workspace.close().expect("what is ours can be removed");
         loaded

@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::fs::{Advice, fadvise};
 
 use super::LoadError;
-use super::content::{Content, blob_path, verify};
+use super::content::{Content, Received, blob_path, verify};
 use super::error::Cancelled;
 use super::fetch::{Coming, Growing, GrowingReader, Transfer};
 use super::load::{Destination, LoadOptions, Loaded};
 use super::walk::Needed;
-use crate::blob::{BlobError, Blobs, ParkedBlob, PartialBlob, WholeBlob};
+use crate::blob::{BlobError, BlobSource, Blobs, ParkedBlob, PartialBlob, WholeBlob};
 use crate::digest::Digest;
 use crate::fs::{self, Context, Durability, Workspace};
 
@@ -68,6 +68,8 @@ pub(super) enum Source<'w> {
     Staged(ParkedBlob<'w>),
     /// In another layout, not verified.
     Layout(Arc<Blobs>),
+    /// With somebody who lends it, not verified.
+    Lent(&'w dyn BlobSource),
     /// Elsewhere.
     Coming(Box<Coming<'w>>),
     /// Fetched and verified.
@@ -80,14 +82,14 @@ impl<'a, 'w> Arrival<'a, 'w> {
     /// `images` with everything in `needed`, all of which is pinned.
     pub(super) fn new(
         images: Vec<Loaded>,
-        content: &mut impl Content<'w>,
+        mut content: Received<'w, impl Content<'w>>,
         needed: &Needed,
-        into: &Destination<'w>,
         options: &'a LoadOptions<'a>,
     ) -> Result<Self, LoadError> {
+        let Destination { blobs, workspace, .. } = content.into;
         let (mut incoming, mut present) = (Vec::new(), Vec::new());
         for (digest, size) in needed.bottom_up() {
-            if into.blobs.holds(&digest, size)? {
+            if blobs.holds(&digest, size)? {
                 present.push(digest);
                 continue;
             }
@@ -108,7 +110,6 @@ impl<'a, 'w> Arrival<'a, 'w> {
         let mut order: Vec<usize> = (0..incoming.len()).collect();
         order.sort_by_key(|&at| std::cmp::Reverse(incoming[at].size));
         let (next, bytes, failure) = (AtomicUsize::new(0), Mutex::new(0), Mutex::new(None));
-        let &Destination { blobs, workspace, .. } = into;
         let (abandoned, begun) = (OnceLock::new(), BTreeMap::new());
         Ok(Self {
             images,
@@ -157,6 +158,7 @@ impl<'a, 'w> Arrival<'a, 'w> {
         match &*locked(&incoming.at) {
             Source::Staged(blob) => blob.open().map(open),
             Source::Layout(blobs) => blobs.open_blob(digest).map(open),
+            Source::Lent(blobs) => blobs.open_blob(digest).map(open),
             Source::Coming(_) | Source::Fetched(_) | Source::Present => {
                 Err(BlobError::Missing { digest: *digest })
             }
@@ -229,7 +231,9 @@ impl<'a, 'w> Arrival<'a, 'w> {
                     None => return Err(BlobError::Missing { digest }.into()),
                 },
                 Source::Present => present.push(digest),
-                Source::Layout(_) | Source::Coming(_) => return Err(BlobError::Missing { digest }.into()),
+                Source::Layout(_) | Source::Lent(_) | Source::Coming(_) => {
+                    return Err(BlobError::Missing { digest }.into());
+                }
             }
         }
         if full {
@@ -264,12 +268,14 @@ impl<'a, 'w> Arrival<'a, 'w> {
                 return Ok(());
             }
             Source::Layout(layout) => Origin::Layout(Arc::clone(layout)),
+            Source::Lent(layout) => Origin::Lent(*layout),
             Source::Coming(_) if self.is_abandoned(&incoming.digest) => return Err(LoadError::Cancelled),
             Source::Coming(coming) => Origin::Elsewhere(coming.clone()),
             Source::Fetched(_) | Source::Present => return Ok(()),
         };
         let brought = match from {
-            Origin::Layout(layout) => Source::Staged(self.copy(incoming, &layout)?),
+            Origin::Layout(layout) => Source::Staged(self.copy(incoming, &*layout)?),
+            Origin::Lent(layout) => Source::Staged(self.copy(incoming, layout)?),
             Origin::Elsewhere(coming) => self.bring(incoming, &coming)?,
         };
         *locked(&incoming.at) = brought;
@@ -375,7 +381,7 @@ impl<'a, 'w> Arrival<'a, 'w> {
     }
 
     /// Copies a blob out of `layout`.
-    fn copy(&self, incoming: &Incoming<'w>, layout: &Blobs) -> Result<ParkedBlob<'w>, LoadError> {
+    fn copy(&self, incoming: &Incoming<'w>, layout: &dyn BlobSource) -> Result<ParkedBlob<'w>, LoadError> {
         let &Incoming { digest, size, .. } = incoming;
         let mut source = layout.open_blob(&digest)?;
         let mut writer = self.blobs.writer(self.workspace, digest.algorithm())?;
@@ -416,6 +422,7 @@ impl std::fmt::Debug for Arrival<'_, '_> {
 /// Where a blob is brought from.
 enum Origin<'w> {
     Layout(Arc<Blobs>),
+    Lent(&'w dyn BlobSource),
     Elsewhere(Box<Coming<'w>>),
 }
 

@@ -30,8 +30,8 @@ pub(super) trait Content<'w> {
     /// The bytes of a document. Too long ones are cut behind `limit`, and the caller finds out.
     fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError>;
 
-    /// Hands over where the bytes are: in the workspace, or where they can be brought from.
-    fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError>;
+    /// Hands over where the bytes are: in the workspace, or where they can be brought from. `None` if it does not have them.
+    fn source(&mut self, digest: &Digest) -> Result<Option<Source<'w>>, LoadError>;
 
     /// What the content is called there, for messages.
     fn name_of(&self, digest: &Digest) -> String;
@@ -51,19 +51,30 @@ impl<'w, C: Content<'w>> Lookup for Received<'w, C> {
     fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError> {
         match self.content.find(at)? {
             Some(found) => Ok(Some(found)),
-            None => find_in(self.into.blobs, &at.digest),
+            None => self.into.find(&at.digest),
         }
     }
 
     fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
         match self.content.read(at, limit)? {
             Some(bytes) => Ok(Some(bytes)),
-            None => read_in(self.into.blobs, &at.digest, limit),
+            None => self.into.read(&at.digest, limit),
         }
     }
 
     fn name_of(&self, digest: &Digest) -> String {
         self.content.name_of(digest)
+    }
+}
+
+impl<'w, C: Content<'w>> Received<'w, C> {
+    /// Where the bytes are.
+    pub(super) fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError> {
+        if let Some(source) = self.content.source(digest)? {
+            return Ok(source);
+        }
+        // The pin was to keep it there.
+        self.into.lent.map(Source::Lent).ok_or_else(|| BlobError::Missing { digest: *digest }.into())
     }
 }
 
@@ -101,8 +112,8 @@ impl<'w> Content<'w> for Layout {
         read_in(&*self.0, &at.digest, limit)
     }
 
-    fn source(&mut self, _: &Digest) -> Result<Source<'w>, LoadError> {
-        Ok(Source::Layout(Arc::clone(&self.0)))
+    fn source(&mut self, digest: &Digest) -> Result<Option<Source<'w>>, LoadError> {
+        Ok(self.0.size(digest)?.map(|_| Source::Layout(Arc::clone(&self.0))))
     }
 
     fn name_of(&self, digest: &Digest) -> String {

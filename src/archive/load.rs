@@ -10,14 +10,14 @@ use std::fmt;
 use std::io::Read;
 
 use super::arrival::Arrival;
-use super::content::{Content, Layout, Received};
+use super::content::{Content, Found, Layout, Received, find_in, read_in};
 use super::docker::Item;
 use super::fetch::{Fetch, Remote, Transfer};
 use super::members::Members;
 use super::stream::{self, Watched};
 use super::walk::Walk;
 use super::{LoadError, Warning, docker, legacy, names, oci};
-use crate::blob::{BlobError, Blobs};
+use crate::blob::{BlobError, BlobSource, Blobs};
 use crate::digest::{DiffId, Digest};
 use crate::fs::{self, Context, Dir, Durability, Optional, Workspace};
 use crate::image::{Config, Descriptor, Manifest, Platform, Reference};
@@ -30,9 +30,29 @@ pub struct Destination<'a> {
     pub blobs: &'a Blobs,
     /// Where blobs are until they are verified. On the same file system as `blobs`.
     pub workspace: &'a Workspace,
+    /// Where else blobs may be that what is loaded leaves out: they are copied from there.
+    pub lent: Option<&'a dyn BlobSource>,
     /// Called with the digests that an image relies on, before looking whether they are there and before adding them. What was
     /// pinned must stay until the caller has given the images their names.
     pub pin: &'a dyn Fn(&[Digest]) -> fs::Result<()>,
+}
+
+impl Destination<'_> {
+    /// What there is under `digest`, here or lent.
+    pub(super) fn find(&self, digest: &Digest) -> Result<Option<Found>, LoadError> {
+        match (find_in(self.blobs, digest)?, self.lent) {
+            (None, Some(lent)) => find_in(lent, digest),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// The bytes of a document, one more than `limit` at most.
+    pub(super) fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+        match (read_in(self.blobs, digest, limit)?, self.lent) {
+            (None, Some(lent)) => read_in(lent, digest, limit),
+            (found, _) => Ok(found),
+        }
+    }
 }
 
 impl fmt::Debug for Destination<'_> {
@@ -350,8 +370,8 @@ fn finish<'a, 'w>(
         image.warnings.extend(foreign_platform(&image.manifests));
     }
     names::settle(&mut images);
-    let Walk { content: Received { mut content, into }, needed, .. } = walk;
-    Arrival::new(images, &mut content, &needed, &into, options)
+    let Walk { content, needed, .. } = walk;
+    Arrival::new(images, content, &needed, options)
 }
 
 fn foreign_platform(manifests: &[LoadedManifest]) -> Option<Warning> {

@@ -12,7 +12,7 @@ use super::content::{self, Content, Found, find_in, read_in};
 use super::load::{Begins, Destination, LoadOptions};
 use super::stream::Plain;
 use super::watchers::Watchers;
-use crate::blob::{BlobError, ParkedBlob};
+use crate::blob::ParkedBlob;
 use crate::changeset::{Member, MemberKind, Reader};
 use crate::codec::{Compression, Decoder, SNIFFED, sniff};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher, HashingReader};
@@ -288,10 +288,10 @@ impl<'w> Members<'w> {
         Decoder::new(reader, limits).map_err(LoadError::of_stream)
     }
 
-    /// What the store has under `digest`, which stays there.
+    /// What the store has under `digest`, or is lent.
     pub(super) fn find_in_store(&self, digest: &Digest) -> Result<Option<Found>, LoadError> {
         (self.into.pin)(&[*digest])?;
-        find_in(self.into.blobs, digest)
+        self.into.find(digest)
     }
 
     /// Says what the archive is if it is no image archive.
@@ -427,13 +427,11 @@ impl<'w> Content<'w> for Members<'w> {
         self.read_digest(&at.digest, limit)
     }
 
-    fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError> {
-        let missing = BlobError::Missing { digest: *digest };
+    fn source(&mut self, digest: &Digest) -> Result<Option<Source<'w>>, LoadError> {
         match self.held.get_mut(digest) {
-            Some(Held::Workspace { blob, .. }) => Ok(Source::Staged(blob.take().ok_or(missing)?)),
-            Some(Held::Memory(bytes)) => content::stage(bytes, digest, &self.into),
-            // The pin was to keep it there.
-            Some(Held::Store) | None => Err(missing.into()),
+            Some(Held::Workspace { blob, .. }) => Ok(blob.take().map(Source::Staged)),
+            Some(Held::Memory(bytes)) => content::stage(bytes, digest, &self.into).map(Some),
+            Some(Held::Store) | None => Ok(None),
         }
     }
 

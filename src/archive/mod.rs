@@ -27,7 +27,7 @@
 //! archive::save(&[image], &blobs, ArchiveFormat::DockerArchive, &mut file, &Default::default())?;
 //!
 //! let pin = |_: &[Digest]| Ok(()); // nobody collects garbage here
-//! let into = Destination { blobs: &others, workspace: &workspace, pin: &pin };
+//! let into = Destination { blobs: &others, workspace: &workspace, lent: None, pin: &pin };
 //! let loaded = archive::load(&file[..], &into, &Default::default())?;
 //! assert_eq!(loaded[0].names[0].familiar(), "web:1");
 //! # Ok::<(), Box<dyn std::error::Error>>(())

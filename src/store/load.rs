@@ -155,7 +155,13 @@ impl Store {
     ) -> Result<Vec<LoadedImage>, StoreError> {
         let inner = &self.inner;
         let pin = |digests: &[_]| operation.pin_blobs(digests);
-        let to = Destination { blobs: &inner.layout.blobs, workspace: operation.workspace(), pin: &pin };
+        let content = inner.content();
+        let to = Destination {
+            blobs: &inner.layout.blobs,
+            workspace: operation.workspace(),
+            lent: (!inner.lenders.is_empty()).then_some(&content),
+            pin: &pin,
+        };
         let progress = options.progress.map(|progress| move |bytes| progress(bytes));
         let cancelled = options.cancel.map(|cancel| || cancel.load(Ordering::Relaxed));
         let mut how = archive::LoadOptions::default();
@@ -345,7 +351,7 @@ impl Store {
 type Known = OnceLock<BTreeMap<DiffId, Digest>>;
 
 impl Inner {
-    /// The blob of a layer that some image of this store has. All of them are read to find the first, which happens only if
+    /// The blob of a layer that some image of this store has, or a lent one. All of them are read to find the first, which happens only if
     /// an archive lacks a layer.
     fn blob_of_layer(&self, diff_id: &DiffId, known: &Known) -> Result<Option<Digest>, BlobError> {
         if let Some(known) = known.get() {
@@ -361,7 +367,9 @@ impl Inner {
             })
         };
         let names = self.names().map_err(unreadable)?;
-        for named in names.images() {
+        let lent = self.lent_names().map_err(unreadable)?.into_iter().map(|(_, named)| named);
+        // What is here is preferred to what is lent.
+        for named in lent.chain(names.images()) {
             match look(&named.target) {
                 // What is damaged is no help, and in nobody's way.
                 Err(error) if !error.is_damage() => return Err(unreadable(error)),

@@ -43,7 +43,7 @@ fn a_pin_that_fails_stops_it() {
     let archive = Layout::of(&db()).oci_archive();
     let workspace = shop.staging.workspace().unwrap();
     let pin = |_: &[Digest]| Err(plywood::fs::Error::new("pin", "x", std::io::Error::from_raw_os_error(28)));
-    let into = Destination { blobs: &shop.blobs, workspace: &workspace, pin: &pin };
+    let into = Destination { blobs: &shop.blobs, workspace: &workspace, lent: None, pin: &pin };
     let error = load(&archive[..], &into, &LoadOptions::default()).unwrap_err();
     assert!(matches!(error, LoadError::Io(_)), "{error:?}");
     assert!(shop.all().is_empty());

@@ -36,7 +36,7 @@ impl Shop {
             self.pinned.borrow_mut().extend(digests);
             Ok(())
         };
-        let done = what(&Destination { blobs: &self.blobs, workspace: &workspace, pin: &pin });
+        let done = what(&Destination { blobs: &self.blobs, workspace: &workspace, lent: None, pin: &pin });
         workspace.close().unwrap();
         assert!(std::fs::read_dir(self.temp.path().join("staging")).unwrap().next().is_none());
         done

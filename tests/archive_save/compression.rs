@@ -227,7 +227,8 @@ fn a_directory_gets_the_new_layers_and_loads() {
     let read = |digest: &Digest| std::fs::read(into.path().join(blob_path(&digest.to_string()))).unwrap();
     let other = Shop::new();
     let room = other.staging.workspace().unwrap();
-    let to = plywood::archive::Destination { blobs: &other.blobs, workspace: &room, pin: &|_| Ok(()) };
+    let to =
+        plywood::archive::Destination { blobs: &other.blobs, workspace: &room, lent: None, pin: &|_| Ok(()) };
     let back = plywood::archive::load_layout(&dir, &to, &Default::default()).unwrap();
     assert_eq!(essence(&back), essence(&loaded));
     let layers = back.iter().flat_map(|image| &image.manifests[0].manifest.layers);

@@ -39,7 +39,7 @@ impl Shop {
 
     pub fn try_load(&self, archive: impl AsRef<[u8]>) -> Result<Vec<Loaded>, LoadError> {
         let workspace = self.staging.workspace().unwrap();
-        let into = Destination { blobs: &self.blobs, workspace: &workspace, pin: &|_| Ok(()) };
+        let into = Destination { blobs: &self.blobs, workspace: &workspace, lent: None, pin: &|_| Ok(()) };
         load(archive.as_ref(), &into, &LoadOptions::default())
     }
 

@@ -20,7 +20,7 @@ use crate::world::{World, chain, exported, names_in, noise, options, sample};
 
 /// Blobs in memory, and what is done with those who ask for them.
 #[derive(Default)]
-struct Place {
+pub struct Place {
     blobs: BTreeMap<String, Vec<u8>>,
     /// Blobs that break off after so many bytes.
     broken: BTreeMap<String, usize>,
@@ -37,12 +37,12 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
-    fn of(layout: &Layout) -> Self {
+    pub fn of(layout: &Layout) -> Self {
         Self { blobs: layout.blobs.clone(), ..Self::default() }
     }
 
     /// What was asked for since this was asked.
-    fn asked(&self) -> Vec<(String, u64)> {
+    pub fn asked(&self) -> Vec<(String, u64)> {
         let mut asked = std::mem::take(&mut *self.asked.lock().unwrap());
         asked.sort();
         asked
@@ -106,7 +106,7 @@ fn names() -> Vec<Reference> {
     vec!["web:1".parse().unwrap()]
 }
 
-fn fetch(store: &Store, layout: &Layout, place: &Place) -> Result<LoadedImage, StoreError> {
+pub fn fetch(store: &Store, layout: &Layout, place: &Place) -> Result<LoadedImage, StoreError> {
     store.fetch(target(layout, 0), &names(), place, &FetchOptions::default())
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use plywood::driver::DriverKind;
 use plywood::image::Reference;
 use plywood::store::{
-    CheckOptions, CommitOptions, Container, CreateOptions, DriverChoice, GcOptions, Image, LenderState,
-    RemoveContainer, RemoveImage, Store, StoreError, StoreOptions,
+    ArchiveFormat, CheckOptions, CommitOptions, Container, CreateOptions, DriverChoice, GcOptions, Image,
+    LenderState, LoadOptions, RemoveContainer, RemoveImage, SaveOptions, Store, StoreError, StoreOptions,
 };
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ use crate::common::image::{ImageSpec, Layout, image};
 use crate::common::privilege::{self, ALL, Privilege};
 use crate::common::tar::{Tar, tar};
 use crate::common::{run, scratch};
+use crate::fetching::{Place, fetch};
 use crate::world::*;
 
 /// A store with an image, and beside it an empty one that may borrow.
@@ -563,6 +564,41 @@ fn an_image_that_is_loaded_where_its_layers_are_lent_has_its_own_blobs_and_unpac
     is_well(&alone);
     assert_eq!(exported(&alone.container(container.name()).unwrap()).0.len(), 3);
     assert_eq!(pair.layers().len(), 2);
+}
+
+#[test]
+fn an_archive_that_leaves_out_what_is_lent_is_loaded_with_blobs_of_its_own() {
+    let base = one("base", "below");
+    let mut web = one("web", "below");
+    web.layers.push(image().layer(tar().file("above", "above").finish()).layers.remove(0));
+    let sender = World::with(&options());
+    let (below, all) = (sender.load_image(&base), sender.load_image(&web));
+    for format in [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive, ArchiveFormat::ClassicDockerArchive] {
+        let mut save = SaveOptions::default();
+        save.known = sender.store.known(&below, format).unwrap();
+        let mut delta = Vec::new();
+        sender.store.save(std::slice::from_ref(&all), format, &mut delta, &save).unwrap();
+        let pair = Pair::of(DriverKind::Copy, &base);
+        let refused = pair.alone().load(&delta[..], &LoadOptions::default()).unwrap_err();
+        assert_eq!(refused.kind(), "missing-layers", "{format:?}");
+        load(&pair.own(), &delta);
+        // Without the lender, too, everything is there.
+        let alone = pair.alone();
+        is_well(&alone);
+        let container = create(&alone, &alone.image("web:1").unwrap(), "web");
+        assert_eq!(exported(&container).0.len(), 4, "{format:?}");
+    }
+}
+
+#[test]
+fn what_is_lent_is_not_fetched() {
+    let pair = Pair::of(DriverKind::Copy, &one("lent", "lent"));
+    let layout = Layout::of(&one("mine", "lent"));
+    let place = Place::of(&layout);
+    fetch(&pair.own(), &layout, &place).unwrap();
+    let asked: Vec<_> = place.asked().into_iter().map(|(digest, _)| digest).collect();
+    assert!(layout.images[0].layers.iter().all(|layer| !asked.contains(layer)), "{asked:?}");
+    is_well(&pair.alone());
 }
 
 #[test]

@@ -11,7 +11,6 @@ use crate::archive::arrival::Source;
 use crate::archive::content::{self, Content, Found, find_in, read_in};
 use crate::archive::load::Destination;
 use crate::archive::walk::is_foreign;
-use crate::blob::BlobError;
 use crate::digest::Digest;
 use crate::fs::Dir;
 use crate::image::Descriptor;
@@ -53,7 +52,12 @@ impl<'w> Content<'w> for Remote<'w> {
         if self.into.blobs.holds(&at.digest, at.size)? {
             return find_in(self.into.blobs, &at.digest);
         }
-        if is_foreign(at) {
+        // What is lent is copied, which is nearer.
+        let is_lent = match self.into.lent {
+            Some(lent) => lent.size(&at.digest)? == Some(at.size),
+            None => false,
+        };
+        if is_lent || is_foreign(at) {
             return Ok(None);
         }
         self.described.insert(at.digest, at.clone());
@@ -75,15 +79,14 @@ impl<'w> Content<'w> for Remote<'w> {
         Ok(bytes)
     }
 
-    fn source(&mut self, digest: &Digest) -> Result<Source<'w>, LoadError> {
+    fn source(&mut self, digest: &Digest) -> Result<Option<Source<'w>>, LoadError> {
         if let Some(bytes) = self.documents.get(digest) {
-            return content::stage(bytes, digest, &self.into);
+            return content::stage(bytes, digest, &self.into).map(Some);
         }
-        let missing = BlobError::Missing { digest: *digest };
-        let descriptor = self.described.remove(digest).ok_or(missing)?;
+        let Some(descriptor) = self.described.remove(digest) else { return Ok(None) };
         let (from, partial) = (self.from, self.partial);
         let growing = Arc::default();
-        Ok(Source::Coming(Box::new(Coming { from, partial, descriptor, growing })))
+        Ok(Some(Source::Coming(Box::new(Coming { from, partial, descriptor, growing }))))
     }
 
     fn name_of(&self, digest: &Digest) -> String {
