@@ -34,6 +34,8 @@ pub enum Act {
     Pass,
     /// The connection ends after so many bytes of the answer's body.
     Cut(usize),
+    /// After so many bytes of the answer's body nothing comes any more, until the client goes away.
+    Stall(usize),
     /// The registry never sees it.
     Answer(&'static str),
     /// The registry does not see what range is wanted.
@@ -138,6 +140,10 @@ fn serve(stream: TcpStream, upstream: &str, log: &Mutex<Vec<Asked>>, decide: &De
     match act {
         Act::Cut(after) => {
             io::copy(&mut answer.take(after as u64), &mut stream)?;
+        }
+        Act::Stall(after) => {
+            io::copy(&mut answer.take(after as u64), &mut stream)?;
+            io::copy(&mut stream, &mut io::sink())?;
         }
         Act::Wrong(at) => {
             let mut body = Vec::new();

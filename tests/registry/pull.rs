@@ -17,7 +17,7 @@ use crate::server::{Server, client, options};
 use crate::shop::{both, load, name, web};
 
 /// A registry that has `layout`'s only image as `me/web:1`, by our own hand.
-fn with(layout: &Layout) -> Option<(Server, tempfile::TempDir)> {
+pub fn with(layout: &Layout) -> Option<(Server, tempfile::TempDir)> {
     let server = Server::start()?;
     let dir = scratch();
     let (store, image) = load(&dir.path().join("source"), layout);
@@ -40,7 +40,7 @@ fn root(store: &Store, image: &Image) -> Vec<u8> {
 }
 
 /// An image with a layer that does not compress.
-fn large() -> ImageSpec {
+pub fn large() -> ImageSpec {
     let mut state = 1_u64;
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

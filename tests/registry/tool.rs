@@ -1,22 +1,30 @@
 //! The commands `pull` and `push`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use crate::common::image::Layout;
 use crate::common::scratch;
+use crate::proxy::{Act, Proxy};
+use crate::pull::{large, with};
 use crate::server::Server;
 use crate::shop::web;
 
 /// The tool with a store of its own, and an environment without anybody's credentials.
 fn plywood(dir: &Path, store: &str, words: &[&str]) -> Output {
+    command(dir, store, words).output().unwrap()
+}
+
+fn command<W: AsRef<OsStr>>(dir: &Path, store: &str, words: &[W]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plywood"));
     command.arg("--root").arg(dir.join(store)).args(words).current_dir(dir);
     command.env("HOME", dir).env("XDG_RUNTIME_DIR", dir.join("run"));
     for variable in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_CONFIG_HOME", "PLYWOOD_ADDITIONAL_STORES"] {
         command.env_remove(variable);
     }
-    command.output().unwrap()
+    command
 }
 
 #[track_caller]
@@ -44,6 +52,41 @@ fn an_image_is_pushed_and_pulled_by_the_tool() {
     let pulled = done(run("three", &["pull", "--on-demand", "--json", &there]));
     let pulled: serde_json::Value = serde_json::from_str(&pulled).unwrap();
     assert_eq!(pulled[0]["id"], id.as_str());
+}
+
+#[test]
+fn what_a_pull_fetched_that_was_killed_is_not_fetched_again() {
+    const STALL: u64 = 700_000;
+    let layout = Layout::of(&large());
+    let Some((server, dir)) = with(&layout) else { return };
+    let layer = layout.images[0].layers[2].clone();
+    let stalled = {
+        let layer = layer.clone();
+        Proxy::start(&server.address, move |asked, _| match asked.path.ends_with(&layer) {
+            true => Act::Stall(STALL as usize),
+            false => Act::Pass,
+        })
+    };
+    let words = |address: &str| ["pull".to_owned(), "-q".to_owned(), format!("{address}/me/web:1")];
+    let mut pull = command(dir.path(), "store", &words(&stalled.address)).spawn().unwrap();
+    let left = dir.path().join("store/cache/downloads").join(layer.replace(':', "-"));
+    let begin = Instant::now();
+    while !std::fs::metadata(&left).is_ok_and(|left| left.len() == STALL) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it did not come so far");
+        assert_eq!(pull.try_wait().unwrap(), None);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    drop(stalled);
+
+    let proxy = Proxy::start(&server.address, |_, _| Act::Pass);
+    let id = done(command(dir.path(), "store", &words(&proxy.address)).output().unwrap());
+    assert_eq!(format!("sha256:{}", id.trim_start_matches("sha256:")), layout.images[0].config);
+    let asked = proxy.asked();
+    let rest: Vec<_> = asked.iter().filter(|asked| asked.path.ends_with(&layer)).collect();
+    assert_eq!(rest.iter().map(|asked| asked.header("range")).collect::<Vec<_>>(), [Some("bytes=700000-")]);
+    done(plywood(dir.path(), "store", &["check", "--deep"]));
 }
 
 #[test]

@@ -573,7 +573,9 @@ fn an_archive_that_leaves_out_what_is_lent_is_loaded_with_blobs_of_its_own() {
     web.layers.push(image().layer(tar().file("above", "above").finish()).layers.remove(0));
     let sender = World::with(&options());
     let (below, all) = (sender.load_image(&base), sender.load_image(&web));
-    for format in [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive, ArchiveFormat::ClassicDockerArchive] {
+    for format in
+        [ArchiveFormat::DockerArchive, ArchiveFormat::OciArchive, ArchiveFormat::ClassicDockerArchive]
+    {
         let mut save = SaveOptions::default();
         save.known = sender.store.known(&below, format).unwrap();
         let mut delta = Vec::new();
