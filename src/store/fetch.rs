@@ -99,8 +99,13 @@ impl Store {
         };
         let (downloads, progress) = (options.downloads.get(), options.progress);
         let wanted = Wanted::Image(Box::new(target), names.to_vec());
-        let elsewhere = Elsewhere { from, wanted, platforms, downloads, progress };
-        let how = LoadOptions { unpack: options.unpack, cancel: options.cancel, ..LoadOptions::default() };
+        let elsewhere = Elsewhere { from, wanted, downloads, progress };
+        let how = LoadOptions {
+            platforms,
+            unpack: options.unpack,
+            cancel: options.cancel,
+            ..LoadOptions::default()
+        };
         let mut fetched = self.load_from(Origin::Elsewhere(Box::new(elsewhere)), &how)?;
         Ok(fetched.pop().expect("one image was asked for, or there is an error"))
     }

@@ -47,6 +47,9 @@ pub enum Unpack {
 pub struct LoadOptions<'a> {
     /// The repository for images whose only name is a tag, as in most OCI directories. Default: they get no name.
     pub repository: Option<Reference>,
+    /// Of images for several platforms, only those for these are loaded, and each of these there must be. Default: all that
+    /// the archive has.
+    pub platforms: Option<Vec<Platform>>,
     /// When layers are unpacked.
     pub unpack: Unpack,
     /// Told how many bytes of the archive have been read, now and then.
@@ -92,8 +95,6 @@ pub(super) enum Wanted {
 pub(super) struct Elsewhere<'f> {
     pub(super) from: &'f dyn Fetch,
     pub(super) wanted: Wanted,
-    /// `None` for all.
-    pub(super) platforms: Option<Vec<Platform>>,
     pub(super) downloads: usize,
     pub(super) progress: Option<&'f (dyn Fn(Transfer) + Sync)>,
 }
@@ -168,6 +169,7 @@ impl Store {
         how.limits.clone_from(&inner.options.limits);
         how.durability = inner.options.durability;
         how.repository.clone_from(&options.repository);
+        how.platforms.clone_from(&options.platforms);
         let known = OnceLock::new();
         let find_layer = |diff_id: &DiffId| inner.blob_of_layer(diff_id, &known);
         how.find_layer = Some(&find_layer);
@@ -187,8 +189,7 @@ impl Store {
                 loaded = arrival.publish()?;
             }
             Origin::Elsewhere(elsewhere) => {
-                let Elsewhere { from, wanted, platforms, downloads, progress } = *elsewhere;
-                how.platforms = platforms;
+                let Elsewhere { from, wanted, downloads, progress } = *elsewhere;
                 how.transfer = progress;
                 let partial = inner.ensure_downloads()?;
                 let (arrival, names) = match wanted {

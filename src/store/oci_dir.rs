@@ -105,7 +105,6 @@ impl Store {
         let elsewhere = Elsewhere {
             from: &from,
             wanted: Wanted::Listed(index),
-            platforms: None,
             downloads: AT_A_TIME.get(),
             progress: progress.as_ref().map(|progress| progress as _),
         };

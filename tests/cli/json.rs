@@ -22,6 +22,10 @@ fn examples() -> Vec<Example> {
     let mut lines = DOCUMENT.lines().enumerate();
     while let Some((line, text)) = lines.next() {
         let Some(command) = text.strip_prefix("$ plywood ") else { continue };
+        // Those that need a registry are run beside one.
+        if command.starts_with("pull ") || command.starts_with("push ") {
+            continue;
+        }
         let (command, note) = command.split_once('#').unwrap_or((command, ""));
         let status = note.trim().strip_prefix("status ").map_or(0, |status| status.parse().unwrap());
         assert_eq!(lines.next().unwrap().1, "```");
@@ -91,10 +95,8 @@ fn the_document_has_every_command() {
     let commands = commands.lines().take_while(|line| !line.is_empty());
     let commands = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     for command in commands.map(|line| line.split_whitespace().next().unwrap()) {
-        // Groups, of which each command is there, and what needs a registry.
-        if ["image", "container", "builder", "system", "help", "pull", "push", "login", "logout"]
-            .contains(&command)
-        {
+        // Groups, of which each command is there.
+        if ["image", "container", "builder", "system", "help"].contains(&command) {
             continue;
         }
         assert!(DOCUMENT.contains(&format!("`{command}`")), "docs/json.md lacks {command}");

@@ -26,7 +26,6 @@ fn a_command_of_other_tools_is_answered_with_what_does_it_here() {
         (&["system", "reset"], "a directory"),
         (&["create", "-it", "debian", "sh"], "runs nothing"),
         (&["create", "debian", "sh"], "plywood commit -c"),
-        (&["create", "--platform", "linux/arm64", "x"], "plywood save --platform"),
         (&["system", "prune", "-af", "--volumes"], "no volumes"),
         (&["ps", "--format", "{{.ID}}"], "--json"),
         (&["commit", "-p", "web", "x"], "leave it out"),

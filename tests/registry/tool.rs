@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::common::image::Layout;
 use crate::common::scratch;
 use crate::proxy::{Act, Proxy};
@@ -49,9 +51,23 @@ fn an_image_is_pushed_and_pulled_by_the_tool() {
     let again = done(run("two", &["push", "--json", &there]));
     let again: serde_json::Value = serde_json::from_str(&again).unwrap();
     assert_eq!((&again["blobs"], &again["id"]), (&0.into(), &id.as_str().into()));
+    assert_eq!(fields(&again), fields(&documented("push")));
     let pulled = done(run("three", &["pull", "--on-demand", "--json", &there]));
     let pulled: serde_json::Value = serde_json::from_str(&pulled).unwrap();
     assert_eq!(pulled[0]["id"], id.as_str());
+    assert_eq!(fields(&pulled[0]), fields(&documented("pull")[0]));
+}
+
+/// What docs/json.md says that a command prints.
+fn documented(command: &str) -> Value {
+    let document = include_str!("../../docs/json.md");
+    let (_, rest) = document.split_once(&format!("$ plywood {command} ")).unwrap();
+    let (_, rest) = rest.split_once("```json\n").unwrap();
+    serde_json::from_str(rest.split_once("```").unwrap().0).unwrap()
+}
+
+fn fields(object: &Value) -> Vec<&String> {
+    object.as_object().unwrap().keys().collect()
 }
 
 #[test]

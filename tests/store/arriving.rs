@@ -127,7 +127,9 @@ fn layers_for_other_platforms_stay_packed() {
     let mut layout = large(Compression::Gzip);
     let foreign = if Platform::host().architecture == "s390x" { "riscv64" } else { "s390x" };
     let other = tar().file("first", "other\n").file("noise", noise(3 << 20)).finish();
-    layout.add(&image().set("architecture", json!(foreign)).compressed(other, Compression::Gzip));
+    let mut other = image().compressed(other, Compression::Gzip);
+    other.config["architecture"] = json!(foreign);
+    layout.add(&other);
     let index = layout.index["manifests"].clone();
     let mut entries = index.as_array().unwrap().clone();
     entries[0]["platform"] = json!({"architecture": Platform::host().architecture, "os": "linux"});
@@ -143,4 +145,16 @@ fn layers_for_other_platforms_stay_packed() {
     world.store.load(&layout.oci_archive()[..], &LoadOptions::default()).unwrap();
     assert_eq!(names_in(&world.path().join("layers")).len(), 1);
     assert_eq!(names_in(&world.path().join("staging")).len(), 0);
+
+    // One that is not wanted stays away, and one that is wanted has to be there.
+    let mut options = LoadOptions::default();
+    options.platforms = Some(vec![format!("linux/{foreign}").parse().unwrap()]);
+    let other = World::with(&threads(2));
+    let loaded = other.store.load(&layout.oci_archive()[..], &options).unwrap();
+    assert_eq!(loaded[0].image.platform().unwrap().architecture, foreign);
+    let blobs = |world: &World| names_in(&world.path().join("oci/blobs/sha256")).len();
+    assert_eq!(blobs(&other), blobs(&world) - 3);
+    options.platforms = Some(vec!["linux/mips".parse().unwrap()]);
+    let error = other.refuse(|store| store.load(&layout.oci_archive()[..], &options));
+    assert_eq!(error.kind(), "no-platform");
 }

@@ -324,8 +324,9 @@ fn of_several_platforms_those_are_fetched_that_are_wanted() {
     let host = Platform::host();
     let foreign = if host.architecture == "s390x" { "riscv64" } else { "s390x" };
     let ours = layout.add(&image().layer(tar().file("a", "host").finish()));
-    let theirs =
-        layout.add(&image().set("architecture", json!(foreign)).layer(tar().file("a", "foreign").finish()));
+    let mut theirs = image().layer(tar().file("a", "foreign").finish());
+    theirs.config["architecture"] = json!(foreign);
+    let theirs = layout.add(&theirs);
     let entry = |added: &crate::common::image::Added, architecture: &str| {
         json!({
             "mediaType": "application/vnd.oci.image.manifest.v1+json",

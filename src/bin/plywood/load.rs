@@ -96,6 +96,7 @@ pub(crate) fn load(context: &Context, args: &LoadArgs) -> Result<(), Failure> {
     };
     let mut options = LoadOptions::default();
     options.unpack = if args.on_demand { Unpack::OnDemand } else { Unpack::Now };
+    options.platforms = (!args.platforms.is_empty()).then(|| args.platforms.clone());
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     // skopeo and umoci call an image `latest` and nothing else; the name of the file is the only other word there is.

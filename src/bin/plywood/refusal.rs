@@ -143,9 +143,6 @@ fn option(path: &[String], word: &str) -> Option<&'static str> {
         ("create", word) if !word.starts_with('-') => {
             "plywood runs no processes, so a container has no command; `plywood commit -c 'CMD [...]'` gives one to an image"
         }
-        ("create", "--platform") => {
-            "of an image for several platforms, the one that fits this machine is taken; `plywood save --platform` and `load` make an image of another"
-        }
         (
             "create",
             "-i" | "-t" | "-d" | "-v" | "-p" | "-e" | "-u" | "-w" | "-h" | "--rm" | "--volume" | "--mount"
@@ -153,9 +150,6 @@ fn option(path: &[String], word: &str) -> Option<&'static str> {
             | "--privileged" | "--restart" | "--pull" | "--tty" | "--interactive" | "--detach" | "--memory"
             | "--cap-add",
         ) => "what a process gets is for whoever runs it: plywood makes the root and runs nothing",
-        ("load", "--platform") => {
-            "every platform that the archive has is loaded; `plywood save --platform` chooses one"
-        }
         ("prune", "--volumes") => "there are no volumes here: leave it out",
         ("commit", "-p" | "--pause") => "nothing runs here that could be paused: leave it out",
         (_, "-f" | "--format" | "--filter") => "--json prints everything, and jq picks from it",

@@ -28,6 +28,9 @@ pub(crate) struct LoadArgs {
     /// Repository of images whose only name is a tag, as in most OCI directories [default: the name of PATH]
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<plywood::image::Reference>,
+    /// Of images for several platforms, load only that for this one (linux/arm64, say); may be given more than once
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub(crate) platforms: Vec<plywood::Platform>,
     /// Keep the layers packed until a container needs them
     #[arg(long)]
     pub(crate) on_demand: bool,
