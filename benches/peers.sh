@@ -1,5 +1,6 @@
 #!/bin/bash
-# Loads and unpacks the same images with plywood and with whatever other tools are installed, and prints a table.
+# Loads and unpacks the same images with plywood and with whatever other tools are installed, and prints a table. Where
+# docker-registry and skopeo are installed, the images are also pulled, from a registry on this machine.
 #
 #   benches/peers.sh [--runs N] [--size SIZE] [--only 'NAME…'] [--markdown] LAYOUT…
 #
@@ -26,7 +27,7 @@ while [ $# -gt 0 ]; do
     --size) size=$2; shift 2 ;;
     --only) only=$2; shift 2 ;;
     --markdown) markdown=1; shift ;;
-    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit ;;
     -*) echo "peers.sh: unknown option $1" >&2; exit 2 ;;
     *) break ;;
     esac
@@ -36,7 +37,7 @@ done
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 if [ -z "${PLYWOOD:-}" ]; then
-    (cd "$here" && cargo build --quiet --release --features cli)
+    (cd "$here" && cargo build --quiet --release --features cli,registry)
     PLYWOOD=${CARGO_TARGET_DIR:-$here/target}/release/plywood
 fi
 
@@ -45,7 +46,7 @@ at=$work/mnt
 mkdir "$at"
 fallocate -l "$size" "$work/disk"
 loop=$(losetup --find --show "$work/disk")
-daemon=
+daemon= registry= address=127.0.0.1:${PEERS_PORT:-5057}
 
 unmount() {
     # What tools have left mounted goes first, the deepest first.
@@ -79,6 +80,7 @@ stop() {
 
 finish() {
     stop
+    close_registry
     unmount
     losetup --detach "$loop" || true
     rm -rf "$work"
@@ -109,6 +111,25 @@ until_ready() {
     return 1
 }
 
+# A registry with the image of a layout in it.
+open_registry() {
+    printf 'version: 0.1\nstorage: {filesystem: {rootdirectory: "%s"}}\nhttp: {addr: "%s"}\n' "$work/registry" "$address" \
+        >"$work/registry.yml"
+    docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+    registry=$!
+    until_ready bash -c "</dev/tcp/${address/://}"
+    skopeo --insecure-policy copy --quiet --dest-tls-verify=false "oci:$1:$tag" "docker://$address/image:1"
+}
+
+close_registry() {
+    if [ -n "$registry" ]; then
+        kill "$registry" 2>/dev/null || true
+        wait "$registry" 2>/dev/null || true
+        registry=
+    fi
+    rm -rf "$work/registry"
+}
+
 # prepare_NAME runs before the clock, run_NAME under it. Both get the layout.
 run_plywood() { "$PLYWOOD" --root "$at/store" load "$1"; }
 run_plywood_relaxed() { "$PLYWOOD" --root "$at/store" --durability relaxed load "$1"; }
@@ -136,12 +157,26 @@ prepare_containerd() {
 }
 run_containerd() { ctr --address "$work/containerd" images import "$archive"; }
 
+run_plywood_pull() { "$PLYWOOD" --root "$at/store" pull "$address/image:1"; }
+run_podman_pull() {
+    podman --root "$at/root" --runroot "$at/run" --storage-driver overlay pull --tls-verify=false "$address/image:1"
+}
+prepare_docker_pull() { prepare_docker; }
+run_docker_pull() { docker --host "unix://$work/docker" pull "$address/image:1"; }
+prepare_containerd_pull() { prepare_containerd; }
+run_containerd_pull() { ctr --address "$work/containerd" images pull --plain-http "$address/image:1"; }
+
 contenders=(plywood plywood_relaxed)
 for peer in podman skopeo umoci bsdtar; do
     have "$peer" && contenders+=("$peer")
 done
 have dockerd && have docker && contenders+=(docker)
 have containerd && have ctr && contenders+=(containerd)
+if have docker-registry && have skopeo; then
+    for contender in plywood podman docker containerd; do
+        [[ " ${contenders[*]} " != *" $contender "* ]] || contenders+=("${contender}_pull")
+    done
+fi
 if [ -n "${PEERS_DIR:-}" ]; then
     for program in "$PEERS_DIR"/*; do
         [ -x "$program" ] || continue
@@ -186,6 +221,7 @@ for layout in "$@"; do
         docker_archive=$work/docker.tar
         skopeo --insecure-policy copy --quiet "oci:$layout:$tag" "docker-archive:$docker_archive:localhost/image:1"
     fi
+    [[ " ${contenders[*]} " != *_pull\ * ]] || open_registry "$layout"
     declare -A times=()
     for _ in $(seq "$runs"); do
         cat "$archive" "$docker_archive" "$layout"/blobs/*/* >/dev/null
@@ -207,6 +243,7 @@ for layout in "$@"; do
         awk -v name="${name//_/ }" -v one="$one" -v own="${own:-0}" -v format="$format" \
             'BEGIN {printf format, name, one / 1000, own ? one / own : 0}'
     done
+    close_registry
     unset times
     rm -f "$archive" "$docker_archive"
 done

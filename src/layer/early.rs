@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use super::abilities::Abilities;
 use super::crew::Crew;
@@ -72,7 +73,7 @@ impl LayerStore {
         let threads = options.parallelism.threads().min(THREADS);
         let begun = Mutex::new(Begun::default());
         let crew = Crew::new();
-        let (result, wanted) = std::thread::scope(|scope| {
+        let (result, wanted) = thread::scope(|scope| {
             let _closing = crew.closing();
             let begin = |blob: Coming| {
                 let (number, given_up) = {
@@ -87,15 +88,22 @@ impl LayerStore {
                     (number, given_up)
                 };
                 let (begun, crew) = (&begun, &crew);
-                scope.spawn(move || {
+                let unpack = move || {
                     let ending = Ending { begun, crew, number };
                     match unpack_one(blob, work, abilities, options, crew, &given_up) {
                         Ok(layer) => _ = locked(begun).done.insert(number, layer),
                         Err(error) => tracing::debug!(%error, "what looked like a layer is not unpacked yet"),
                     }
                     drop(ending);
-                });
-                Some(number)
+                };
+                match thread::Builder::new().spawn_scoped(scope, unpack) {
+                    Ok(_) => Some(number),
+                    // Without a thread it waits, like all that is too many.
+                    Err(_) => {
+                        locked(begun).running.remove(&number);
+                        None
+                    }
+                }
             };
             let (result, wanted) = read(&begin);
             let running = {
@@ -107,7 +115,9 @@ impl LayerStore {
                 begun.running.len()
             };
             if running > 0 {
-                (running + 1..threads).for_each(|_| _ = scope.spawn(|| crew.help()));
+                let help = || crew.help();
+                let start = |_: usize| thread::Builder::new().spawn_scoped(scope, help).is_ok();
+                (running + 1..threads).all(start);
                 crew.help();
             }
             (result, wanted)

@@ -17,6 +17,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use super::error::StoreError;
 use super::image::Image;
@@ -265,9 +266,11 @@ impl Store {
         };
         let unpacked = match stagers {
             Stagers::Unpackers(early) => unpack(Some(&stage as _), Some(early)),
-            Stagers::Own(count) => std::thread::scope(|scope| {
-                for _ in 0..count.max(1) {
-                    scope.spawn(stage);
+            Stagers::Own(count) => thread::scope(|scope| {
+                let start = |_: &usize| thread::Builder::new().spawn_scoped(scope, stage).is_ok();
+                if (0..count.max(1)).filter(start).count() == 0 {
+                    // Where no thread can be had, one thing comes after the other.
+                    stage();
                 }
                 unpack(None, None)
             }),

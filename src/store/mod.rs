@@ -163,6 +163,11 @@ impl Store {
         self.inner.layout.root.path_of("")
     }
 
+    /// Whether the store can only be read: by this process, or by this version of the library.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.layout.access == Access::ReadOnly
+    }
+
     /// Waits until everything that this store holds is on disk, and records that of its layers. What was reported as
     /// done is safe without this; it spares unpacking again after a power cut.
     ///

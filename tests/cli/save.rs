@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::common::image::Layout;
+use crate::common::tree::snapshot;
 use crate::tool::*;
 
 /// The files of an archive, unpacked by GNU tar.
@@ -34,6 +35,27 @@ fn every_form_loads_as_the_same_image() {
         assert_eq!(other.json(&["images"])[0]["names"], serde_json::json!(["base:1"]));
         other.word(&["create", "base:1"]);
     }
+}
+
+#[test]
+fn a_store_that_can_only_be_read_saves_layers_compressed_otherwise() {
+    let tool = Tool::new();
+    let id = tool.load_base();
+    let record = tool.root().join("store.json");
+    let json = fs::read_to_string(&record).unwrap();
+    let later = json.replace("\"readOnlyCompatible\":[]", "\"readOnlyCompatible\":[\"later\"]");
+    assert_ne!(json, later);
+    fs::write(record, later).unwrap();
+    let before = snapshot(tool.root());
+    let temporary = tool.path("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let out = tool.path("zstd.tar");
+    let words = ["save", "--format", "oci-archive", "--compression", "zstd", "-o", &out, "base:1"];
+    let saved = tool.command(&words).env("TMPDIR", &temporary).output().unwrap();
+    assert!(saved.status.success(), "{}", String::from_utf8_lossy(&saved.stderr));
+    snapshot(tool.root()).assert_same(&before, "after saving");
+    assert_eq!(fs::read_dir(temporary).unwrap().count(), 0);
+    assert_eq!(Tool::new().word(&["load", "-q", &out]), id);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::path::Path;
 
 use plywood::archive::Warning;
+use plywood::fs::{Dir, Staging, Workspace};
 use plywood::image::Reference;
-use plywood::{ArchiveFormat, ExportOptions, Image, Known, SaveOptions, Store};
+use plywood::{ArchiveFormat, ExportOptions, Image, Known, SaveOptions, Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::{ExportArgs, Format, SaveArgs};
@@ -37,6 +38,8 @@ pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     options.durability = context.durability();
+    let room = Room::beside(&store)?;
+    options.workspace = room.as_ref().map(|room| &room.workspace);
     let mut warnings = Vec::new();
     let mut archive = |format| {
         write_archive(context, target, &interrupt, None, |sink| {
@@ -67,6 +70,25 @@ pub(crate) fn save(context: &Context, args: &SaveArgs) -> Result<(), Failure> {
         return context.output.json(&object);
     }
     Ok(())
+}
+
+/// Room for layers that are compressed anew, among the temporary files.
+struct Room {
+    workspace: Workspace,
+    /// Goes last, with what is in it.
+    _directory: Staged,
+}
+
+impl Room {
+    /// For a store that can only be read, which has none itself.
+    fn beside(store: &Store) -> Result<Option<Self>, Failure> {
+        if !store.is_read_only() {
+            return Ok(None);
+        }
+        let directory = Staged::directory(&std::env::temp_dir().join("plywood-save"))?;
+        let workspace = Dir::open_ambient(directory.path()).and_then(|dir| Staging::new(dir).workspace());
+        Ok(Some(Self { workspace: workspace.map_err(StoreError::from)?, _directory: directory }))
+    }
 }
 
 /// The form of an archive; `None` for a directory.
