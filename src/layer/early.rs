@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::abilities::Abilities;
 use super::crew::Crew;
 use super::ensure::{EnsureOptions, THREADS};
 use super::store::{LayerError, LayerStore};
 use super::unpack::{Unpacked, unpack_any};
 use crate::digest::{Algorithm, DiffId, Digest};
-use crate::fs::{Dir, ParkedDir, Workspace};
+use crate::fs::{ParkedDir, Workspace};
 
 /// What may be a layer, from its beginning; reading it waits where it has not come far enough.
 pub type Coming = Box<dyn Read + Send>;
@@ -34,7 +36,6 @@ pub struct Early {
 #[derive(Debug)]
 pub(super) struct EarlyLayer {
     pub(super) dir: ParkedDir,
-    pub(super) tree: Dir,
     pub(super) unpacked: Unpacked,
     pub(super) diff_id: DiffId,
 }
@@ -70,7 +71,7 @@ impl LayerStore {
         read: impl FnOnce(Begin<'_>) -> (T, BTreeMap<Digest, usize>),
     ) -> Result<(T, Early), LayerError> {
         let abilities = self.abilities(work)?;
-        let threads = options.parallelism.threads().min(THREADS);
+        let threads = options.parallelism.threads().min(THREADS).min(1 + layers_at_a_time());
         let begun = Mutex::new(Begun::default());
         let crew = Crew::new();
         let (result, wanted) = thread::scope(|scope| {
@@ -128,6 +129,17 @@ impl LayerStore {
     }
 }
 
+/// How many layers may be unpacked at a time without taking the files from whoever reads the archive.
+fn layers_at_a_time() -> usize {
+    // Two threads at a layer keep up to this many open.
+    const EACH: u64 = 150;
+    const OTHERS: u64 = 100;
+    match getrlimit(Resource::Nofile).current {
+        Some(files) => usize::try_from(files.saturating_sub(OTHERS) / EACH).unwrap_or(THREADS),
+        None => THREADS,
+    }
+}
+
 fn unpack_one<'env>(
     blob: Coming,
     work: &Workspace,
@@ -141,7 +153,7 @@ fn unpack_one<'env>(
     let dir = work.directory()?;
     let tree = LayerStore::stage_tree(&dir)?;
     let (unpacked, diff_id) = unpack_any(blob, Algorithm::Sha256, &tree, None, abilities, &how, Some(crew))?;
-    Ok(EarlyLayer { dir: dir.park(), tree, unpacked, diff_id })
+    Ok(EarlyLayer { dir: dir.park(), unpacked, diff_id })
 }
 
 /// Notes when dropped that something is unpacked, or will never be; the last lets those go who help.

@@ -359,7 +359,11 @@ impl<'c> Context<'c> {
         }
         let early = self.options.early.and_then(|early| early.take(&source.blob, &source.diff_id));
         let (dir, tree, unpacked) = match early {
-            Some(EarlyLayer { dir, tree, unpacked, .. }) => (dir.resume(self.work), tree, unpacked),
+            Some(EarlyLayer { dir, unpacked, .. }) => {
+                let dir = dir.reopen(self.work)?;
+                let tree = LayerStore::stage_tree(&dir)?;
+                (dir, tree, unpacked)
+            }
             None => {
                 let dir = self.work.directory()?;
                 let tree = LayerStore::stage_tree(&dir)?;

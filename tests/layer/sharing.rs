@@ -111,11 +111,14 @@ fn one_layer_twice_in_an_image_is_one_directory() {
     assert_eq!(keys(&lab, &chain), [free(&one), free(&leaning), free(&other), bound(&chain)]);
 }
 
-/// Changes a layer's record as another boot, or an unclean stop, would leave it.
+/// Changes a layer's record as another boot, or an unclean stop, would leave it: by another file, since what was read of a
+/// layer counts while its directory has not changed.
 fn rewrite(lab: &Lab, key: LayerKey, change: impl Fn(String) -> String) {
     let path = lab.scratch.path().join("layers").join(key.to_string()).join("layer.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, change(text)).unwrap();
+    let other = path.with_extension("new");
+    std::fs::write(&other, change(text)).unwrap();
+    std::fs::rename(other, path).unwrap();
 }
 
 fn of_another_boot(text: String) -> String {

@@ -132,9 +132,9 @@ impl StagedDir<'_> {
         Ok(self.dir)
     }
 
-    /// Keeps it in its workspace, to be given a name later.
+    /// Closes it and keeps it in its workspace, to be given a name later.
     pub fn park(self) -> ParkedDir {
-        ParkedDir { dir: self.dir, name: self.name }
+        ParkedDir { name: self.name }
     }
 
     /// Removes it before its workspace goes.
@@ -147,16 +147,19 @@ impl StagedDir<'_> {
     }
 }
 
-/// A directory in a workspace that nobody is about to publish. It goes with the workspace.
+/// A directory in a workspace that is not open at present.
 #[derive(Debug)]
 pub struct ParkedDir {
-    dir: Dir,
     name: String,
 }
 
 impl ParkedDir {
-    /// Takes it up again in `workspace`, which is the one that it is in.
-    pub fn resume(self, workspace: &Workspace) -> StagedDir<'_> {
-        StagedDir { dir: self.dir, workspace, name: self.name }
+    /// Opens it again in `workspace`, which is the one that it is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`](crate::fs::Error) if it cannot be opened.
+    pub fn reopen(self, workspace: &Workspace) -> Result<StagedDir<'_>> {
+        Ok(StagedDir { dir: workspace.dir.open_dir(&self.name)?, workspace, name: self.name })
     }
 }
