@@ -99,10 +99,13 @@
 //!
 //! # Features
 //!
-//! | feature | brings |
+//! | feature | adds |
 //! | --- | --- |
-//! | `cli` | the tool `plywood`; nothing of it is in the library |
-//! | `ocidir` | the layout for users of the crate `ocidir`: [`store::Store`] gets `oci_dir`, `load_oci` and `save_oci_dir`, [`archive`] gets `OciSource`. That crate wants OpenSSL's headers and pkg-config to build, and brings C zlib, so it is not in the core |
+//! | `cli` | the tool `plywood`; the library is the same |
+//! | `registry` | the module `registry`, `Store::pull` and `Store::push`; an async runtime behind a blocking interface, and TLS |
+//! | `ocidir` | the store's layout for users of the crate `ocidir`: [`store::Store`] gets `oci_dir`, `load_oci` and `save_oci_dir`, [`archive`] gets `OciSource`. That crate needs OpenSSL's headers and pkg-config to build, and links C zlib, so it is not in the core |
+//!
+//! The FUSE driver needs no feature: it runs the installed program fuse-overlayfs.
 //!
 //! # What may be relied on
 //!
@@ -117,6 +120,8 @@
 //!   owners.
 //!
 //! Errors say which object, what was expected and what was found; [`Error`] holds any of them.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod archive;
 pub mod blob;
