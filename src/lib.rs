@@ -170,7 +170,12 @@ pub use store::{
 #[cfg(feature = "registry")]
 pub use store::PushOptions;
 
-/// The examples in README.md are held to what they say.
+/// Tests the examples in README.md.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Tests the examples in the guide for engine authors.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;
