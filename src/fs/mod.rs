@@ -19,7 +19,7 @@ mod stat;
 pub(crate) mod sys;
 mod xattr;
 
-pub use boot::boot_id;
+pub use boot::{Session, boot_id, file_system_id};
 pub use copy::{Extent, copy_content, next_extent};
 pub use dir::{Dir, Name, both_times, path_of};
 pub use duplicate::{Duplicated, duplicate};

@@ -197,7 +197,8 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         let tree = LayerStore::stage_tree(&dir)?;
         let mut losses = Losses::new(context.unpack.losses);
         bind::variant(&layer.tree.dir, &tree, &assumed, context.abilities, &mut losses)?;
-        let record = Record { assumed, boot: context.store.boot.clone(), ..layer.record.clone() };
+        let mut record = Record { assumed, ..layer.record.clone() };
+        record.written_in(context.store.session.as_ref());
         let made = context.publish(bound, dir, record)?;
         self.note(bound, layer.record.diff_id, Some(losses));
         Ok(made)

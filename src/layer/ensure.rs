@@ -415,8 +415,8 @@ impl<'c> Context<'c> {
         unpacked: &Unpacked,
         assumed: Vec<Assumed>,
     ) -> Record {
-        let (families, boot) = (self.abilities.families, self.store.boot.clone());
-        Record::new(source.diff_id, source.blob, families, unpacked, assumed, boot)
+        let (families, session) = (self.abilities.families, self.store.session.as_ref());
+        Record::new(source.diff_id, source.blob, families, unpacked, assumed, session)
     }
 
     /// Gives a layer its name; the caller holds its lock.

@@ -120,9 +120,9 @@ impl LayerStore {
         for HighestIds { uid, gid } in opened.iter().map(|layer| layer.record.highest_ids) {
             highest.include(uid, gid);
         }
-        let boot = self.boot.clone();
+        let session = self.session.as_ref();
         let mut record =
-            Record::merged(digest, layers.to_vec(), families, entries, declares_root, highest, boot);
+            Record::merged(digest, layers.to_vec(), families, entries, declares_root, highest, session);
         record.data_bytes = copied;
         self.publish(key, staged, record, work, false)
     }

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::key::LayerKey;
+use super::measure::Measure;
 use super::unpack::Unpacked;
 use crate::digest::{DiffId, Digest};
-use crate::fs::{Metadata, Timestamp};
+use crate::fs::{Metadata, Session, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::marks::Families;
 use crate::text::{escape, unescape};
@@ -56,9 +57,15 @@ pub struct Record {
     /// What it was merged from, lowest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged: Vec<LayerKey>,
+    /// Names in its tree, and the lengths of the files under them. A record of before this was noted has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
     /// The boot in which it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
+    /// The mounted file system that it was written to; see [`crate::fs::file_system_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<String>,
     /// Whether the tree is known to be on disk.
     pub settled: bool,
 }
@@ -115,14 +122,14 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// A record of the layer `diff_id` that was unpacked just now from `blob` in the boot `boot`, and not synced.
+    /// A record of the layer `diff_id` that was unpacked just now from `blob` in `session`, and not synced.
     pub(super) fn new(
         diff_id: DiffId,
         blob: Digest,
         families: Families,
         unpacked: &Unpacked,
         assumed: Vec<Assumed>,
-        boot: Option<String>,
+        session: Option<&Session>,
     ) -> Self {
         Self {
             version: VERSION,
@@ -138,7 +145,9 @@ impl Record {
             highest_ids: unpacked.highest_ids,
             assumed,
             merged: Vec::new(),
-            boot,
+            measure: unpacked.measure,
+            boot: session.map(|session| session.boot.clone()),
+            file_system: session.map(|session| session.file_system.clone()),
             settled: false,
         }
     }
@@ -151,7 +160,7 @@ impl Record {
         entries: u64,
         declares_root: bool,
         highest_ids: HighestIds,
-        boot: Option<String>,
+        session: Option<&Session>,
     ) -> Self {
         Self {
             version: VERSION,
@@ -167,9 +176,17 @@ impl Record {
             highest_ids,
             assumed: Vec::new(),
             merged: layers,
-            boot,
+            measure: None,
+            boot: session.map(|session| session.boot.clone()),
+            file_system: session.map(|session| session.file_system.clone()),
             settled: false,
         }
+    }
+
+    /// Notes that the tree was written in `session`.
+    pub(super) fn written_in(&mut self, session: Option<&Session>) {
+        self.boot = session.map(|session| session.boot.clone());
+        self.file_system = session.map(|session| session.file_system.clone());
     }
 
     /// Reads the content of a `layer.json`.
@@ -204,9 +221,22 @@ impl Record {
         json
     }
 
-    /// Whether what the tree holds is what was written, in the boot `boot`.
-    pub fn is_trusted(&self, boot: Option<&str>) -> bool {
-        self.settled || (boot.is_some() && self.boot.as_deref() == boot)
+    /// Returns whether the tree holds what was written, as seen in `session`: it is known to be on disk, or the file system
+    /// has been mounted ever since.
+    pub fn is_trusted(&self, session: Option<&Session>) -> bool {
+        self.settled || session.is_some_and(|session| self.is_of(session))
+    }
+
+    /// Returns whether it was written in `session`. A record that does not name its file system is of no session.
+    fn is_of(&self, session: &Session) -> bool {
+        self.boot.as_deref() == Some(&session.boot)
+            && self.file_system.as_deref() == Some(&session.file_system)
+    }
+
+    /// Returns whether it was written in this boot through a mount that is not that of `session`: either the file system
+    /// was mounted again, or two processes share the store through mounts that have no id in common.
+    pub(super) fn is_of_another_mount(&self, session: &Session) -> bool {
+        self.boot.as_deref() == Some(&session.boot) && !self.is_of(session)
     }
 }
 
@@ -300,7 +330,9 @@ mod tests {
             highest_ids: HighestIds { uid: 1000, gid: 7 },
             assumed: Vec::new(),
             merged: vec![LayerKey::Free(diff)],
+            measure: Some(Measure { names: 2, bytes: 7 }),
             boot: Some("boot".to_owned()),
+            file_system: Some("ext4/vda:7".to_owned()),
             settled: false,
         };
         let mut metadata = Metadata { mode: 0o2711, uid: 1, gid: 2, ..Metadata::default() };
@@ -340,13 +372,23 @@ mod tests {
     }
 
     #[test]
-    fn an_unsettled_layer_is_trusted_in_its_own_boot_only() {
+    fn an_unsettled_layer_is_trusted_while_its_file_system_stays_mounted_only() {
+        let session = |boot: &str, file_system: &str| Session {
+            boot: boot.to_owned(),
+            file_system: file_system.to_owned(),
+        };
+        let here = session("boot", "ext4/vda:7");
         let mut record = record();
-        assert!(record.is_trusted(Some("boot")));
-        assert!(!record.is_trusted(Some("another")) && !record.is_trusted(None));
+        assert!(record.is_trusted(Some(&here)));
+        assert!(!record.is_trusted(Some(&session("another", "ext4/vda:7"))) && !record.is_trusted(None));
+        let again = session("boot", "ext4/vda:8");
+        assert!(!record.is_trusted(Some(&again)), "it was mounted again");
+        assert!(record.is_of_another_mount(&again) && !record.is_of_another_mount(&here));
+        record.file_system = None;
+        assert!(!record.is_trusted(Some(&here)), "a record of before that was noted");
         record.boot = None;
         assert!(!record.is_trusted(None), "two unknown boots are not the same");
         record.settled = true;
-        assert!(record.is_trusted(Some("another")) && record.is_trusted(None));
+        assert!(record.is_trusted(Some(&again)) && record.is_trusted(None));
     }
 }

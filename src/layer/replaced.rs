@@ -70,7 +70,8 @@ impl LayerStore {
             let note = self.layers.find_content(Path::new(&name).join(NOTE), 1 << 16).fitting()?.flatten();
             let note: Option<Note> = note.and_then(|note| serde_json::from_slice(&note).ok());
             let (key, boot) = note.map_or((None, None), |note| (Some(note.layer), note.boot));
-            let is_of_this_boot = self.boot.is_none() || boot.is_none() || boot == self.boot;
+            let here = self.session.as_ref().map(|session| &session.boot);
+            let is_of_this_boot = here.is_none() || boot.is_none() || boot.as_ref() == here;
             found.push(Replaced { name, key, is_of_this_boot });
         }
         Ok(found)
@@ -160,7 +161,8 @@ impl LayerStore {
             }
         }
         let aside = format!("{PREFIX}{}", unique_name()?);
-        let note = Note { layer: key, boot: self.boot.clone() };
+        let boot = self.session.as_ref().map(|session| session.boot.clone());
+        let note = Note { layer: key, boot };
         let note = serde_json::to_vec(&note).expect("strings are JSON");
         let outer = work.directory_with(0o700)?;
         write(outer.dir(), NOTE, &note)?;
@@ -179,8 +181,8 @@ impl LayerStore {
         Ok(dir)
     }
 
-    /// Whether something mounted in this boot may look into the layer that is there: not if it was written in another boot
-    /// and was not trusted in this one.
+    /// Returns whether something mounted in this boot may look into the layer that is there: not if it was written in another
+    /// boot and was not trusted in this one. One of this boot may be in use through another mount of the file system.
     fn may_be_seen(&self, name: &str) -> Result<bool, LayerError> {
         let json = self.layers.find_content(Path::new(name).join(RECORD), super::store::LONGEST_RECORD);
         let record = match json {
@@ -190,6 +192,9 @@ impl LayerStore {
                 None
             }
         };
-        Ok(record.is_none_or(|record| record.is_trusted(self.boot.as_deref())))
+        let session = self.session.as_ref();
+        Ok(record.is_none_or(|record| {
+            record.is_trusted(session) || session.is_some_and(|here| record.is_of_another_mount(here))
+        }))
     }
 }

@@ -17,10 +17,11 @@ use super::abilities::Abilities;
 use super::key::LayerKey;
 use super::known::Known;
 use super::lent::LentLayers;
+use super::measure::Measure;
 use super::record::{Record, RecordError};
 use super::unpack::UnpackError;
 use crate::digest::{DiffId, Digest};
-use crate::fs::{self, Dir, Kind, Lock, LockMode, Optional, StagedDir, Workspace, boot_id};
+use crate::fs::{self, Dir, Kind, Lock, LockMode, Optional, Session, StagedDir, Workspace};
 use crate::stack::Tree;
 
 pub(super) const RECORD: &str = "layer.json";
@@ -37,8 +38,8 @@ pub(super) const LONGEST_RECORD: u64 = 4 << 30;
 pub struct LayerStore {
     pub(super) layers: Dir,
     pub(super) locks: Dir,
-    /// The present boot, where the kernel tells.
-    pub(super) boot: Option<String>,
+    /// The present boot and mounted file system, where the kernel tells.
+    pub(super) session: Option<Session>,
     abilities: OnceLock<Abilities>,
     known: Known,
     /// Those of other stores, in the order in which they are asked.
@@ -113,14 +114,14 @@ pub enum LayerError {
 impl LayerStore {
     /// Uses the directory `layers`, and `locks` while something is made or removed.
     pub fn new(layers: Dir, locks: Dir) -> Self {
-        let boot = match boot_id() {
-            Ok(boot) => Some(boot),
+        let session = match Session::of(&layers) {
+            Ok(session) => Some(session),
             Err(error) => {
                 tracing::debug!(%error, source = %error.source, "layers will be synced as they are made");
                 None
             }
         };
-        Self { layers, locks, boot, abilities: OnceLock::new(), known: Known::default(), lent: Vec::new() }
+        Self { layers, locks, session, abilities: OnceLock::new(), known: Known::default(), lent: Vec::new() }
     }
 
     /// The same with other stores that lend theirs: what is not here is taken from the first that has it.
@@ -185,12 +186,13 @@ impl LayerStore {
         Ok(rubbish.discard(&self.layers, key.to_string()).optional()?.is_some())
     }
 
-    /// Makes every layer of this boot survive the next one: waits until all are on disk and says so in their records.
-    /// Returns how many were not known to be.
+    /// Makes every trusted layer survive the end of this boot or mount: waits until all are on disk and notes that in their
+    /// records. Returns how many were not known to be. A layer whose tree is not as large as its record says is left as it
+    /// is: it must not be trusted for ever.
     ///
     /// # Errors
     ///
-    /// [`LayerError`] if the disk fails. What is not said to be on disk by then is made again after this boot.
+    /// [`LayerError`] if the disk fails. A layer that was not noted by then is made again after this boot.
     pub fn settle(&self, work: &Workspace) -> Result<usize, LayerError> {
         let (mut settled, mut unsettled) = (0, Vec::new());
         let keys = self.list()?;
@@ -209,8 +211,17 @@ impl LayerStore {
         // Opened first: under its name there may be another by the time that this one is on disk.
         let Some(dir) = self.directory(&key.to_string())? else { return Ok(None) };
         let State::Good(layer) = self.look(key)? else { return Ok(None) };
-        let record = Record { settled: true, ..layer.record };
-        Ok((!layer.record.settled).then_some((dir, record)))
+        if layer.record.settled {
+            return Ok(None);
+        }
+        let expected = layer.record.measure;
+        if let Some(expected) = expected
+            && Measure::of(&layer.tree.dir)? != expected
+        {
+            tracing::warn!(layer = %key, "a layer is not as large as its record says, and is not noted as synced");
+            return Ok(None);
+        }
+        Ok(Some((dir, Record { settled: true, ..layer.record })))
     }
 
     fn settle_these(&self, layers: Vec<(Dir, Record)>, work: &Workspace) -> Result<usize, LayerError> {
@@ -286,7 +297,7 @@ impl LayerStore {
             }
             Err(source) => return Err(LayerError::Record { path: dir.path_of(RECORD), source }),
         };
-        if !record.is_trusted(self.boot.as_deref()) {
+        if !record.is_trusted(self.session.as_ref()) {
             return Ok(Some(State::Untrusted));
         }
         let Some(tree) = dir.find_dir(TREE).fitting()?.flatten() else { return Ok(Some(State::Untrusted)) };
@@ -321,8 +332,11 @@ impl LayerStore {
         work: &Workspace,
         synced: bool,
     ) -> Result<Layer, LayerError> {
-        // Without a name for this boot nobody could tell later whether to trust it.
-        record.settled = synced || record.boot.is_none();
+        // Without a name for this boot and mount nobody could tell later whether to trust it.
+        record.settled = synced || record.file_system.is_none() || self.was_made_elsewhere(key)?;
+        if record.measure.is_none() {
+            record.measure = Some(Measure::of(&staged.dir().open_dir(TREE)?)?);
+        }
         write(staged.dir(), RECORD, &record.to_json())?;
         if record.settled {
             staged.dir().sync_file_system()?;
@@ -335,6 +349,16 @@ impl LayerStore {
         let tree = dir.open_dir(TREE)?;
         tree.hold()?;
         Ok(Layer::new(key, tree, record))
+    }
+
+    /// Returns whether an unsettled layer stands under `key` that was written in this boot through another mount. If two
+    /// processes share the store through mounts that have no id in common, each would make the other's layers again, for
+    /// ever; so the second to make one syncs it, and both trust it.
+    fn was_made_elsewhere(&self, key: LayerKey) -> Result<bool, LayerError> {
+        let Some(session) = &self.session else { return Ok(false) };
+        let record = self.layers.find_content(Path::new(&key.to_string()).join(RECORD), LONGEST_RECORD);
+        let record = record.fitting()?.flatten().and_then(|json| Record::parse(&json).ok());
+        Ok(record.is_some_and(|record| record.is_of_another_mount(session)))
     }
 
     /// The directory that the tree of a staged layer goes into.

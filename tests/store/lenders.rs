@@ -315,6 +315,8 @@ fn a_lender_that_cannot_be_written_lends_all_the_same() {
     privilege::under(&[Privilege::Root], |_| {
         let on_loop = |pair: &Pair| {
             let (file, at) = (pair.at("disk"), pair.at("lender"));
+            // Only a settled layer is trusted on another file system.
+            options().open(&at).unwrap().settle().unwrap();
             let [file, at] = [&file, &at].map(|path| path.to_str().unwrap());
             fs::File::create(file).unwrap().set_len(16 << 20).unwrap();
             run("mke2fs", ["-q", "-F", "-I", "256", "-t", "ext4", file]);

@@ -23,7 +23,9 @@ mod lenders;
 mod life;
 mod many;
 mod many_layers;
+
 mod mending;
+mod mounts;
 #[cfg(feature = "ocidir")]
 mod ocidir;
 mod prune;

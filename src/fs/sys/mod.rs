@@ -3,10 +3,12 @@
 
 mod detached;
 mod idmap;
+mod mounted;
 mod user_namespace;
 
 pub(crate) use detached::spawn_detached;
 pub(crate) use idmap::translate_ids;
+pub(crate) use mounted::sysfs_name;
 pub(crate) use user_namespace::user_namespace;
 
 /// The error of the last call of this thread.

@@ -17,7 +17,7 @@ use super::writers::Outbox;
 use super::{Below, HighestIds, Losses, UnpackOptions};
 use crate::changeset::{Entry, EntryKind, Reader};
 use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, unique_name};
-use crate::layer::Abilities;
+use crate::layer::{Abilities, Measure};
 use crate::path::LayerPath;
 use crate::stack::object;
 use crate::stack::owner;
@@ -34,6 +34,8 @@ pub(super) struct Unpacker<'a> {
     pub(super) losses: Losses,
     pub(super) written: Written,
     pub(super) entries: u64,
+    /// Names that are no directories, and the lengths of the files under them.
+    pub(super) measure: Measure,
     pub(super) highest_ids: HighestIds,
     aside: Option<Aside>,
     /// Takes files that other threads are to write; `None` if there are no other threads.
@@ -80,6 +82,7 @@ impl<'a> Unpacker<'a> {
             losses: Losses::new(options.losses),
             written: Written::default(),
             entries: 0,
+            measure: Measure::default(),
             highest_ids: HighestIds::default(),
             aside: None,
             outbox,
@@ -182,6 +185,7 @@ impl<'a> Unpacker<'a> {
             }
             done => done?,
         }
+        self.measure.names += 1;
         self.places.supersede(&place.path, name);
         self.set_metadata(&place.dir, at, file_type, metadata, of.path)
     }
@@ -206,6 +210,7 @@ impl<'a> Unpacker<'a> {
         if self.aside.is_none() {
             let name = format!(".{}", unique_name()?);
             let dir = self.places.root.ensure_dir(&name, 0o700)?;
+            self.places.recount = true;
             self.aside = Some(Aside { name, dir, files: BTreeMap::new(), copies: BTreeMap::new() });
         }
         Ok(self.aside.as_mut().expect("it was just made"))
@@ -270,7 +275,10 @@ impl<'a> Unpacker<'a> {
             Some(stat) if stat.kind == Kind::Directory => {
                 return Err(refused(of, target, "is a directory"));
             }
-            Some(_) => {}
+            Some(stat) => {
+                self.measure.names += 1;
+                self.measure.bytes += if stat.kind == Kind::File { stat.size } else { 0 };
+            }
         }
         if found.starts_with(path) {
             return Err(refused(of, target, "lies below the link itself"));

@@ -51,6 +51,8 @@ impl Unpacker<'_> {
             }
             file => file?,
         };
+        self.measure.names += 1;
+        self.measure.bytes += size;
         self.places.supersede(&place.path, name);
         self.fill(of, New { file, place: &place, name: os_name }, metadata, size, tar)
     }

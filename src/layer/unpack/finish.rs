@@ -10,6 +10,7 @@ use super::entries::Unpacker;
 use super::error::UnpackError;
 use super::{First, Unpacked};
 use crate::fs::{FileType, Metadata, Optional};
+use crate::layer::Measure;
 use crate::path::LayerPath;
 
 impl Unpacker<'_> {
@@ -28,6 +29,8 @@ impl Unpacker<'_> {
             entries: self.entries,
             tar_bytes: 0,
             data_bytes: self.written.data,
+            measure: (!self.places.recount)
+                .then_some(Measure { names: self.measure.names + directories - 1, ..self.measure }),
             allocated_bytes: self.written.allocated + directories * BLOCK,
             declares_root: self.root.is_some(),
             highest_ids: self.highest_ids,
@@ -84,6 +87,7 @@ impl Unpacker<'_> {
             }
             let name = Path::new(OsStr::from_bytes(name));
             self.abilities.families.whiteout(self.places.root, parent.as_path(), name)?;
+            self.measure.names += 1;
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ use self::writers::{Outbox, Writers};
 use super::abilities::Abilities;
 use super::bind;
 use super::crew::Crew;
+use super::measure::Measure;
 use super::record::HighestIds;
 use super::xattrs::XattrPolicy;
 use crate::changeset::Reader;
@@ -106,6 +107,9 @@ pub struct Unpacked {
     pub data_bytes: u64,
     /// Bytes of the blocks of 4 KiB that the data is in, and one block for each directory.
     pub allocated_bytes: u64,
+    /// Names and lengths of files in the directory; `None` where a later entry replaced an earlier one, so that only a walk
+    /// through it can tell.
+    pub measure: Option<Measure>,
     /// Whether the layer says what its root directory is like.
     pub declares_root: bool,
     /// The highest owners in it.

@@ -94,6 +94,8 @@ pub(super) struct Places<'a> {
     pub(super) deletions: Deletions,
     /// Hard links that wait for their target: name, and what is known of them.
     pub(super) waiting: BTreeMap<LayerPath, Waiting>,
+    /// Whether something was taken away again, so that counting what was made does not tell what is there.
+    pub(super) recount: bool,
     /// Bytes of memory that may still be used for all of these.
     memory: u64,
     limit: u64,
@@ -144,6 +146,7 @@ impl<'a> Places<'a> {
             known: BTreeMap::new(),
             deletions: Deletions::default(),
             waiting: BTreeMap::new(),
+            recount: false,
             memory: limits.layer_memory,
             limit: limits.layer_memory,
             open: Vec::new(),
@@ -236,6 +239,7 @@ impl<'a> Places<'a> {
         match parent.create_dir(name, 0o700) {
             Err(error) if error.is_exists() => {
                 parent.remove_file(name)?;
+                self.recount = true;
                 self.open.clear(); // a symlink may have been on the way to one of these
                 parent.create_dir(name, 0o700)?;
                 self.remember(path, of)?;
@@ -251,6 +255,7 @@ impl<'a> Places<'a> {
     pub(super) fn clear(&mut self, parent: &Dir, path: &LayerPath) -> Result<(), UnpackError> {
         let name = path.file_name().expect("the root is never taken away");
         self.open.clear();
+        self.recount = true;
         if self.known.contains_key(path) {
             remove_subtree(&mut self.known, path);
             remove_subtree(&mut self.waiting, path);
