@@ -1,6 +1,7 @@
 //! [`convert`]: images with their layers compressed otherwise, or their documents in other words.
 //!
-//! What is made lies in a workspace, and [`Converted::blobs`] reads it as if it were with the rest. Configs stay byte for
+//! New blobs lie in a workspace, but for plain layers of known length, which are decompressed when they are read
+//! ([`Decoded`]). [`Converted::blobs`] reads both as if they were with the rest. Configs stay byte for
 //! byte, and with them image ids and diff ids. Each layer is made once however many images have it; the tar that passes
 //! is compared with its diff id. Manifests get the new descriptors, indexes the new manifests, and what does not change
 //! keeps its digest. Equal images give equal bytes, for any number of threads.
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::content::{blob_path, find_in};
+use super::content::{Found, blob_path, find_in};
+use super::decoded::Decoded;
 use super::error::Cancelled;
 use super::load::{Loaded, LoadedManifest};
 use super::recode::recode;
@@ -21,7 +23,7 @@ use super::walk::is_passed_over;
 use super::words::Recast;
 use super::{LoadError, SaveError, Warning};
 use crate::blob::{BlobError, BlobSource, BlobWriter, ParkedBlob};
-use crate::codec::Encoding;
+use crate::codec::{Compression, Encoding};
 use crate::digest::{DiffId, Digest};
 use crate::fs::{Context, Workspace};
 use crate::image::{Descriptor, Index, MediaKind, MediaType};
@@ -38,7 +40,27 @@ pub(crate) struct Converted<'a> {
 #[derive(Debug)]
 pub(crate) struct Made<'a> {
     pub(crate) made: BTreeMap<Digest, ParkedBlob<'a>>,
+    decoded: BTreeMap<Digest, Decoded>,
     behind: &'a dyn BlobSource,
+}
+
+impl Made<'_> {
+    /// Returns the layer `digest` if it exists only while it is read.
+    pub(super) fn decoded(&self, digest: &Digest) -> Option<&Decoded> {
+        self.decoded.get(digest)
+    }
+
+    /// Returns the size and the compression of a blob.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the blob cannot be read.
+    pub(super) fn find(&self, digest: &Digest) -> Result<Option<Found>, LoadError> {
+        match self.decoded(digest) {
+            Some(decoded) => Ok(Some(Found { size: decoded.size, compression: Some(Compression::None) })),
+            None => find_in(self, digest),
+        }
+    }
 }
 
 impl BlobSource for Made<'_> {
@@ -72,9 +94,12 @@ pub(crate) fn convert<'a>(
     let images = only_platform(images, blobs, options)?;
     let gathered = gather(&images, blobs, options)?;
     let loaded = || gathered.listed.iter().map(|listed| &listed.loaded);
-    let jobs = jobs(loaded(), blobs, options)?;
+    let (jobs, decoded) = jobs(loaded(), blobs, options)?;
     let mut made = BTreeMap::new();
     let mut layers = BTreeMap::new();
+    for layer in &decoded {
+        layers.insert(layer.layer, (*layer.diff_id.as_digest(), layer.size, Encoding::None));
+    }
     if !jobs.is_empty() {
         let workspace = options.workspace.ok_or(SaveError::NoWorkspace)?;
         let results = work(&jobs, blobs, workspace, options)?;
@@ -93,7 +118,8 @@ pub(crate) fn convert<'a>(
         Ok(SaveImage { target: documents.target(&image.target)?, names: image.names.clone() })
     };
     let images = images.iter().map(convert).collect::<Result<_, SaveError>>()?;
-    let blobs = Made { made: documents.made, behind: blobs };
+    let decoded = decoded.into_iter().map(|layer| (*layer.diff_id.as_digest(), layer)).collect();
+    let blobs = Made { made: documents.made, decoded, behind: blobs };
     Ok(Converted { images, blobs, warnings: gathered.warnings })
 }
 
@@ -107,18 +133,20 @@ struct Job {
     image: Digest,
 }
 
-/// Every layer that is to be made, once.
+/// Returns every layer that has to be made, once: those that go through the workspace, and those that need not.
 fn jobs<'l>(
     loaded: impl Iterator<Item = &'l Loaded>,
     blobs: &dyn BlobSource,
     options: &SaveOptions<'_>,
-) -> Result<Vec<Job>, SaveError> {
+) -> Result<(Vec<Job>, Vec<Decoded>), SaveError> {
     let mut jobs = BTreeMap::new();
+    let mut decoded = BTreeMap::new();
     for image in loaded.flat_map(|loaded| &loaded.manifests) {
         for (layer, &diff_id) in image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids) {
             // A layer of no bytes stands for itself.
             let stays = layer.size == 0 || is_passed_over(layer) || options.known.has(layer, &diff_id);
-            if stays || jobs.contains_key(&layer.digest) || !layer.media_type.is_open_layer() {
+            let is_listed = jobs.contains_key(&layer.digest) || decoded.contains_key(&layer.digest);
+            if stays || is_listed || !layer.media_type.is_open_layer() {
                 continue;
             }
             let image = image.descriptor.digest;
@@ -127,11 +155,18 @@ fn jobs<'l>(
             let Some(compression) = found.and_then(|found| found.compression) else { continue };
             if let Some(encoding) = options.compression.of(compression) {
                 let (layer, size) = (layer.digest, layer.size);
-                jobs.insert(layer, Job { layer, size, diff_id, encoding, image });
+                let tar_bytes = match encoding {
+                    Encoding::None => options.tar_bytes.and_then(|known| known(&diff_id)),
+                    _ => None,
+                };
+                match tar_bytes {
+                    Some(size) => _ = decoded.insert(layer, Decoded { layer, diff_id, size, image }),
+                    None => _ = jobs.insert(layer, Job { layer, size, diff_id, encoding, image }),
+                }
             }
         }
     }
-    Ok(jobs.into_values().collect())
+    Ok((jobs.into_values().collect(), decoded.into_values().collect()))
 }
 
 /// Does all `jobs` and returns the blobs in their order.

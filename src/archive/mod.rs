@@ -36,6 +36,7 @@
 mod arrival;
 mod content;
 mod convert;
+mod decoded;
 mod deliver;
 mod docker;
 mod error;

@@ -11,8 +11,8 @@ mod options;
 
 use std::io::Write;
 
-use super::content::{blob_path, find_in};
-use super::convert::{Converted, convert};
+use super::content::blob_path;
+use super::convert::{Converted, Made, convert};
 use super::listing::{self, Listed, Naming};
 use super::load::Loaded;
 use super::target::Target;
@@ -27,6 +27,7 @@ use crate::image::{Descriptor, Index, Platform, Reference};
 use crate::path::LayerPath;
 
 use copying::Copying;
+use gather::gather_made;
 pub(super) use gather::{Gathered, gather, only_platform};
 pub use options::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 
@@ -51,8 +52,8 @@ pub struct SaveImage {
 ///
 /// # Errors
 ///
-/// [`SaveError`]. Everything but the bytes of layers was verified before the first byte is written; what is compressed
-/// anew, and all that a classic docker-archive has, with them.
+/// [`SaveError`]. Everything but the bytes of layers was verified before the first byte is written; layers that are
+/// compressed again, with them.
 pub fn save(
     images: &[SaveImage],
     blobs: &dyn BlobSource,
@@ -64,10 +65,10 @@ pub fn save(
         let plain = LayerCompression::Like(Encoding::None);
         let options = SaveOptions { compression: plain, ..options.clone() };
         let Converted { images, blobs, .. } = convert(images, blobs, &options, &Recast::default())?;
-        return classic::save(gather(&images, &blobs, &options)?, &blobs, out, &options);
+        return classic::save(gather_made(&images, &blobs, &options)?, &blobs, out, &options);
     }
     let Converted { images, blobs, .. } = convert(images, blobs, options, &Recast::default())?;
-    let gathered = gather(&images, &blobs, options)?;
+    let gathered = gather_made(&images, &blobs, options)?;
     let with_docker = format == ArchiveFormat::DockerArchive;
     save_oci(gathered, &blobs, with_docker, out, options)
 }
@@ -75,7 +76,7 @@ pub fn save(
 /// An OCI archive, perhaps with docker's documents beside.
 fn save_oci(
     gathered: Gathered,
-    blobs: &dyn BlobSource,
+    blobs: &Made<'_>,
     with_docker: bool,
     out: impl Write,
     options: &SaveOptions<'_>,
@@ -133,7 +134,7 @@ pub fn save_layout(
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {
     let Converted { images, blobs, .. } = convert(images, blobs, options, &Recast::default())?;
-    let Gathered { listed, mut needed, warnings } = gather(&images, &blobs, options)?;
+    let Gathered { listed, mut needed, warnings } = gather_made(&images, &blobs, options)?;
     needed.reverse();
     let target = Target::open(into, options)?;
     let mut copy = Copying::new(total(&needed), options);
@@ -157,10 +158,10 @@ fn total(needed: &[(Digest, u64)]) -> u64 {
     needed.iter().map(|(_, size)| size).sum()
 }
 
-fn has_zstd_layer(loaded: &Loaded, blobs: &dyn BlobSource) -> Result<bool, SaveError> {
+fn has_zstd_layer(loaded: &Loaded, blobs: &Made<'_>) -> Result<bool, SaveError> {
     for layer in loaded.manifests.iter().flat_map(|image| &image.manifest.layers) {
         let image = |source| SaveError::Image { image: loaded.target.digest, source };
-        let found = find_in(blobs, &layer.digest).map_err(image)?;
+        let found = blobs.find(&layer.digest).map_err(image)?;
         if found.is_some_and(|found| found.compression == Some(Compression::Zstd)) {
             return Ok(true);
         }

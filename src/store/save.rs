@@ -1,8 +1,10 @@
 //! Save: images of the store become an archive or a directory that other tools read.
 //!
 //! Unless layers are to be compressed otherwise, blobs are passed on as they are, so manifests keep their digests and a load
-//! of what was saved gives the same images. What is compressed anew lies in staging until it is written.
+//! of what was saved gives the same images. Layers that are compressed again lie in staging until they are written. Plain
+//! layers are decompressed while they are written, if the record of the unpacked layer has their length.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -10,9 +12,12 @@ use super::error::StoreError;
 use super::image::Image;
 use super::layout::Access;
 use super::operation::Operation;
-use super::{Store, cancel};
+use super::{Inner, Store, cancel};
 use crate::archive::{self, SaveImage, Warning};
+use crate::codec::Encoding;
+use crate::digest::DiffId;
 use crate::fs::{Dir, Durability};
+use crate::layer::LayerError;
 
 pub use crate::archive::{ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveOptions};
 
@@ -33,7 +38,10 @@ impl Store {
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
         let content = self.inner.content();
-        let options = with_workspace(options, operation.as_ref());
+        let lengths = self.inner.tar_lengths(images, format, options)?;
+        let tar_bytes = |diff_id: &DiffId| lengths.get(diff_id).copied();
+        let options =
+            SaveOptions { tar_bytes: Some(&tar_bytes), ..with_workspace(options, operation.as_ref()) };
         let saved = archive::save(&save_images(images), &content, format, out, &options);
         let warnings = cancel::told(saved.map_err(StoreError::from))?;
         operation.map_or(Ok(()), Operation::end)?;
@@ -69,7 +77,10 @@ impl Store {
     ) -> Result<Vec<Warning>, StoreError> {
         let operation = self.pin_for_reading(images)?;
         let content = self.inner.content();
-        let options = with_workspace(options, operation.as_ref());
+        let lengths = self.inner.tar_lengths(images, ArchiveFormat::OciArchive, options)?;
+        let tar_bytes = |diff_id: &DiffId| lengths.get(diff_id).copied();
+        let options =
+            SaveOptions { tar_bytes: Some(&tar_bytes), ..with_workspace(options, operation.as_ref()) };
         let saved = archive::save_layout(&save_images(images), &content, into, &options);
         let warnings = cancel::told(saved.map_err(StoreError::from))?;
         operation.map_or(Ok(()), Operation::end)?;
@@ -107,6 +118,31 @@ impl Store {
             operation.pin_blobs(&self.inner.closure(image.target())?)?;
         }
         Ok(Some(operation))
+    }
+}
+
+impl Inner {
+    /// Returns the lengths of the layers of `images` as tars, as far as records of unpacked layers tell.
+    fn tar_lengths(
+        &self,
+        images: &[Image],
+        format: ArchiveFormat,
+        options: &SaveOptions<'_>,
+    ) -> Result<BTreeMap<DiffId, u64>, StoreError> {
+        let mut lengths = BTreeMap::new();
+        let is_plain = options.compression.encoding() == Some(Encoding::None);
+        if !is_plain && format != ArchiveFormat::ClassicDockerArchive {
+            return Ok(lengths);
+        }
+        for key in images.iter().flat_map(Image::layer_keys) {
+            match self.layers.find(key) {
+                Ok(Some(layer)) => _ = lengths.insert(layer.record.diff_id, layer.record.tar_bytes),
+                // The length is then found out by decompressing.
+                Ok(None) | Err(LayerError::Record { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(lengths)
     }
 }
 

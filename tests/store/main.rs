@@ -28,6 +28,7 @@ mod mending;
 mod mounts;
 #[cfg(feature = "ocidir")]
 mod ocidir;
+mod plain_saves;
 mod prune;
 mod records;
 mod referrers;

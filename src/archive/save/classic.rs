@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::copying::Copying;
 use super::{Gathered, SaveOptions, member, total, wanted};
+use crate::archive::convert::Made;
 use crate::archive::listing::{self, Listed, Naming, classic_config, classic_layer};
 use crate::archive::load::LoadedManifest;
 use crate::archive::{LoadError, SaveError, Warning, docker};
@@ -33,7 +34,7 @@ use crate::image::{Config, History};
 /// Writes the images, whose layers are plain by now.
 pub(super) fn save(
     gathered: Gathered,
-    blobs: &dyn BlobSource,
+    blobs: &Made<'_>,
     out: impl Write,
     options: &SaveOptions<'_>,
 ) -> Result<Vec<Warning>, SaveError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{SaveImage, SaveOptions};
 use crate::archive::content::{Found, blob_path, find_in, read_in};
+use crate::archive::convert::Made;
 use crate::archive::listing::Listed;
 use crate::archive::load::Loaded;
 use crate::archive::walk::{Lookup, Walk};
@@ -21,16 +22,34 @@ pub(in crate::archive) struct Gathered {
     pub(in crate::archive) warnings: Vec<Warning>,
 }
 
-/// Reads and verifies the documents of `images` and finds what they lead to.
+/// Reads and verifies the documents of `images` and finds the blobs that they list.
 pub(in crate::archive) fn gather(
     images: &[SaveImage],
     blobs: &dyn BlobSource,
     options: &SaveOptions<'_>,
 ) -> Result<Gathered, SaveError> {
+    gather_from(images, Stored { blobs, made: None }, options)
+}
+
+/// Does the same for images that were converted.
+pub(super) fn gather_made(
+    images: &[SaveImage],
+    blobs: &Made<'_>,
+    options: &SaveOptions<'_>,
+) -> Result<Gathered, SaveError> {
+    gather_from(images, Stored { blobs, made: Some(blobs) }, options)
+}
+
+fn gather_from(
+    images: &[SaveImage],
+    stored: Stored<'_>,
+    options: &SaveOptions<'_>,
+) -> Result<Gathered, SaveError> {
+    let blobs = stored.blobs;
     let cancelled = || options.is_cancelled();
     // The store was asked for as much as there is in it.
     let limits = Limits { documents_memory: u64::MAX, ..options.limits.clone() };
-    let mut walk = Walk::new(Stored(blobs), &limits, &cancelled).without_foreign_layers();
+    let mut walk = Walk::new(stored, &limits, &cancelled).without_foreign_layers();
     let mut listed: Vec<Listed> = Vec::new();
     let mut warnings = Vec::new();
     for SaveImage { target, names } in images {
@@ -105,8 +124,11 @@ pub(in crate::archive) fn only_platform(
     images.iter().map(choose).collect()
 }
 
-/// The blobs of a store, and nothing else.
-struct Stored<'a>(&'a dyn BlobSource);
+/// The blobs of a store, and those that a conversion made.
+struct Stored<'a> {
+    blobs: &'a dyn BlobSource,
+    made: Option<&'a Made<'a>>,
+}
 
 impl Lookup for Stored<'_> {
     fn pin(&mut self, _: &[Digest]) -> Result<(), LoadError> {
@@ -114,11 +136,14 @@ impl Lookup for Stored<'_> {
     }
 
     fn find(&mut self, at: &Descriptor) -> Result<Option<Found>, LoadError> {
-        find_in(self.0, &at.digest)
+        match self.made {
+            Some(made) => made.find(&at.digest),
+            None => find_in(self.blobs, &at.digest),
+        }
     }
 
     fn read(&mut self, at: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
-        read_in(self.0, &at.digest, limit)
+        read_in(self.blobs, &at.digest, limit)
     }
 
     fn name_of(&self, digest: &Digest) -> String {

@@ -165,6 +165,9 @@ pub struct SaveOptions<'a> {
     pub progress: Option<&'a (dyn Fn(u64, u64) + Sync)>,
     /// Set by another thread to give up.
     pub cancel: Option<&'a AtomicBool>,
+    /// Returns the length of a layer as a tar, if it is known. Such a layer is decompressed while it is written, and needs
+    /// no room in the workspace.
+    pub(crate) tar_bytes: Option<&'a (dyn Fn(&DiffId) -> Option<u64> + Sync)>,
 }
 
 impl fmt::Debug for SaveOptions<'_> {
