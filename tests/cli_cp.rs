@@ -310,6 +310,63 @@ fn a_source_that_cannot_be_read_to_its_end_changes_nothing() {
 }
 
 #[test]
+fn a_device_a_pipe_or_a_socket_is_never_replaced_and_its_name_is_said() {
+    privilege::under(ALL, |privilege| {
+        let tool = Tool::new();
+        let root = tool.mount();
+        for (dir, prefix) in [(tool.here(), ""), (root.join("box"), "web:/box/")] {
+            let pipe = dir.join("pipe");
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+            symlink("pipe", dir.join("link")).unwrap();
+            let mut names = vec!["pipe", "link"];
+            if privilege == privilege::Privilege::Root {
+                let (kind, device) = (rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+                rustix::fs::mknodat(rustix::fs::CWD, dir.join("device"), kind, mode, device).unwrap();
+                symlink("device", dir.join("other")).unwrap();
+                names.extend(["device", "other"]);
+            }
+            fs::write(tool.here().join("file"), "f").unwrap();
+            let before = |name| fs::metadata(dir.join(name)).unwrap().mode();
+            for name in names {
+                let (mode, dest) = (before(name), format!("{prefix}{name}"));
+                let from = if prefix.is_empty() { "web:/etc/hosts" } else { "file" };
+                let line = tool.error(1, &["cp", from, &dest]);
+                assert!(line.contains(name) && line.contains("never replaced"), "{dest}: {line}");
+                assert!(line.contains("`-`"), "{dest}: {line}");
+                assert_eq!(before(name), mode, "{dest}");
+                assert_eq!(dir.join(name).is_symlink(), name == "link" || name == "other", "{dest}");
+            }
+        }
+        let line = tool.error(1, &["cp", "web:/etc/hosts", "/dev/null"]);
+        assert!(line.contains("\"/dev/null\" is a character device"), "{line}");
+        tool.text(&["umount", "web"]);
+    });
+}
+
+#[test]
+fn devices_come_out_of_a_container_with_a_only() {
+    privilege::under(ALL, |privilege| {
+        let tool = Tool::new();
+        let given = tar().dir("dev").char_device("dev/null", 1, 3).mode(0o666).file("dev/file", "f").finish();
+        let output = tool.fed(&["cp", "-a", "-", "web:/box"], &given);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let output = tool.run(&["cp", "web:/box/dev", "."]);
+        let note = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{note}");
+        assert!(note.contains("/dev/null") && note.contains("-a"), "{note}");
+        assert_eq!(listed(&tool.here().join("dev")), ["file=f"]);
+        let told: serde_json::Value =
+            serde_json::from_str(&tool.text(&["cp", "--json", "web:/box/dev/null", "."])).unwrap();
+        assert_eq!((&told["entries"], &told["devicesLeftOut"]), (&0.into(), &1.into()));
+        assert!(!tool.here().join("null").exists());
+        tool.text(&["cp", "-a", "web:/box/dev/null", "."]);
+        let made = fs::metadata(tool.here().join("null")).unwrap();
+        assert_eq!(made.rdev() == rustix::fs::makedev(1, 3), privilege == privilege::Privilege::Root);
+    });
+}
+
+#[test]
 fn what_cannot_be_meant_is_said_with_the_way_out() {
     let tool = Tool::new();
     for (words, message) in [

@@ -460,7 +460,7 @@ pub fn path_of(file: impl AsFd) -> PathBuf {
 }
 
 /// An open file as a path through `/proc`.
-fn proc_path(file: impl AsFd) -> PathBuf {
+pub(super) fn proc_path(file: impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
 }
 

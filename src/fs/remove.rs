@@ -103,8 +103,13 @@ fn open_writable(parent: &Dir, name: &OsStr) -> Result<Dir> {
         return Err(Error::new("open", parent.path_of(name), Errno::NOTDIR));
     }
     if mode.mode & 0o700 != 0o700 {
-        // Root needs no permission, so a refusal here decides nothing; the steps after it do.
-        if let Err(error) = parent.set_mode(name, mode.mode | 0o700) {
+        // Root needs no permission, so a refusal here decides nothing; the steps after it do. The mode is that of the
+        // inode that gets the new one: in a directory of another user the name may lead elsewhere by now.
+        let opened = parent.inode(name)?;
+        let found = opened.stat()?;
+        if found.kind == Kind::Directory
+            && let Err(error) = opened.set_mode(found.mode | 0o700)
+        {
             tracing::debug!(%error, "cannot make a directory writable before removing it");
         }
     }

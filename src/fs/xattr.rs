@@ -10,8 +10,9 @@ use std::path::Path;
 use rustix::fs::{self as sys, XattrFlags};
 use rustix::io::Errno;
 
-use super::dir::Dir;
-use super::error::Result;
+use super::dir::{Dir, proc_path};
+use super::error::{Context, Result};
+use super::inode::Inode;
 use super::meta::Xattrs;
 
 /// The kernel's bound on one value and on one list of names (`XATTR_SIZE_MAX`).
@@ -25,27 +26,8 @@ impl Dir {
     /// [`super::Error`] if it is missing or an attribute cannot be read.
     pub fn xattrs(&self, path: impl AsRef<Path>) -> Result<Xattrs> {
         let target = self.xattr_path(path.as_ref())?;
-        // Most files have none: ask with a small buffer first.
-        let mut list = vec![0; 1024];
-        let length = match sys::llistxattr(&target.path, &mut list[..]) {
-            Err(Errno::RANGE) => {
-                list.resize(LARGEST, 0);
-                sys::llistxattr(&target.path, &mut list[..])
-            }
-            Err(Errno::OPNOTSUPP) => Ok(0),
-            done => done,
-        };
-        let length = length.map_err(|error| self.fault("list attributes of", &path, error))?;
-        let mut xattrs = Xattrs::new();
-        for name in list[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-            match target.get(name) {
-                Ok(value) => drop(xattrs.insert(name.to_vec(), value)),
-                // Removed between the two calls, or a name that this process may list but not read.
-                Err(Errno::NODATA) => {}
-                Err(error) => return Err(self.fault("read an attribute of", &path, error)),
-            }
-        }
-        Ok(xattrs)
+        let list = |buffer: &mut [u8]| sys::llistxattr(&target.path, buffer);
+        all(list, |name| target.get(name)).map_err(|(step, error)| self.fault(step, &path, error))
     }
 
     /// One extended attribute of `path`, which is not followed; `None` if it has no such attribute.
@@ -107,6 +89,48 @@ impl Dir {
             }
         }
     }
+}
+
+impl Inode<'_> {
+    /// All extended attributes. A file system without attributes has none.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error`] if an attribute cannot be read.
+    pub fn xattrs(&self) -> Result<Xattrs> {
+        let path = proc_path(self);
+        let get = |name: &[u8]| value(|buffer| sys::getxattr(&path, OsStr::from_bytes(name), buffer));
+        let xattrs = all(|buffer| sys::listxattr(&path, buffer), get);
+        xattrs.or_else(|(step, error)| Err(error).at_path(step, || self.path()))
+    }
+}
+
+/// Reads every attribute that `list` names. An error comes with the step that failed.
+fn all(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&[u8]) -> rustix::io::Result<Vec<u8>>,
+) -> std::result::Result<Xattrs, (&'static str, Errno)> {
+    // Most files have none: ask with a small buffer first.
+    let mut names = vec![0; 1024];
+    let length = match list(&mut names) {
+        Err(Errno::RANGE) => {
+            names.resize(LARGEST, 0);
+            list(&mut names)
+        }
+        Err(Errno::OPNOTSUPP) => Ok(0),
+        done => done,
+    };
+    let length = length.map_err(|error| ("list attributes of", error))?;
+    let mut xattrs = Xattrs::new();
+    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        match get(name) {
+            Ok(value) => drop(xattrs.insert(name.to_vec(), value)),
+            // Removed between the two calls, or a name that this process may list but not read.
+            Err(Errno::NODATA) => {}
+            Err(error) => return Err(("read an attribute of", error)),
+        }
+    }
+    Ok(xattrs)
 }
 
 /// A path through `/proc`, and the handle that keeps it valid.

@@ -30,7 +30,9 @@ pub struct Object {
 ///
 /// [`Error`] if it is missing or cannot be read.
 pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
-    let stat = dir.stat(path)?;
+    // Whatever the name leads to meanwhile, all of this is of one inode.
+    let inode = dir.inode(path)?;
+    let stat = inode.stat()?;
     let (mut uid, mut gid) = owner::in_image(stat.uid, stat.gid);
     if let Marks::Upper { translates: true, .. } = marks {
         uid = if uid == owner::HOST_ROOT { 0 } else { uid };
@@ -38,7 +40,7 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     }
     let mut metadata = Metadata { mode: stat.mode, uid, gid, mtime: stat.mtime, ..Metadata::default() };
     let (mut kind, mut node) = (stat.kind, stat.node);
-    for (name, value) in dir.xattrs(path)? {
+    for (name, value) in inode.xattrs()? {
         if name == owner::KEY || name == owner::FUSE_KEY {
             if let Some(meant) = Override::parse(&value).filter(|_| owner::is_record(marks, stat.uid)) {
                 (metadata.uid, metadata.gid) = (meant.uid, meant.gid);
@@ -67,7 +69,7 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
     let file_type = match kind {
         Kind::File => FileType::File { size: stat.size },
         Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink(dir.read_link(path)?),
+        Kind::Symlink => FileType::Symlink(inode.read_link()?),
         Kind::Fifo => FileType::Fifo,
         Kind::CharDevice => FileType::CharDevice(node),
         Kind::BlockDevice => FileType::BlockDevice(node),
@@ -173,6 +175,9 @@ pub fn create(dir: &Dir, path: &Path, file_type: &FileType) -> Result<()> {
 /// Gives `path`, of type `file_type`, its owner, mode, attributes and time, in that order: changing the owner clears
 /// setuid and file capabilities, and everything before changes the time.
 ///
+/// All of it goes to the one inode that `path` leads to when this begins. Where another user may write to the directory,
+/// `path` must be `.`, or lie in a directory that he cannot enter.
+///
 /// `name` is the object's name in the image, for reports. Attributes that are there already and not wanted stay.
 ///
 /// # Errors
@@ -187,14 +192,15 @@ pub fn set_metadata(
     lose: &mut dyn FnMut(Loss),
     name: &LayerPath,
 ) -> Result<()> {
-    let stat = dir.stat(path)?;
+    let inode = dir.inode(path)?;
+    let stat = inode.stat()?;
     let is_symlink = stat.kind == Kind::Symlink;
     let mut recorded = stat.kind == Kind::File && !matches!(file_type, FileType::File { .. });
     let owner = owner::on_disk(metadata.uid, metadata.gid);
     if owner != Some((stat.uid, stat.gid)) {
         let set = match owner {
-            Some((uid, gid)) => dir.set_owner(path, uid, gid),
-            None => Err(Error::new("chown", dir.path_of(path), Errno::PERM)),
+            Some((uid, gid)) => inode.set_owner(uid, gid),
+            None => Err(Error::new("chown", inode.path(), Errno::PERM)),
         };
         match set {
             Ok(()) => {}
@@ -214,11 +220,11 @@ pub fn set_metadata(
     // `user.*` attributes of a file can be set by whoever may write to it, its owner not excepted.
     let writable = if stat.kind == Kind::File && !style.privileged { 0o200 } else { 0 };
     if !is_symlink {
-        dir.set_mode(path, metadata.mode | needed | writable)?;
+        inode.set_mode(metadata.mode | needed | writable)?;
     }
     for (key, value) in &metadata.xattrs {
         let stored = style.families.and_then(|_| whiteout::escape(key));
-        match dir.set_xattr(path, stored.as_deref().unwrap_or(key), value) {
+        match inode.set_xattr(stored.as_deref().unwrap_or(key), value) {
             Ok(()) => {}
             Err(source) if is_loss(&source, key, style) => {
                 lose(Loss { path: name.clone(), what: Lost::Xattr(key.clone()), source });
@@ -228,15 +234,15 @@ pub fn set_metadata(
     }
     if recorded {
         let meant = Override { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, node: None };
-        if let Err(source) = dir.set_xattr(path, owner::KEY, &meant.to_value(file_type)) {
+        if let Err(source) = inode.set_xattr(owner::KEY, &meant.to_value(file_type)) {
             let what = Lost::Owner { uid: metadata.uid, gid: metadata.gid };
             lose(Loss { path: name.clone(), what, source });
         }
     }
     if metadata.mode & writable != writable {
-        dir.set_mode(path, metadata.mode | needed)?;
+        inode.set_mode(metadata.mode | needed)?;
     }
-    dir.set_mtime(path, metadata.mtime)
+    inode.set_mtime(metadata.mtime)
 }
 
 /// Whether a refused attribute is reported and done without.

@@ -50,14 +50,21 @@ impl Mounted {
 
     /// Puts a plain tar, which may be compressed, into the directory at `path`, which must exist. Names that begin with
     /// `.wh.` are names like any other. Files and links are replaced; directories stay, and become what the tar says of
-    /// them, but for the one at `path` itself. Links in the root are followed on the way to `path` only, inside the root.
+    /// them, but for the one at `path` itself. Devices, pipes and sockets are never replaced: one that the tar has too stays
+    /// as it is. Links in the root are followed on the way to `path` only, inside the root.
     ///
-    /// A tar that is damaged, or that has a directory where something else is or the reverse, changes nothing.
+    /// A tar that is damaged, or that has a directory where something else is or the reverse, or a file where a device, a
+    /// pipe or a socket is, changes nothing.
+    ///
+    /// Processes in the container may rename and link in the directory meanwhile. They get no file of theirs with an owner, a mode
+    /// or an attribute of the tar: files and new directories are finished in a directory that only this process's user can
+    /// enter (`.` and 32 hexadecimal digits, beside the target), and renamed into place.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Copy`]. Only with [`CopyError::Io`](crate::container::CopyError::Io) may a part have been copied: each
-    /// file of it is whole, the old one or the new.
+    /// [`StoreError::Copy`]. Only with [`CopyError::Io`](crate::container::CopyError::Io) and
+    /// [`CopyError::Disturbed`](crate::container::CopyError::Disturbed) may a part have been copied: each file of it is
+    /// whole, the old one or the new.
     pub fn copy_in(
         &self,
         path: impl AsRef<Path>,
@@ -71,7 +78,8 @@ impl Mounted {
             Some(_) => return Err(CopyError::NotADirectory { path: path.to_owned() }.into()),
             None => return Err(CopyError::NotFound { path: path.to_owned() }.into()),
         }
-        let copied = self.container().store.unpack_into(&found.dir, tar, options)?;
+        let options = options.clone().devices();
+        let copied = self.container().store.unpack_into(&found.dir, tar, &options)?;
         if self.container().store.inner.options.durability == Durability::Full {
             found.dir.sync_file_system()?;
         }
@@ -132,7 +140,11 @@ impl Container {
 
 impl Store {
     /// Puts a plain tar into any directory of this machine as [`Mounted::copy_in`] does, by way of this store's staging
-    /// directory; no link in it is followed. What was written is not waited for.
+    /// directory; no link in it is followed. What was written is not waited for. Block and character devices are left out
+    /// unless the options say otherwise ([`CopyInOptions::archive`], [`CopyInOptions::devices`]);
+    /// [`Copied::devices_left_out`] counts them.
+    ///
+    /// The directory may belong to another user, see [`Mounted::copy_in`].
     ///
     /// # Errors
     ///

@@ -364,6 +364,8 @@ fn copy(error: &CopyError) -> Described {
         CopyError::NotADirectory { path } => ("not-a-directory", with_path(path, facts![])),
         CopyError::TooManyLinks { path } => ("too-many-links", with_path(path, facts![])),
         CopyError::Replace { path, found, wanted } => ("other-kind", with_path(path, facts![found, wanted])),
+        CopyError::Special { path, found } => ("other-kind", with_path(path, facts![found])),
+        CopyError::Disturbed { path } => ("disturbed", with_path(path, facts![])),
         CopyError::Name { path, .. } => ("invalid-path", with_path(path, facts![])),
         CopyError::Read(error) => system(error),
         CopyError::Tar(error) => as_archive(changeset(error)),

@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod mending;
+mod others;
 mod shop;
 mod tracer;
 mod view;

@@ -56,6 +56,21 @@ pub struct Run {
 
 /// Runs `command` with the fault `at` a step, if it gets there. What it prints goes into a file in `scratch`.
 pub fn trace(command: &Command, inside: &Path, scratch: &Path, at: Option<(usize, Fault)>) -> Run {
+    run(command, inside, scratch, at, &mut |_| {})
+}
+
+/// Runs `command`, and calls `meanwhile` with the number of each step before it is made.
+pub fn interrupt(command: &Command, inside: &Path, scratch: &Path, meanwhile: &mut dyn FnMut(usize)) -> Run {
+    run(command, inside, scratch, None, meanwhile)
+}
+
+fn run(
+    command: &Command,
+    inside: &Path,
+    scratch: &Path,
+    at: Option<(usize, Fault)>,
+    meanwhile: &mut dyn FnMut(usize),
+) -> Run {
     let output = scratch.join("traced-output");
     let file = File::create(&output).unwrap();
     // It waits until it is traced, and becomes the tool then.
@@ -90,6 +105,7 @@ pub fn trace(command: &Command, inside: &Path, scratch: &Path, at: Option<(usize
         calling: HashSet::new(),
         failing: HashMap::new(),
         hit: false,
+        meanwhile,
     };
     let code = tracer.follow();
     let errors = String::from_utf8_lossy(&fs::read(&output).unwrap()).into_owned();
@@ -108,6 +124,8 @@ struct Tracer<'a> {
     /// Those in a call that was not made, with what it is to return.
     failing: HashMap<Pid, Errno>,
     hit: bool,
+    /// Called before each step.
+    meanwhile: &'a mut dyn FnMut(usize),
 }
 
 impl Tracer<'_> {
@@ -156,6 +174,7 @@ impl Tracer<'_> {
         let takes_space = step.takes_space;
         if !self.hit {
             self.steps.push(step);
+            (self.meanwhile)(self.steps.len() - 1);
         }
         let error = match self.at {
             Some((_, Fault::Full(error))) if self.hit && takes_space => error,

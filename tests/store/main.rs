@@ -35,6 +35,7 @@ mod referrers;
 mod refusals;
 mod repair;
 mod rootless;
+mod special_files;
 mod squash;
 mod strange;
 mod trees;

@@ -7,12 +7,13 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader, Read};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use plywood::container::{Copied, CopyError, CopyInOptions, CopyOutOptions, Located, copy_out, resolve};
-use plywood::fs::Dir;
+use plywood::fs::{Dir, Kind};
 use plywood::path::LayerPath;
 use plywood::{Container, Store, StoreError};
 use serde_json::json;
@@ -95,6 +96,12 @@ fn next_step(error: &StoreError, args: &CpArgs) -> Option<String> {
         },
         CopyError::NotADirectory { .. } => "name a directory, or leave the slash at the end away",
         CopyError::Replace { .. } => "remove it first, or choose another destination",
+        CopyError::Special { .. } => {
+            "to write to a stream, name `-` as the destination, which gives a tar, and redirect the output"
+        }
+        CopyError::Disturbed { .. } => {
+            "stop what changes the destination, or copy to another place and move it"
+        }
         _ => return None,
     };
     Some(step.to_owned())
@@ -113,8 +120,9 @@ impl Copying<'_> {
         let meter = Meter::new("copying", self.context.output);
         let copied = container.with_root(|mounted| {
             let found = mounted.resolve(source, self.args.follow_link)?;
+            refuse_special(dest)?;
             let target = Target::of(dest, source, &found, |path| on_this_machine(path, true))?;
-            self.transfer(&found, source, &target)
+            self.transfer(&found, source, &target, &self.options())
         })?;
         drop(meter);
         self.report(&container, &copied)
@@ -126,7 +134,7 @@ impl Copying<'_> {
         let meter = Meter::new("copying", self.context.output);
         let copied = container.with_root(|mounted| {
             let target = Target::of(dest, source, &found, |path| Ok(mounted.resolve(path, true)?))?;
-            let copied = self.transfer(&found, source, &target)?;
+            let copied = self.transfer(&found, source, &target, &self.options().devices())?;
             if self.context.is_durable() {
                 target.dir.sync_file_system().map_err(StoreError::from)?;
             }
@@ -164,7 +172,13 @@ impl Copying<'_> {
     }
 
     /// Moves what was found at `source` to its target.
-    fn transfer(&self, found: &Located, source: &Path, target: &Target) -> Result<Copied, Failure> {
+    fn transfer(
+        &self,
+        found: &Located,
+        source: &Path,
+        target: &Target,
+        options: &CopyInOptions<'_>,
+    ) -> Result<Copied, Failure> {
         let (reader, writer) = io::pipe().map_err(|error| Failure::io("make a pipe", error))?;
         let mut packing = CopyOutOptions::default();
         packing.name.clone_from(&target.name);
@@ -173,7 +187,7 @@ impl Copying<'_> {
             // Nobody is there to be told once the other side has failed.
             scope.spawn(move || done.send(copy_out(found, source, writer, &packing)).unwrap_or_default());
             let mut tar = Piped { reader, outcome, ended: false, failure: None };
-            let copied = self.store.unpack_into(&target.dir, &mut tar, &self.options());
+            let copied = self.store.unpack_into(&target.dir, &mut tar, options);
             match tar.failure.take() {
                 Some(cause) => Err(StoreError::from(cause).into()),
                 None => Ok(copied?),
@@ -185,6 +199,9 @@ impl Copying<'_> {
         let output = self.context.output;
         if !output.json {
             copied.warnings.iter().for_each(|warning| output.warn(warning));
+            if copied.devices_left_out > 0 {
+                output.warn(&left_out(copied));
+            }
             return Ok(());
         }
         output.json(&json!({
@@ -192,8 +209,32 @@ impl Copying<'_> {
             "entries": copied.entries,
             "size": copied.bytes,
             "warnings": copied.warnings,
+            "devicesLeftOut": copied.devices_left_out,
         }))
     }
+}
+
+/// Says which devices were not copied.
+fn left_out(copied: &Copied) -> String {
+    let names: Vec<_> = copied.left_out.iter().take(3).map(ToString::to_string).collect();
+    let more = copied.devices_left_out - names.len() as u64;
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}: devices are copied with -a only, and were left out", names.join(", "))
+}
+
+/// Refuses a destination that leads to a device, a pipe or a socket, also by links that only the kernel can follow
+/// (`/dev/stdout`).
+fn refuse_special(dest: &Path) -> Result<(), Failure> {
+    // What cannot be asked about is looked at once more, and then the reason is said.
+    let Ok(found) = std::fs::metadata(dest).map(|found| found.file_type()) else { return Ok(()) };
+    let found = match () {
+        () if found.is_char_device() => "character device",
+        () if found.is_block_device() => "block device",
+        () if found.is_fifo() => "named pipe",
+        () if found.is_socket() => "socket",
+        () => return Ok(()),
+    };
+    Err(StoreError::from(CopyError::Special { path: dest.to_owned(), found }).into())
 }
 
 /// What a path means on this machine.
@@ -237,6 +278,15 @@ impl Target {
             // A file for which a directory was said to be there.
             None if as_directory && !found.is_directory() => refuse(CopyError::NotFound { path: dest }),
             Some(_) if as_directory => refuse(CopyError::NotADirectory { path: dest }),
+            Some(kind) if !matches!(kind, Kind::File | Kind::Symlink | Kind::Directory) => {
+                let found = match kind {
+                    Kind::CharDevice => "character device",
+                    Kind::BlockDevice => "block device",
+                    Kind::Fifo => "named pipe",
+                    _ => "socket",
+                };
+                refuse(CopyError::Special { path: dest, found })
+            }
             Some(_) if found.is_directory() => {
                 refuse(CopyError::Replace { path: dest, found: "file", wanted: "directory" })
             }

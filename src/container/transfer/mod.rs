@@ -2,8 +2,11 @@
 //!
 //! The invariant: nothing is read or written outside the root, whatever links are in it and whatever is in the tar
 //! (`resolve.rs` for the path that the caller names, `fs::Dir` for everything below it); and a tar that cannot be unpacked
-//! changes nothing, because it is unpacked into a directory of its own first (`put.rs` then carries it over).
+//! changes nothing, because it is unpacked into a directory of its own first (`put.rs` then carries it over). A user who
+//! may write to the directory gets no file of his own with an owner, a mode or an attribute that comes from the tar.
 
+mod fresh;
+mod level;
 mod put;
 mod resolve;
 
@@ -13,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::changeset::ChangesetError;
 use crate::codec::Decoder;
-use crate::fs::{self, Dir, Optional, Xattrs};
+use crate::fs::{self, Dir, FileType, Optional, Xattrs};
 use crate::layer::{
     Abilities, PackError, PackOptions, Selection, UnpackError, UnpackOptions, XattrPolicy, flatten_part,
     unpack,
@@ -62,6 +65,8 @@ pub struct CopyInOptions<'a> {
     /// everything belongs to root, or to this process where it cannot give anything to root, and these rights, which were
     /// given to another owner's file, are left out. Modes, times and other attributes are always kept.
     pub archive: bool,
+    /// Whether block and character devices are made also without `archive`. Into the root of a container they always are.
+    pub devices: bool,
     /// Which attributes are taken from the tar.
     pub xattrs: XattrPolicy,
     /// Set by another thread to give up while the tar is read; nothing has changed then.
@@ -75,13 +80,27 @@ impl CopyInOptions<'_> {
         self.archive = true;
         self
     }
+
+    /// Makes block and character devices also without [`archive`](Self::archive).
+    #[must_use]
+    pub fn devices(mut self) -> Self {
+        self.devices = true;
+        self
+    }
+
+    /// Whether something of this type is not copied.
+    fn leaves_out(&self, file_type: &FileType) -> bool {
+        let is_device = matches!(file_type, FileType::BlockDevice(_) | FileType::CharDevice(_));
+        is_device && !self.archive && !self.devices
+    }
 }
 
 impl std::fmt::Debug for CopyInOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { archive, xattrs, .. } = self;
+        let Self { archive, devices, xattrs, .. } = self;
         f.debug_struct("CopyInOptions")
             .field("archive", archive)
+            .field("devices", devices)
             .field("xattrs", xattrs)
             .finish_non_exhaustive()
     }
@@ -97,6 +116,20 @@ pub struct Copied {
     pub bytes: u64,
     /// What could not be kept of them, in words.
     pub warnings: Vec<String>,
+    /// How many devices were left out, because neither [`CopyInOptions::archive`] nor [`CopyInOptions::devices`] was set.
+    pub devices_left_out: u64,
+    /// The first hundred of them.
+    pub left_out: Vec<LayerPath>,
+}
+
+impl Copied {
+    /// Counts a device that is not copied.
+    fn leave_out(&mut self, path: &LayerPath) {
+        if self.left_out.len() < 100 {
+            self.left_out.push(path.clone());
+        }
+        self.devices_left_out += 1;
+    }
 }
 
 /// Why something could not be copied in or out.
@@ -130,6 +163,20 @@ pub enum CopyError {
         found: &'static str,
         /// What was to be there.
         wanted: &'static str,
+    },
+    /// A device, a named pipe or a socket is where something was to be put. These are never replaced. Nothing was changed.
+    #[error("{path:?} is a {found}, which is never replaced; nothing was copied")]
+    Special {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// Another process keeps renaming or replacing what is at the destination.
+    #[error("{path:?} was replaced by another process during the copy")]
+    Disturbed {
+        /// The directory.
+        path: PathBuf,
     },
     /// A name cannot stand in a tar.
     #[error("{path:?} cannot be copied")]
@@ -207,7 +254,7 @@ pub fn copy_out(
 ///
 /// # Errors
 ///
-/// [`CopyError`]. Only [`CopyError::Io`] may come after something was changed in `into`.
+/// [`CopyError`]. Only [`CopyError::Io`] and [`CopyError::Disturbed`] may come after something was changed in `into`.
 pub(crate) fn copy_in(
     tar: impl Read,
     staging: &Dir,

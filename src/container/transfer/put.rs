@@ -1,16 +1,23 @@
 //! [`put`]: carries an unpacked tree over into a directory that is in use.
 //!
 //! Everything is compared with what is there before the first thing changes. After that each file comes whole, by a rename
-//! over what had its name; a directory that is there stays and becomes what the tree says of it. Nothing in the directory
-//! is followed.
+//! over what had its name, and a new directory with everything in it; a directory that is there stays and becomes what the
+//! tree says of it. Nothing in the directory is followed. Devices, pipes and sockets that are there are never replaced.
+//!
+//! The directory may belong to another user, who renames and links in it at any time. What is made gets its metadata where
+//! he cannot reach it (`fresh.rs`), and a directory that is there through a handle (`level.rs`).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
+use rustix::io::Errno;
+
+use super::level::Level;
 use super::{Copied, CopyError, CopyInOptions, without_rights};
-use crate::fs::{Dir, Error, FileType, Kind, Metadata, copy_content, unique_name};
+use crate::fs::{self, Dir, Error, FileType, Kind, Metadata, Stat, copy_content};
 use crate::path::LayerPath;
 use crate::stack::object::{self, Loss, Object, Style};
 use crate::stack::{Found, Stack, owner};
@@ -23,26 +30,32 @@ pub(super) fn put(
     privileged: bool,
     options: &CopyInOptions<'_>,
 ) -> Result<Copied, CopyError> {
-    check(tree, into)?;
+    check(tree, into, options)?;
     let style = Style { families: None, privileged };
     let mut putting = Putting {
         tree,
         into,
         implied,
         style,
-        archive: options.archive,
-        temporary: format!(".{}", unique_name()?),
-        parent: None,
+        options,
+        open: vec![Level::top(into)?],
+        building: None,
         linked: HashMap::new(),
-        directories: Vec::new(),
         copied: Copied::default(),
     };
-    tree.walk::<CopyError>(&mut |path, found| putting.add(path, found))?;
-    putting.finish()
+    let done = tree.walk::<CopyError>(&mut |path, found| putting.add(path, found));
+    match done.and_then(|()| putting.finish()) {
+        Ok(()) => Ok(putting.copied),
+        Err(error) => {
+            putting.clear();
+            Err(error)
+        }
+    }
 }
 
-/// Refuses to put a directory in place of something else, or something else in place of a directory.
-fn check(tree: &Stack<'_>, into: &Dir) -> Result<(), CopyError> {
+/// Refuses to put a directory in place of something else, something else in place of a directory, and anything in place
+/// of a device, a pipe or a socket.
+fn check(tree: &Stack<'_>, into: &Dir, options: &CopyInOptions<'_>) -> Result<(), CopyError> {
     // A directory that is not there yet: nothing below it is there either.
     let mut new: Option<LayerPath> = None;
     tree.walk::<CopyError>(&mut |path, found| {
@@ -52,17 +65,46 @@ fn check(tree: &Stack<'_>, into: &Dir) -> Result<(), CopyError> {
         match into.find(path.as_path())? {
             None if found.is_directory() => new = Some(path.clone()),
             None => {}
-            Some(there) if (there.kind == Kind::Directory) == found.is_directory() => {}
             Some(there) => {
-                return Err(CopyError::Replace {
-                    path: into.path_of(path.as_path()),
-                    found: described(there.kind),
-                    wanted: described(found.stat.kind),
-                });
+                if let Err(refusal) = may_replace(into, path.as_path(), &there, found) {
+                    let object = tree.object(path, found)?;
+                    if !options.leaves_out(&object.file_type) && !is_same_node(&object, &there) {
+                        return Err(refusal);
+                    }
+                }
             }
         }
         Ok(())
     })
+}
+
+/// Refuses to put what was `found` in place of what is `there`.
+fn may_replace(dir: &Dir, name: &Path, there: &Stat, found: &Found) -> Result<(), CopyError> {
+    if is_special(there.kind) {
+        return Err(CopyError::Special { path: dir.path_of(name), found: described(there.kind) });
+    }
+    if (there.kind == Kind::Directory) == found.is_directory() {
+        return Ok(());
+    }
+    Err(CopyError::Replace {
+        path: dir.path_of(name),
+        found: described(there.kind),
+        wanted: described(found.stat.kind),
+    })
+}
+
+fn is_special(kind: Kind) -> bool {
+    !matches!(kind, Kind::Directory | Kind::File | Kind::Symlink)
+}
+
+/// Whether `there` is the same device, or also a pipe.
+fn is_same_node(object: &Object, there: &Stat) -> bool {
+    match object.file_type {
+        FileType::Fifo => there.kind == Kind::Fifo,
+        FileType::CharDevice(device) => there.kind == Kind::CharDevice && there.node == device,
+        FileType::BlockDevice(device) => there.kind == Kind::BlockDevice && there.node == device,
+        _ => false,
+    }
 }
 
 fn described(kind: Kind) -> &'static str {
@@ -70,7 +112,10 @@ fn described(kind: Kind) -> &'static str {
         Kind::Directory => "directory",
         Kind::File => "file",
         Kind::Symlink => "symbolic link",
-        _ => "special file",
+        Kind::CharDevice => "character device",
+        Kind::BlockDevice => "block device",
+        Kind::Fifo => "named pipe",
+        Kind::Socket => "socket",
     }
 }
 
@@ -80,41 +125,79 @@ struct Putting<'a> {
     into: &'a Dir,
     implied: &'a [LayerPath],
     style: Style,
-    archive: bool,
-    /// What a file is called until it is whole.
-    temporary: String,
+    options: &'a CopyInOptions<'a>,
+    /// The directories from `into` down to the last that was there before.
+    open: Vec<Level>,
+    /// A new directory in the deepest of them.
+    building: Option<Building>,
+    /// Files with several names, by inode, and the first of them in `into`.
+    linked: HashMap<u64, LayerPath>,
+    copied: Copied,
+}
+
+/// A new directory that is filled before it gets its name.
+struct Building {
+    top: LayerPath,
+    /// It and those below it, parents before children. They get their metadata last, since whatever is put into them
+    /// changes it.
+    directories: Vec<(LayerPath, Metadata)>,
     /// The directory that was used last: the next name is mostly in the same one.
     parent: Option<(LayerPath, Dir)>,
-    /// Files with several names, by inode, and the first of them here.
-    linked: HashMap<u64, LayerPath>,
-    /// Parents before children. They get their metadata last, since whatever is put into them changes it.
-    directories: Vec<(LayerPath, Metadata)>,
-    copied: Copied,
 }
 
 impl Putting<'_> {
     fn add(&mut self, path: &LayerPath, found: &Found) -> Result<(), CopyError> {
-        self.copied.entries += 1;
-        let name = Path::new(OsStr::from_bytes(path.file_name().unwrap_or(b".")));
-        let parent_path = path.parent().unwrap_or_default();
-        let parent = match self.parent.take() {
-            Some(last) if last.0 == parent_path => last.1,
-            _ => self.into.open_dir(parent_path.as_path())?,
-        };
+        if self.building.as_ref().is_some_and(|new| !path.starts_with(&new.top)) {
+            self.place_directory()?;
+        }
         let mut object = self.tree.object(path, found)?;
+        if self.options.leaves_out(&object.file_type) {
+            self.copied.leave_out(path);
+            return Ok(());
+        }
+        self.copied.entries += 1;
         self.adapt(&mut object);
-        let done = if found.is_directory() {
-            self.directory(&parent, path, name, object.metadata)
-        } else {
-            self.file(&parent, path, name, found, &object)
-        };
-        self.parent = Some((parent_path, parent));
-        done
+        if self.building.is_some() {
+            return self.build(path, found, object);
+        }
+        let parent = path.parent().unwrap_or_default();
+        while self.level()?.path != parent {
+            self.leave()?;
+        }
+        let name = file_name(path);
+        let dir = self.open_level()?;
+        match dir.find(name)? {
+            Some(there) if is_same_node(&object, &there) => {
+                let meant = &object.metadata;
+                if (meant.mode, meant.uid, meant.gid) != (there.mode, there.uid, there.gid) {
+                    let warning =
+                        format!("{path}: the {} that is there stays as it is", described(there.kind));
+                    self.copied.warnings.push(warning);
+                }
+                Ok(())
+            }
+            Some(there) if found.is_directory() => {
+                may_replace(&dir, name, &there, found)?;
+                let metadata = self.implied.binary_search(path).is_err().then_some(object.metadata);
+                self.enter(path, &dir, metadata)
+            }
+            None if found.is_directory() => {
+                let top = path.clone();
+                self.building = Some(Building { top, directories: Vec::new(), parent: None });
+                self.build(path, found, object)
+            }
+            there => {
+                if let Some(there) = there {
+                    may_replace(&dir, name, &there, found)?;
+                }
+                self.file(path, found, &object)
+            }
+        }
     }
 
     /// Gives up the owner, with the rights that go with it, unless it is to be kept.
     fn adapt(&self, object: &mut Object) {
-        if self.archive {
+        if self.options.archive {
             return;
         }
         let metadata = &mut object.metadata;
@@ -126,55 +209,131 @@ impl Putting<'_> {
         }
     }
 
-    fn directory(
-        &mut self,
-        parent: &Dir,
-        path: &LayerPath,
-        name: &Path,
-        metadata: Metadata,
-    ) -> Result<(), CopyError> {
-        let implied = self.implied.binary_search(path).is_ok();
-        match parent.create_dir(name, 0o700) {
-            Err(error) if !error.is_exists() => return Err(error.into()),
-            // It stays as it is.
-            Err(_) if implied => return Ok(()),
+    /// The deepest directory that was there before.
+    fn level(&mut self) -> Result<&mut Level, CopyError> {
+        let disturbed = || CopyError::Disturbed { path: self.into.path_of("") };
+        self.open.last_mut().ok_or_else(disturbed)
+    }
+
+    fn open_level(&mut self) -> Result<Rc<Dir>, CopyError> {
+        let into = self.into;
+        self.level()?.open(into)
+    }
+
+    /// Goes on in the directory `path` of `parent`, which is there.
+    fn enter(&mut self, path: &LayerPath, parent: &Dir, metadata: Option<Metadata>) -> Result<(), CopyError> {
+        self.open.push(Level::enter(parent, path.clone(), metadata)?);
+        Level::spare_handles(&mut self.open, self.into)
+    }
+
+    /// Finishes the deepest directory that was there before.
+    fn leave(&mut self) -> Result<(), CopyError> {
+        let Some(mut level) = self.open.pop() else { return Ok(()) };
+        let dir = level.open(self.into)?;
+        if let Some(fresh) = level.fresh.take() {
+            fresh.remove(&dir)?;
+        }
+        if let Some(metadata) = &level.metadata {
             // What was recorded of it would go before what is set now.
-            Err(_) => parent.remove_xattr(name, owner::KEY)?,
-            Ok(()) => {}
+            dir.inode(".")?.remove_xattr(owner::KEY)?;
+            self.set_metadata(&dir, Path::new("."), &FileType::Directory, metadata, &level.path)?;
         }
-        self.directories.push((path.clone(), metadata));
         Ok(())
     }
 
-    fn file(
+    fn set_metadata(
         &mut self,
-        parent: &Dir,
+        dir: &Dir,
+        at: &Path,
+        file_type: &FileType,
+        metadata: &Metadata,
         path: &LayerPath,
-        name: &Path,
-        found: &Found,
-        object: &Object,
     ) -> Result<(), CopyError> {
-        let temporary = Path::new(&self.temporary).to_owned();
-        let first = self.linked.get(&found.stat.inode).filter(|_| found.stat.links > 1);
-        let made = match first {
-            Some(first) => self.into.hard_link(first.as_path(), parent, &temporary).map_err(CopyError::from),
-            None => self.make(parent, &temporary, path, found, object),
+        let mut lose = |loss: Loss| self.copied.warnings.push(loss.to_string());
+        Ok(object::set_metadata(dir, at, file_type, metadata, self.style, &mut lose, path)?)
+    }
+
+    /// Makes a file in a directory that was there before.
+    fn file(&mut self, path: &LayerPath, found: &Found, object: &Object) -> Result<(), CopyError> {
+        let fresh = self.fresh()?;
+        self.make(&fresh, file_name(path), path, found, object)?;
+        self.place(&fresh, path, found)
+    }
+
+    /// Makes something in a new directory.
+    fn build(&mut self, path: &LayerPath, found: &Found, object: Object) -> Result<(), CopyError> {
+        let parent_path = path.parent().unwrap_or_default();
+        let last = self.building.as_mut().and_then(|new| new.parent.take());
+        let parent = match last {
+            Some((at, dir)) if at == parent_path => dir,
+            _ => {
+                let inside = self.in_fresh(&parent_path)?;
+                self.fresh()?.open_dir(inside.as_path())?
+            }
         };
-        let placed = made.and_then(|()| Ok(parent.rename(&temporary, parent, name)?));
-        if placed.is_err()
-            && let Err(error) = parent.remove_file(&temporary)
-            && !error.is_not_found()
-        {
-            tracing::warn!(%error, "what was not copied to its end stays");
+        if found.is_directory() {
+            parent.create_dir(file_name(path), 0o700)?;
+        } else {
+            self.make(&parent, file_name(path), path, found, &object)?;
         }
-        placed?;
-        if found.stat.links > 1 {
-            self.linked.entry(found.stat.inode).or_insert_with(|| path.clone());
+        if let Some(new) = &mut self.building {
+            new.parent = Some((parent_path, parent));
+            if found.is_directory() {
+                new.directories.push((path.clone(), object.metadata));
+            }
         }
         Ok(())
     }
 
-    /// Makes `name` in `parent` what the tree has at `path`.
+    /// What `path` is called in the private directory of the deepest directory that was there before.
+    fn in_fresh(&mut self, path: &LayerPath) -> Result<LayerPath, CopyError> {
+        let above = self.level()?.path.components().count();
+        let below = path.components().skip(above);
+        Ok(below.fold(LayerPath::ROOT, |path, name| path.join(name)))
+    }
+
+    /// The private directory of the deepest directory that was there before.
+    fn fresh(&mut self) -> Result<Rc<Dir>, CopyError> {
+        let (into, bare) = (self.into, self.options.archive);
+        self.level()?.fresh(into, bare)
+    }
+
+    /// Finishes the new directories, the deepest first, and gives the topmost its name.
+    fn place_directory(&mut self) -> Result<(), CopyError> {
+        let Some(mut new) = self.building.take() else { return Ok(()) };
+        let fresh = self.fresh()?;
+        let mut time = None;
+        while let Some((path, metadata)) = new.directories.pop() {
+            let inside = self.in_fresh(&path)?;
+            time = Some(metadata.mtime);
+            self.set_metadata(&fresh, inside.as_path(), &FileType::Directory, &metadata, &path)?;
+        }
+        let (name, top) = (file_name(&new.top), fresh.inode(file_name(&new.top))?);
+        let parent = self.open_level()?;
+        match fresh.rename_new(name, &parent, name) {
+            // Not every file system can promise that.
+            Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => {
+                fresh.rename(name, &parent, name)?;
+            }
+            done => done?,
+        }
+        // Some file systems put something into a directory that moves.
+        if let Some(time) = time {
+            top.set_mtime(time)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a file that was made in `fresh` its name.
+    fn place(&mut self, fresh: &Dir, path: &LayerPath, found: &Found) -> Result<(), CopyError> {
+        let (parent, name) = (self.open_level()?, file_name(path));
+        if let Some(there) = parent.find(name)? {
+            may_replace(&parent, name, &there, found)?;
+        }
+        Ok(fresh.rename(name, &parent, name)?)
+    }
+
+    /// Makes `name` in `parent`, where nobody else can reach it, what the tree has at `path`.
     fn make(
         &mut self,
         parent: &Dir,
@@ -183,6 +342,9 @@ impl Putting<'_> {
         found: &Found,
         object: &Object,
     ) -> Result<(), CopyError> {
+        if found.stat.links > 1 && self.link(parent, name, path, found)? {
+            return Ok(());
+        }
         let Object { file_type, metadata, .. } = object;
         match file_type {
             FileType::File { size } => {
@@ -192,19 +354,65 @@ impl Putting<'_> {
             }
             other => object::create(parent, name, other)?,
         }
-        let mut lose = |loss: Loss| self.copied.warnings.push(loss.to_string());
-        object::set_metadata(parent, name, file_type, metadata, self.style, &mut lose, path)?;
+        self.set_metadata(parent, name, file_type, metadata, path)?;
+        if found.stat.links > 1 {
+            self.linked.insert(found.stat.inode, path.clone());
+        }
         Ok(())
     }
 
-    /// Finishes the directories, the deepest first.
-    fn finish(mut self) -> Result<Copied, CopyError> {
-        while let Some((path, metadata)) = self.directories.pop() {
-            let warnings = &mut self.copied.warnings;
-            let mut lose = |loss: Loss| warnings.push(loss.to_string());
-            let (at, kind) = (path.as_path(), FileType::Directory);
-            object::set_metadata(self.into, at, &kind, &metadata, self.style, &mut lose, &path)?;
+    /// Makes `name` in `parent` one more name of a file that was made before; false if there is none, or the file system
+    /// refuses.
+    fn link(
+        &mut self,
+        parent: &Dir,
+        name: &Path,
+        path: &LayerPath,
+        found: &Found,
+    ) -> Result<bool, CopyError> {
+        let Some(first) = self.linked.get(&found.stat.inode).cloned() else { return Ok(false) };
+        let linked: fs::Result<()> = if self.building.as_ref().is_some_and(|new| first.starts_with(&new.top))
+        {
+            let inside = self.in_fresh(&first)?;
+            self.fresh()?.hard_link(inside.as_path(), parent, name)
+        } else {
+            self.into.hard_link(first.as_path(), parent, name)
+        };
+        match linked {
+            Ok(()) => Ok(true),
+            // It lies on another file system, has too many names, may not be linked, or somebody took it away.
+            Err(error)
+                if matches!(error.errno(), Some(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::NOENT)) =>
+            {
+                let reason = &error.source;
+                self.copied.warnings.push(format!("{path}: not linked to {first}, but copied: {reason}"));
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(self.copied)
     }
+
+    /// Finishes what is open.
+    fn finish(&mut self) -> Result<(), CopyError> {
+        self.place_directory()?;
+        while !self.open.is_empty() {
+            self.leave()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what was not finished.
+    fn clear(&mut self) {
+        while let Some(mut level) = self.open.pop() {
+            let Some(fresh) = level.fresh.take() else { continue };
+            if let Err(error) = level.open(self.into).and_then(|dir| fresh.remove(&dir)) {
+                tracing::warn!(%error, "what was not copied to its end stays");
+            }
+        }
+    }
+}
+
+/// The last name of `path`.
+pub(super) fn file_name(path: &LayerPath) -> &Path {
+    Path::new(OsStr::from_bytes(path.file_name().unwrap_or(b".")))
 }

@@ -165,7 +165,11 @@ pub(crate) struct ChangesArgs {
 /// copy that cannot be read to its end changes nothing. In the container, symbolic links lead to places in the container.
 ///
 /// Modes, times and attributes are kept. Without -a what is copied in belongs to root, and what is copied out to you;
-/// set-user-id and set-group-id bits and capabilities of files are then left out.
+/// set-user-id and set-group-id bits and capabilities of files are then left out, and so are devices on the way out.
+///
+/// Files and symbolic links at the destination are replaced. A device, a named pipe or a socket never is: to write to a
+/// stream, copy to `-`, which gives a tar. The directory may belong to another user: nothing that is unfinished can be
+/// reached by him, and no file of his gets an owner or a mode from the copy.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -177,7 +181,7 @@ Examples:
   tar -c site | plywood cp - web:/srv
   plywood cp ./odd:name web:/tmp        # a colon in a name of this machine")]
 pub(crate) struct CpArgs {
-    /// Keep owners, set-user-id bits and capabilities
+    /// Keep owners, set-user-id bits, capabilities and devices
     #[arg(short, long)]
     pub(crate) archive: bool,
     /// If SRC is a symbolic link, copy what it leads to
