@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::bind;
+use super::bind::{self, Assumptions};
 use super::ensure::{Context, Ensured, Job, LayerSource, Made, Slot, Staged};
 use super::key::LayerKey;
-use super::record::{Assumed, Record};
+use super::record::Record;
 use super::store::{Layer, LayerError, LayerStore, State};
 use super::unpack::{Below, Losses, Unpacked};
 use crate::digest::{ChainId, DiffId};
@@ -28,8 +28,8 @@ pub fn agree(layers: &[Layer]) -> Result<bool, LayerError> {
             continue;
         }
         let below = Stack::new(layers[..height].iter().rev().map(|layer| &layer.tree));
-        let here = bind::assume(&below, record.assumed.iter().map(|assumed| &assumed.path))?;
-        if here.crosses_link || here.directories != record.assumed {
+        let here = bind::assume(&below, record.implied())?;
+        if !here.agree_with(&record.assumed) {
             return Ok(false);
         }
     }
@@ -109,9 +109,8 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         bound: LayerKey,
         layer: Layer,
     ) -> Result<Layer, LayerError> {
-        let paths = layer.record.assumed.iter().map(|assumed| &assumed.path);
-        let here = bind::assume(&self.stack(), paths)?;
-        if here.directories == layer.record.assumed && !here.crosses_link {
+        let here = bind::assume(&self.stack(), layer.record.implied())?;
+        if here.agree_with(&layer.record.assumed) {
             return Ok(layer);
         }
         // A variant would share its files, and so write to another's store.
@@ -122,7 +121,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
             again.discard()?;
             return self.unpack_on_base(source, bound, &alone);
         }
-        self.variant(bound, &layer, here.directories)
+        self.variant(bound, &layer, here)
     }
 
     /// Settles what a layer leaves open that was unpacked by itself.
@@ -141,14 +140,29 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
             }
         }
         if staged.unpacked.below_links.is_empty() {
-            let here = bind::assume(&self.stack(), &staged.unpacked.implied)?;
+            let here = bind::assume(&self.stack(), staged.unpacked.implied())?;
             if !here.crosses_link {
-                let Staged { dir, tree, mut unpacked, lock: _lock } = staged;
+                let Staged { dir, tree, mut unpacked, lock } = staged;
+                let (mut key, mut _lock) = (free, lock);
+                if !here.absent.is_empty() {
+                    // Without what this base does not have, it is not the layer that others can share. One lock goes
+                    // before the other is waited for.
+                    drop(_lock);
+                    (key, _lock) = (bound, Some(self.context.lock(bound)?));
+                    if let State::Good(layer) = self.context.store.seek(bound)? {
+                        dir.discard()?;
+                        return Ok(*layer);
+                    }
+                    bind::prune(&tree, &here.absent)?;
+                }
                 let abilities = self.context.abilities;
                 bind::apply(&tree, &here.directories, abilities, &mut unpacked.losses)?;
+                if !here.absent.is_empty() {
+                    unpacked.measure = None; // counted again when it is published
+                }
                 let record = self.context.record(source, &unpacked, here.directories);
-                let layer = self.context.publish(free, dir, record)?;
-                self.note(free, source.diff_id, Some(unpacked.losses));
+                let layer = self.context.publish(key, dir, record)?;
+                self.note(key, source.diff_id, Some(unpacked.losses));
                 return Ok(layer);
             }
         }
@@ -174,7 +188,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         let tree = LayerStore::stage_tree(&dir)?;
         let stack = self.stack();
         let unpacked = context.unpack(source, &tree, Some(&Below::new(&stack, alone)), None)?;
-        let assumed = bind::assume(&stack, &unpacked.implied)?.directories;
+        let assumed = bind::assume(&stack, unpacked.implied())?.directories;
         let record = context.record(source, &unpacked, assumed);
         let layer = context.publish(bound, dir, record)?;
         self.note(bound, source.diff_id, Some(unpacked.losses));
@@ -182,12 +196,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
     }
 
     /// Makes `layer` again with other assumptions, from its own files.
-    fn variant(
-        &mut self,
-        bound: LayerKey,
-        layer: &Layer,
-        assumed: Vec<Assumed>,
-    ) -> Result<Layer, LayerError> {
+    fn variant(&mut self, bound: LayerKey, layer: &Layer, here: Assumptions) -> Result<Layer, LayerError> {
         let context = self.context;
         let _lock = context.lock(bound)?;
         if let State::Good(layer) = context.store.seek(bound)? {
@@ -196,9 +205,13 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         let dir = context.work.directory()?;
         let tree = LayerStore::stage_tree(&dir)?;
         let mut losses = Losses::new(context.unpack.losses);
-        bind::variant(&layer.tree.dir, &tree, &assumed, context.abilities, &mut losses)?;
-        let mut record = Record { assumed, ..layer.record.clone() };
+        bind::variant(&layer.tree.dir, &tree, &here, context.abilities, &mut losses)?;
+        let is_smaller = !here.absent.is_empty();
+        let mut record = Record { assumed: here.directories, ..layer.record.clone() };
         record.written_in(context.store.session.as_ref());
+        if is_smaller {
+            record.measure = None;
+        }
         let made = context.publish(bound, dir, record)?;
         self.note(bound, layer.record.diff_id, Some(losses));
         Ok(made)

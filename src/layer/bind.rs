@@ -1,8 +1,10 @@
 //! What a layer takes from the layers below it: the looks of directories that it needs and does not describe.
 //!
 //! A layer whose assumptions hold on another base is shared there as it is. Where they do not, [`variant`] makes it
-//! again from the one that exists: the same files under second names, and directories of its own.
+//! again from the one that exists: the same files under second names, and directories of its own. A directory that
+//! holds nothing but deletions is left out where the base has no such directory. The shared layer has all of these.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,33 +14,48 @@ use rustix::io::Errno;
 use super::abilities::Abilities;
 use super::record::Assumed;
 use super::unpack::Losses;
-use crate::fs::{Context, Dir, FileType, Kind, Metadata, Result, Stat, copy_content};
+use crate::fs::{Context, Dir, FileType, Kind, Metadata, Optional, Result, Stat, copy_content};
 use crate::path::LayerPath;
-use crate::stack::{Stack, object, owner};
+use crate::stack::{Found, Stack, object, owner};
 
 /// What a base says of the directories that a layer does not describe.
 pub(super) struct Assumptions {
-    /// Every one of them. Where the base has no such directory it is a new one.
+    /// Every one of them that has to be in the layer. Where the base has no such directory it is a new one.
     pub(super) directories: Vec<Assumed>,
+    /// Directories that would only hold deletions, and that the base does not have. They must not be in the layer.
+    pub(super) absent: BTreeSet<LayerPath>,
     /// Whether one of them is a symlink in the base: then the layer's entries belong behind it, and the layer has to be
     /// unpacked again with the base in sight.
     pub(super) crosses_link: bool,
 }
 
-/// Asks `below` for the directories in `implied`.
+impl Assumptions {
+    /// Whether a layer that was made with the assumptions `assumed` is right here as it is.
+    pub(super) fn agree_with(&self, assumed: &[Assumed]) -> bool {
+        !self.crosses_link && self.absent.is_empty() && self.directories == assumed
+    }
+}
+
+/// Asks `below` for the directories in `implied`, each given with whether it exists only to hold deletions.
 pub(super) fn assume<'p>(
     below: &Stack<'_>,
-    implied: impl IntoIterator<Item = &'p LayerPath>,
+    implied: impl IntoIterator<Item = (&'p LayerPath, bool)>,
 ) -> Result<Assumptions> {
-    let mut assumptions = Assumptions { directories: Vec::new(), crosses_link: false };
-    for path in implied {
+    let mut assumptions =
+        Assumptions { directories: Vec::new(), absent: BTreeSet::new(), crosses_link: false };
+    for (path, holds_only_deletions) in implied {
         let found = below.lookup(path)?;
+        if holds_only_deletions && !found.as_ref().is_some_and(Found::is_directory) {
+            assumptions.crosses_link |= found.is_some_and(|found| found.stat.kind == Kind::Symlink);
+            assumptions.absent.insert(path.clone());
+            continue;
+        }
         let metadata = match &found {
             Some(found) if found.is_directory() => below.object(path, found)?.metadata,
             _ => Metadata::default_directory(),
         };
         assumptions.crosses_link |= found.is_some_and(|found| found.stat.kind == Kind::Symlink);
-        assumptions.directories.push(Assumed { path: path.clone(), metadata });
+        assumptions.directories.push(Assumed { path: path.clone(), metadata, holds_only_deletions });
     }
     Ok(assumptions)
 }
@@ -52,7 +69,7 @@ pub(super) fn apply(
 ) -> Result<()> {
     let mut lose = |loss| losses.add(loss);
     // Deepest first: as a plain user a directory may get a mode that keeps this process out.
-    for Assumed { path, metadata } in assumed.iter().rev() {
+    for Assumed { path, metadata, .. } in assumed.iter().rev() {
         let (at, style) = (path.as_path(), abilities.style());
         // It says something else about an owner that could not be set.
         tree.remove_xattr(at, owner::KEY)?;
@@ -61,15 +78,29 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Makes in `into`, a fresh directory, the layer `from` with other assumptions. `assumed` names the same directories as
-/// those that `from` was made with.
+/// Removes the directories `absent` from `tree`. They hold nothing but deletions and each other.
+pub(super) fn prune(tree: &Dir, absent: &BTreeSet<LayerPath>) -> Result<()> {
+    for path in absent {
+        let Some((parent, name)) = path.parent().zip(path.file_name()) else { continue };
+        // One of them may be gone with the one that it was in.
+        let Some(parent) = tree.open_dir(parent.as_path()).optional()? else { continue };
+        let mtime = parent.stat(".")?.mtime;
+        parent.remove_all(name)?;
+        parent.set_mtime(".", mtime)?;
+    }
+    Ok(())
+}
+
+/// Makes in `into`, a fresh directory, the layer `from` with other assumptions. `assumed` and `absent` together name the
+/// same directories as those that `from` was made with.
 pub(super) fn variant(
     from: &Dir,
     into: &Dir,
-    assumed: &[Assumed],
+    here: &Assumptions,
     abilities: Abilities,
     losses: &mut Losses,
 ) -> Result<()> {
+    let assumed = &here.directories;
     let mut directories = vec![LayerPath::ROOT];
     let mut next = 0;
     // Paths instead of handles: a layer decides how deep it is.
@@ -80,8 +111,12 @@ pub(super) fn variant(
             let name = Path::new(OsStr::from_bytes(&entry.name));
             let stat = source.stat(name)?;
             if stat.kind == Kind::Directory {
+                let path = path.join(&entry.name);
+                if here.absent.contains(&path) {
+                    continue;
+                }
                 target.create_dir(name, 0o700)?;
-                directories.push(path.join(&entry.name));
+                directories.push(path);
             } else {
                 match source.hard_link(name, &target, name) {
                     // The file system counts no further, or does not let this process link this file.

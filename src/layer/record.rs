@@ -104,6 +104,8 @@ pub struct Assumed {
     pub path: LayerPath,
     /// What the nearest layer below says of it; [`Metadata::default_directory`] if none has it.
     pub metadata: Metadata,
+    /// Whether it is in the layer only to hold deletions. A base that has no such directory needs the layer without it.
+    pub holds_only_deletions: bool,
 }
 
 /// Why a `layer.json` cannot be used.
@@ -189,6 +191,11 @@ impl Record {
         self.file_system = session.map(|session| session.file_system.clone());
     }
 
+    /// The directories that the layer does not describe, each with whether it exists only to hold deletions.
+    pub(super) fn implied(&self) -> impl Iterator<Item = (&LayerPath, bool)> {
+        self.assumed.iter().map(|assumed| (&assumed.path, assumed.holds_only_deletions))
+    }
+
     /// Reads the content of a `layer.json`.
     ///
     /// # Errors
@@ -272,10 +279,12 @@ struct AssumedText {
     mtime: (i64, u32),
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     xattrs: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    holds_only_deletions: bool,
 }
 
 impl From<Assumed> for AssumedText {
-    fn from(Assumed { path, metadata }: Assumed) -> Self {
+    fn from(Assumed { path, metadata, holds_only_deletions }: Assumed) -> Self {
         let xattrs = metadata.xattrs.iter().map(|(name, value)| (escape(name), escape(value))).collect();
         Self {
             path: escape(path.as_bytes()),
@@ -284,6 +293,7 @@ impl From<Assumed> for AssumedText {
             gid: metadata.gid,
             mtime: (metadata.mtime.seconds, metadata.mtime.nanos),
             xattrs,
+            holds_only_deletions,
         }
     }
 }
@@ -306,7 +316,7 @@ impl TryFrom<AssumedText> for Assumed {
             mtime: Timestamp { seconds: text.mtime.0, nanos: text.mtime.1 },
             xattrs,
         };
-        Ok(Self { path, metadata })
+        Ok(Self { path, metadata, holds_only_deletions: text.holds_only_deletions })
     }
 }
 
@@ -338,7 +348,8 @@ mod tests {
         let mut metadata = Metadata { mode: 0o2711, uid: 1, gid: 2, ..Metadata::default() };
         metadata.mtime = Timestamp { seconds: -1, nanos: 5 };
         metadata.xattrs.insert(b"user.x\xff".to_vec(), b"\0\\".to_vec());
-        record.assumed.push(Assumed { path: LayerPath::parse(b"usr/\xfe").unwrap(), metadata });
+        let path = LayerPath::parse(b"usr/\xfe").unwrap();
+        record.assumed.push(Assumed { path, metadata, holds_only_deletions: true });
         record
     }
 

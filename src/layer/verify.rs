@@ -59,7 +59,10 @@ pub fn layer_differences(expected: &Layer, found: &Layer, most: usize) -> Result
             [made, kept].into_iter().flat_map(|record| &record.assumed).map(|one| one.path.clone()).collect()
         }
     };
-    let trees = differences_but(&expected.tree, &found.tree, most, open)?;
+    let absent = [made, kept].into_iter().flat_map(|record| &record.assumed);
+    let absent = absent.filter(|one| one.holds_only_deletions && open.contains(&one.path));
+    let absent = absent.map(|one| one.path.clone()).collect();
+    let trees = differences_but(&expected.tree, &found.tree, most, open, absent)?;
     said.extend(trees.iter().map(ToString::to_string));
     Ok(said)
 }
@@ -70,19 +73,21 @@ pub fn layer_differences(expected: &Layer, found: &Layer, most: usize) -> Result
 ///
 /// [`Error`](crate::fs::Error) if something cannot be read.
 pub fn differences(expected: &Tree, found: &Tree, most: usize) -> Result<Vec<Difference>> {
-    differences_but(expected, found, most, BTreeSet::new())
+    differences_but(expected, found, most, BTreeSet::new(), BTreeSet::new())
 }
 
-/// The same, whatever the directories in `open` are like.
+/// Compares as [`differences`], whatever the directories in `open` are like. Those in `absent` may be missing from either.
 fn differences_but(
     expected: &Tree,
     found: &Tree,
     most: usize,
     open: BTreeSet<LayerPath>,
+    absent: BTreeSet<LayerPath>,
 ) -> Result<Vec<Difference>> {
     let mut comparison = Comparison {
         most,
         open,
+        absent,
         differences: Vec::new(),
         links: BTreeMap::new(),
         buffers: [(); 2].map(|()| vec![0; 128 << 10]),
@@ -101,6 +106,8 @@ struct Comparison {
     most: usize,
     /// Directories that may be as they like.
     open: BTreeSet<LayerPath>,
+    /// Directories that hold nothing but deletions and may be missing.
+    absent: BTreeSet<LayerPath>,
     differences: Vec<Difference>,
     /// The inode that stands for an inode of the other tree, for files with several names.
     links: BTreeMap<u64, u64>,
@@ -170,6 +177,7 @@ impl Comparison {
             let path = path.join(name);
             match (expected.contains(name), found.contains(name)) {
                 (true, true) => self.objects(dirs, OsStr::from_bytes(name), &path)?,
+                _ if expected.contains(name) != found.contains(name) && self.absent.contains(&path) => {}
                 (true, false) => self.differs(&path, "is missing"),
                 (false, _) => self.differs(&path, "does not belong there"),
             }

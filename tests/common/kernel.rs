@@ -110,6 +110,41 @@ fn unpack(tar: &Path, into: &Path, lowers: &[PathBuf]) {
     let declared = declared(tar);
     let mut paths = vec![PathBuf::new()];
     walk(into, Path::new(""), &mut paths);
+    // What only markers made, and the layers below do not have, is no directory.
+    let mut absent: Vec<PathBuf> = Vec::new();
+    for path in paths.iter().filter(|path| !path.as_os_str().is_empty() && is_dir(&into.join(path))) {
+        let inside = || paths.iter().filter(|other| *other != path && other.starts_with(path));
+        let is_marker =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh."));
+        let is_made_by_markers = !declared.contains(path)
+            && inside()
+                .all(|other| is_marker(other) || is_dir(&into.join(other)) && !declared.contains(other));
+        let whiteout = |path: &Path| {
+            let name = [b".wh.".as_slice(), path.file_name().unwrap_or_default().as_bytes()].concat();
+            path.with_file_name(std::ffi::OsString::from_vec(name))
+        };
+        let is_deleted = paths.contains(&whiteout(path));
+        let is_hidden = path.ancestors().skip(1).any(|above| {
+            paths.contains(&above.join(".wh..wh..opq"))
+                || !above.as_os_str().is_empty() && paths.contains(&whiteout(above))
+        });
+        let is_opaque = inside().any(|other| other.file_name().is_some_and(|name| name == ".wh..wh..opq"));
+        let is_below = !is_hidden && lookup(lowers, path).is_some_and(|below| is_dir(&below));
+        if is_made_by_markers && (is_deleted || !is_opaque && !is_below) {
+            absent.push(path.clone());
+        }
+    }
+    let is_there = |path: &PathBuf| fs::symlink_metadata(into.join(path)).is_ok();
+    let parents: Vec<_> = paths.iter().filter(|path| is_dir(&into.join(path))).cloned().collect();
+    let kept: Vec<_> =
+        parents.iter().map(|path| (path, fs::symlink_metadata(into.join(path)).unwrap())).collect();
+    for path in absent.iter().filter(|path| is_dir(&into.join(path))) {
+        fs::remove_dir_all(into.join(path)).unwrap();
+    }
+    for (path, metadata) in kept.into_iter().rev().filter(|(path, _)| is_there(path)) {
+        set_mtime(&into.join(path), &metadata);
+    }
+    paths.retain(is_there);
     // Turning markers into marks changes the times of directories, which are set again at the end.
     let times: Vec<_> = paths
         .iter()

@@ -2,7 +2,7 @@
 //!
 //! It takes the entries that a test wrote, not the tar, and knows no disk. Each layer is applied in two steps, because
 //! deletions act on what lies below and never on the layer they stand in: first its whiteouts, then its entries in
-//! order. What must be refused (names that climb, links to nothing) is not its business: it panics.
+//! order. A whiteout makes no directory. An opaque marker makes its own, unless the layer deletes that. What must be refused (names that climb, links to nothing) is not its business: it panics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -36,6 +36,7 @@ impl Default for Model {
 impl Model {
     /// Puts one more layer on top.
     pub fn apply(&mut self, layer: &[Entry]) {
+        let before = self.names.clone();
         for entry in layer {
             self.delete(&clean(&entry.name));
         }
@@ -56,14 +57,15 @@ impl Model {
                 continue;
             }
             let is_whiteout = base(&path).starts_with(b".wh.");
-            if is_whiteout && base(&path) != b".wh..wh..opq" && self.is_covered(&path, &fresh) {
+            if is_whiteout {
+                let directory = path.parent().expect("a whiteout has a directory");
+                let covered = self.is_covered(&path, &fresh);
+                if base(&path) == b".wh..wh..opq" && (covered || !is_deleted(directory, layer)) {
+                    self.place(&path);
+                }
                 continue;
             }
             let place = self.place(&path);
-            if is_whiteout {
-                // Gone before; but the directory that it stands in is there.
-                continue;
-            }
             if let EntryKind::Link(target) = &entry.kind {
                 if !self.link(&place, &clean(target), &mut fresh, &mut copied_up, &aside) {
                     later.push((place, clean(target)));
@@ -86,7 +88,17 @@ impl Model {
             }
         }
         for (place, target) in later {
-            let found = self.link(&place, &target, &mut fresh, &mut copied_up, &aside);
+            let mut found = self.link(&place, &target, &mut fresh, &mut copied_up, &aside);
+            // Only a name that this layer deletes is left.
+            if let (false, Some(&inode)) = (found, before.get(&target)) {
+                let copy = *copied_up.entry(inode).or_insert_with(|| {
+                    self.inodes.push(self.inodes[inode].clone());
+                    self.inodes.len() - 1
+                });
+                self.remove(&place);
+                self.names.insert(place.clone(), copy);
+                found = true;
+            }
             assert!(found, "{} links to {}, which is nowhere", place.display(), target.display());
         }
     }
@@ -212,6 +224,18 @@ impl Model {
         self.inodes.push(node);
         self.inodes.len() - 1
     }
+}
+
+/// Whether `layer` deletes `directory`, and no entry of it makes that directory again.
+fn is_deleted(directory: &Path, layer: &[Entry]) -> bool {
+    directory.ancestors().any(|above| {
+        let whiteout = above.file_name().map(|name| {
+            above.with_file_name(OsStr::from_bytes(&[b".wh.".as_slice(), name.as_bytes()].concat()))
+        });
+        let entries = || layer.iter().map(|entry| clean(&entry.name));
+        entries().any(|entry| Some(entry) == whiteout)
+            && !entries().any(|entry| !base(&entry).starts_with(b".wh.") && entry.starts_with(above))
+    })
 }
 
 fn undeclared_directory() -> Node {

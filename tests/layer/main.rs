@@ -6,6 +6,7 @@
 mod common;
 
 mod attributes;
+mod deletions;
 mod holes;
 mod lab;
 mod laws;

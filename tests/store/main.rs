@@ -12,6 +12,7 @@ mod conformance;
 mod containers;
 mod convert;
 mod copies;
+mod deletions;
 mod fetching;
 mod filesystems;
 mod fixture;

@@ -124,23 +124,8 @@ impl<'a> Unpacker<'a> {
             EntryKind::File { .. } => return self.file(of, &metadata, kind.size(), tar),
             EntryKind::AufsLink { size } => return self.set_aside(of, &metadata, size, tar),
             EntryKind::HardLink(target) => return self.hard_link(of, target),
-            EntryKind::Opaque => {
-                let place = self.places.directory(&path, of)?;
-                self.places.remember(&place.path, of)?;
-                self.places.deletions.opaque.insert(place.path.clone());
-                return Ok(());
-            }
-            EntryKind::Whiteout => {
-                let (parent, name) = split(&path);
-                // umoci deletes what was in a directory also where the layer has a file or a link instead.
-                if self.places.is_covered(&parent)? {
-                    return Ok(());
-                }
-                let place = self.places.directory(&parent, of)?;
-                self.places.remember(&path, of)?;
-                self.places.deletions.whiteouts.insert(place.path.join(name));
-                return Ok(());
-            }
+            EntryKind::Opaque => return self.opaque(of),
+            EntryKind::Whiteout => return self.whiteout(of),
             EntryKind::CharDevice(DeviceNumber::WHITEOUT) => {
                 return Err(UnpackError::WhiteoutDevice { index, path });
             }
@@ -231,6 +216,7 @@ impl<'a> Unpacker<'a> {
         let (parent, name) = split(of.path);
         let place = self.places.directory(&parent, of)?;
         let path = place.path.join(name);
+        self.places.forget_markers(&path);
         let aside = self.aside.as_ref().and_then(|aside| Some((aside.files.get(&target)?, &aside.dir)));
         if let Some((kept, dir)) = aside {
             let (kept, dir) = (kept.clone(), dir.try_clone()?);

@@ -1,15 +1,13 @@
-//! The end of unpacking: deletions, which act on lower layers only and so are settled by what this layer holds, and the
-//! metadata of directories, deepest first.
+//! The end of unpacking: opaque directories, and the metadata of directories, deepest first. `deletions.rs` has the
+//! whiteouts.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::content::BLOCK;
 use super::entries::Unpacker;
 use super::error::UnpackError;
 use super::{First, Unpacked};
-use crate::fs::{FileType, Metadata, Optional};
+use crate::fs::{FileType, Metadata};
 use crate::layer::Measure;
 use crate::path::LayerPath;
 
@@ -18,12 +16,15 @@ impl Unpacker<'_> {
     pub(super) fn finish(mut self) -> Result<Unpacked, UnpackError> {
         let below_links = self.make_waiting_links()?;
         self.remove_aside()?;
+        let without_directory = self.make_opaque_directories()?;
         let opaque = self.mark_opaque()?;
-        self.mark_deleted(&opaque.tops)?;
+        let deletion_parents = self.mark_deleted(&opaque.tops)?;
         self.set_directory_metadata()?;
         let root = self.root.clone().unwrap_or_else(Metadata::default_directory);
         self.set_metadata(self.places.root, Path::new("."), &FileType::Directory, &root, &LayerPath::ROOT)?;
-        let implied = opaque.implied;
+        let mut implied = opaque.implied;
+        implied.extend(deletion_parents.iter().cloned());
+        implied.sort_unstable();
         let directories = 1 + self.places.known.len() as u64;
         Ok(Unpacked {
             entries: self.entries,
@@ -35,9 +36,14 @@ impl Unpacker<'_> {
             declares_root: self.root.is_some(),
             highest_ids: self.highest_ids,
             implied,
+            deletion_parents,
             below_links,
             losses: self.losses,
-            first: First { deletions: self.places.deletions, directories: self.places.known },
+            first: First {
+                deletions: self.places.deletions,
+                directories: self.places.known,
+                without_directory,
+            },
         })
     }
 
@@ -64,32 +70,6 @@ impl Unpacker<'_> {
             }
         }
         Ok(opaque)
-    }
-
-    /// Makes the whiteouts of names that this layer does not have itself, in directories that are not opaque.
-    fn mark_deleted(&mut self, opaque: &[LayerPath]) -> Result<(), UnpackError> {
-        let mut opaque = opaque.iter().peekable();
-        let mut top: Option<&LayerPath> = None;
-        for path in &self.places.deletions.whiteouts {
-            // Both run in order: the last top at or before the path is the only one that it can lie below.
-            while let Some(next) = opaque.next_if(|next| *next <= path) {
-                top = Some(next);
-            }
-            if top.is_some_and(|top| path.starts_with(top)) {
-                continue;
-            }
-            let Some((parent, name)) = path.parent().zip(path.file_name()) else { continue };
-            if !self.places.is_directory(&parent) {
-                continue; // the layer has something else there, which hides all
-            }
-            if self.places.root.stat(path.as_path()).optional()?.is_some() {
-                continue;
-            }
-            let name = Path::new(OsStr::from_bytes(name));
-            self.abilities.families.whiteout(self.places.root, parent.as_path(), name)?;
-            self.measure.names += 1;
-        }
-        Ok(())
     }
 
     /// Gives every directory below the root its metadata. What was made or removed in one has changed its time until

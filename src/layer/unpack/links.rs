@@ -62,23 +62,45 @@ impl Unpacker<'_> {
         in_chain: &mut BTreeSet<LayerPath>,
     ) -> Result<Outcome, UnpackError> {
         let refuse = |reason| Err(refused(of, &link.target, reason));
-        let Some(found) = self.places.locate(&link.target, of)? else { return refuse("does not exist") };
-        if found == *of.path {
-            return refuse("is the link itself");
+        if let Some(found) = self.places.locate(&link.target, of)? {
+            if found == *of.path {
+                return refuse("is the link itself");
+            }
+            if self.places.waiting.contains_key(&found) {
+                return match in_chain.insert(of.path.clone()) {
+                    true => Ok(Outcome::After(found)),
+                    false => refuse("is a circle of links"),
+                };
+            }
+            if self.link(of, &link.target, &found, of.path)?
+                || self.link_below(of, &link.target, &found, of.path)?
+            {
+                return Ok(Outcome::Made);
+            }
         }
-        if self.places.waiting.contains_key(&found) {
-            return match in_chain.insert(of.path.clone()) {
-                true => Ok(Outcome::After(found)),
-                false => refuse("is a circle of links"),
-            };
+        match self.link_deleted(of, &link.target, of.path)? {
+            true => Ok(Outcome::Made),
+            false => refuse("does not exist"),
         }
-        let made = self.link(of, &link.target, &found, of.path)?
-            || self.link_below(of, &link.target, &found, of.path)?;
-        if made { Ok(Outcome::Made) } else { refuse("does not exist") }
     }
 
-    /// Makes `path` another name of the file `found` of the layers below, which comes into this layer by that; `false` if
-    /// they are not known or have no such file.
+    /// Makes `path` a name of the file below that `target` leads to and that this layer deletes. Only the new names stay.
+    fn link_deleted(
+        &mut self,
+        of: Of<'_>,
+        target: &LayerPath,
+        path: &LayerPath,
+    ) -> Result<bool, UnpackError> {
+        match self.places.locate_deleted(target, of)? {
+            Some(found) if found != *path && self.places.is_deleted(&found) => {
+                self.copy_up_and_link(of, target, &found, &[path])
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Makes `path` another name of the file `found` of the layers below. As `link(2)` in the mounted root does, this copies
+    /// the file up under both names. Returns `false` if the layers below are not known or have no such file.
     pub(super) fn link_below(
         &mut self,
         of: Of<'_>,
@@ -86,8 +108,22 @@ impl Unpacker<'_> {
         found: &LayerPath,
         path: &LayerPath,
     ) -> Result<bool, UnpackError> {
+        if self.places.is_deleted(found) {
+            return Ok(false);
+        }
+        self.copy_up_and_link(of, target, found, &[found, path])
+    }
+
+    /// Copies the file `found` of the layers below into this layer, under `names`.
+    fn copy_up_and_link(
+        &mut self,
+        of: Of<'_>,
+        target: &LayerPath,
+        found: &LayerPath,
+        names: &[&LayerPath],
+    ) -> Result<bool, UnpackError> {
         let Some(below) = self.places.below else { return Ok(false) };
-        if self.places.waiting.contains_key(found) || self.places.is_deleted(found) {
+        if self.places.waiting.contains_key(found) || self.places.deletions.replace(found) {
             return Ok(false);
         }
         let Some(lower) = below.stack.lookup(found)? else { return Ok(false) };
@@ -106,7 +142,7 @@ impl Unpacker<'_> {
                 copy
             }
         };
-        for name in [found, path] {
+        for name in names {
             let (parent, base) = split(name);
             let place = self.places.directory(&parent, of)?;
             self.places.clear(&place.dir, &place.path.join(base))?;

@@ -10,6 +10,7 @@
 
 mod ahead;
 mod content;
+mod deletions;
 mod entries;
 mod error;
 mod files;
@@ -117,12 +118,22 @@ pub struct Unpacked {
     /// Directories that the layer needs and does not describe, sorted; they are `0755 0:0` at the epoch unless the layers
     /// below were given. New directories, which take nothing from below, are not among them.
     pub implied: Vec<LayerPath>,
+    /// Those of them that exist only to hold deletions. Where the layers below have no such directory, there is nothing to
+    /// delete, and a root must not show the directory.
+    pub deletion_parents: BTreeSet<LayerPath>,
     /// Hard links to what had not come yet: either it came later, or it is a file below, in which case the link was not
     /// made. Only where the layers below were not given; then the layer has to be unpacked again with them.
     pub below_links: Vec<BelowLink>,
     /// What this file system or this process could not hold.
     pub losses: Losses,
     first: First,
+}
+
+impl Unpacked {
+    /// The implied directories, each with whether it exists only to hold deletions.
+    pub(super) fn implied(&self) -> impl Iterator<Item = (&LayerPath, bool)> {
+        self.implied.iter().map(|path| (path, self.deletion_parents.contains(path)))
+    }
 }
 
 /// A hard link that is to a file of a lower layer, if there is one.
@@ -180,6 +191,8 @@ struct First {
     deletions: Deletions,
     /// Its directories; `None` for those that it does not describe.
     directories: BTreeMap<LayerPath, Option<Metadata>>,
+    /// Directories that have an opaque marker, that the layer deletes, and that no entry makes.
+    without_directory: BTreeSet<LayerPath>,
 }
 
 impl First {
@@ -341,7 +354,7 @@ fn unpack_from<R: Read>(
     let mut unpacked = unpacker.finish()?;
     if let Some(below) = below {
         // A name that is a link below was followed, so none is left to stand in the way.
-        let assumed = bind::assume(below.stack, &unpacked.implied)?;
+        let assumed = bind::assume(below.stack, unpacked.implied())?;
         bind::apply(into, &assumed.directories, abilities, &mut unpacked.losses)?;
     }
     Ok((unpacked, tar.into_inner()))

@@ -6,7 +6,7 @@
 //! whatever the archive says and in whichever order.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -92,6 +92,11 @@ pub(super) struct Places<'a> {
     pub(super) known: BTreeMap<LayerPath, Option<Metadata>>,
     /// What the layer deletes.
     pub(super) deletions: Deletions,
+    /// Directories that hold deletions and were no directories of this layer when those came. Only memory is reserved for
+    /// them: the end of the layer decides whether they are made (`deletions.rs`).
+    pub(super) deletion_parents: BTreeSet<LayerPath>,
+    /// Opaque markers in directories that were no directories of this layer when they came, with their entries.
+    pub(super) opaque_markers: BTreeMap<LayerPath, u64>,
     /// Hard links that wait for their target: name, and what is known of them.
     pub(super) waiting: BTreeMap<LayerPath, Waiting>,
     /// Whether something was taken away again, so that counting what was made does not tell what is there.
@@ -117,6 +122,8 @@ pub(super) struct Waiting {
 enum Missing {
     Make,
     Leave,
+    /// Names that this layer deletes are not missing.
+    LeaveAndIgnoreDeletions,
 }
 
 /// An entry on its way to its place, for messages.
@@ -145,6 +152,8 @@ impl<'a> Places<'a> {
             below,
             known: BTreeMap::new(),
             deletions: Deletions::default(),
+            deletion_parents: BTreeSet::new(),
+            opaque_markers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             recount: false,
             memory: limits.layer_memory,
@@ -169,6 +178,20 @@ impl<'a> Places<'a> {
             }
             None => Err(of.exceeds("layer_memory", self.limit)),
         }
+    }
+
+    /// Makes room for the directories on the way to the deletion of `path`, in case they have to be made for it.
+    pub(super) fn reserve_parents(&mut self, path: &LayerPath, of: Of<'_>) -> Result<(), UnpackError> {
+        let mut next = path.parent();
+        while let Some(parent) = next.filter(|parent| !self.is_directory(parent)) {
+            if self.deletion_parents.contains(&parent) {
+                break;
+            }
+            self.take(4 * parent.as_bytes().len() + 2 * ITEM, of)?;
+            next = parent.parent();
+            self.deletion_parents.insert(parent);
+        }
+        Ok(())
     }
 
     /// Remembers a directory, and what the layer says of it.
@@ -224,13 +247,31 @@ impl<'a> Places<'a> {
     /// Where `path` leads as a process in the root would see it, its last component not followed; `None` if a directory
     /// on the way is missing. It may be in this layer or below, and need not exist.
     pub(super) fn locate(&mut self, path: &LayerPath, of: Of<'_>) -> Result<Option<LayerPath>, UnpackError> {
+        self.locate_with(path, Missing::Leave, of)
+    }
+
+    /// Where `path` leads, as [`Places::locate`], if the deletions of this layer are left out of account.
+    pub(super) fn locate_deleted(
+        &mut self,
+        path: &LayerPath,
+        of: Of<'_>,
+    ) -> Result<Option<LayerPath>, UnpackError> {
+        self.locate_with(path, Missing::LeaveAndIgnoreDeletions, of)
+    }
+
+    fn locate_with(
+        &mut self,
+        path: &LayerPath,
+        missing: Missing,
+        of: Of<'_>,
+    ) -> Result<Option<LayerPath>, UnpackError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(Some(LayerPath::ROOT));
         };
         if self.is_directory(&parent) {
             return Ok(Some(path.clone()));
         }
-        Ok(self.resolve(&parent, Missing::Leave, of)?.map(|parent| parent.join(name)))
+        Ok(self.resolve(&parent, missing, of)?.map(|parent| parent.join(name)))
     }
 
     /// Makes the directory `path`, which lies in `parent`, taking away the file that the layer has had there.
@@ -276,9 +317,16 @@ impl<'a> Places<'a> {
 
     /// Forgets a hard link that waits to become `name` in `parent`, since that exists now: the last entry wins.
     pub(super) fn supersede(&mut self, parent: &LayerPath, name: &[u8]) {
-        if !self.waiting.is_empty() {
-            self.waiting.remove(&parent.join(name));
+        if !self.waiting.is_empty() || !self.opaque_markers.is_empty() {
+            let path = parent.join(name);
+            self.waiting.remove(&path);
+            self.forget_markers(&path);
         }
+    }
+
+    /// Forgets opaque markers at and below `path`, where something else than a directory is now.
+    pub(super) fn forget_markers(&mut self, path: &LayerPath) {
+        remove_subtree(&mut self.opaque_markers, path);
     }
 
     /// Follows `path` to a directory.
@@ -309,7 +357,7 @@ impl<'a> Places<'a> {
                 at = next;
                 continue;
             }
-            match self.found(&at, &next)? {
+            match self.found(&at, &next, missing)? {
                 Some(FileType::Symlink(target)) => {
                     links += 1;
                     if links > LINKS {
@@ -320,8 +368,8 @@ impl<'a> Places<'a> {
                     }
                     todo.extend(target.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec));
                 }
-                Some(FileType::Directory) if missing == Missing::Leave => at = next,
-                _ if missing == Missing::Leave => return Ok(None),
+                Some(FileType::Directory) if missing != Missing::Make => at = next,
+                _ if missing != Missing::Make => return Ok(None),
                 _ => {
                     let parent = self.root.open_dir(at.as_path())?;
                     self.make(&parent, &next, of)?;
@@ -333,7 +381,12 @@ impl<'a> Places<'a> {
     }
 
     /// What `path` in the directory `parent` is, in this layer or below; it is no directory of this layer.
-    fn found(&self, parent: &LayerPath, path: &LayerPath) -> Result<Option<FileType>, UnpackError> {
+    fn found(
+        &self,
+        parent: &LayerPath,
+        path: &LayerPath,
+        missing: Missing,
+    ) -> Result<Option<FileType>, UnpackError> {
         let here = if self.is_directory(parent) { self.root.stat(path.as_path()).optional()? } else { None };
         if let Some(stat) = here {
             return Ok(Some(match stat.kind {
@@ -342,7 +395,11 @@ impl<'a> Places<'a> {
             }));
         }
         let Some(below) = self.below else { return Ok(None) };
-        if self.is_deleted(path) {
+        let is_hidden = match missing {
+            Missing::LeaveAndIgnoreDeletions => self.deletions.replace(path),
+            Missing::Make | Missing::Leave => self.is_deleted(path),
+        };
+        if is_hidden {
             return Ok(None);
         }
         match below.stack.lookup(path)? {
@@ -364,8 +421,13 @@ impl<'a> Places<'a> {
 impl Deletions {
     /// Whether what the layers below have at `path` is deleted or replaced.
     pub(super) fn hide(&self, path: &LayerPath) -> bool {
+        self.delete(path) || self.replace(path)
+    }
+
+    /// Whether a directory of this layer replaced what the layers below have at `path`, or above it.
+    pub(super) fn replace(&self, path: &LayerPath) -> bool {
         let replaced = |path: &LayerPath| self.replaced.contains(path);
-        self.delete(path) || replaced(path) || path.ancestors().any(|above| replaced(&above))
+        !self.replaced.is_empty() && (replaced(path) || path.ancestors().any(|above| replaced(&above)))
     }
 
     /// Whether what the layers below have at `path` is deleted.
