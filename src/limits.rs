@@ -50,6 +50,9 @@ pub struct Limits {
     /// Bytes of memory that all JSON documents of one archive may take, by the same estimate; what is listed twice
     /// counts twice. Default 256 MiB: thousands of images.
     pub documents_memory: u64,
+    /// Bytes of the answer of an authorization server of a registry. Default 64 KiB: tokens have a few KiB; it is held in
+    /// memory.
+    pub token_bytes: u64,
     /// Depth of nested arrays and objects in a JSON document. Default 64.
     pub json_depth: usize,
     /// Layers of one image. Default 4096; no engine makes more than a few hundred.
@@ -80,6 +83,7 @@ impl Default for Limits {
             json_bytes: 20 << 20,
             json_memory: 64 << 20,
             documents_memory: 256 << 20,
+            token_bytes: 64 << 10,
             json_depth: 64,
             layers: 4096,
             index_depth: 8,

@@ -1,19 +1,21 @@
 //! [`Grant`]: what a registry is shown so that it allows something, and how that is had.
 //!
-//! Nothing is shown to a registry that does not ask. One that does names its authorization server or wants the password itself:
-//! oci-client sees to both. What it cannot do, to exchange an identity token, is done here.
+//! Nothing is shown to a registry that does not ask. One that does names its authorization server, which gives tokens, or wants the
+//! password itself ([tokens](https://distribution.github.io/distribution/spec/auth/token/), [identity
+//! tokens](https://distribution.github.io/distribution/spec/auth/oauth/)).
+//!
+//! A secret goes to an authorization server over https, or on this machine, or on the host of a registry that the caller reaches
+//! in plain http; and no redirect is followed with it.
 
 use std::sync::PoisonError;
 
-use oci_client::RegistryOperation;
-use oci_client::errors::OciDistributionError;
-use oci_client::secrets::RegistryAuth;
-use oci_client::token_cache::{RegistryToken, RegistryTokenType};
-use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Url};
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, RequestBuilder, Url};
 use serde::Deserialize;
 
-use super::host::{Answer, Complaint, send};
+use super::challenge::Challenge;
+use super::http::{Answer, Call, Complaint, Fault, body, call, is_loopback, within};
 use super::{Credentials, RegistryError, Repository};
 
 /// What is shown with each request.
@@ -22,7 +24,10 @@ pub(super) enum Grant {
     #[default]
     Nothing,
     Password(String, String),
+    /// Of an authorization server, which gives another when it has expired.
     Token(String),
+    /// Of the caller.
+    GivenToken(String),
 }
 
 impl std::fmt::Debug for Grant {
@@ -31,6 +36,7 @@ impl std::fmt::Debug for Grant {
             Self::Nothing => "Nothing",
             Self::Password(..) => "Password(..)",
             Self::Token(_) => "Token(..)",
+            Self::GivenToken(_) => "GivenToken(..)",
         })
     }
 }
@@ -40,46 +46,90 @@ impl Grant {
         match self {
             Self::Nothing => request,
             Self::Password(user, password) => request.basic_auth(user, Some(password)),
-            Self::Token(token) => request.bearer_auth(token),
+            Self::Token(token) | Self::GivenToken(token) => request.bearer_auth(token),
         }
     }
 }
 
-/// An authorization server, as a registry names it.
-#[derive(PartialEq, Eq, Debug)]
-struct Challenge {
-    realm: String,
-    service: Option<String>,
-}
-
+/// The answer of an authorization server.
 #[derive(Deserialize)]
-struct Exchanged {
-    access_token: String,
+struct Issued {
+    token: Option<String>,
+    access_token: Option<String>,
 }
 
 impl Repository<'_> {
-    /// What is shown at present.
+    /// Returns what is shown at present.
     pub(super) fn grant(&self, push: bool) -> Grant {
         let grants = self.host.grants.lock().unwrap_or_else(PoisonError::into_inner);
         grants.get(&(self.name.path().to_owned(), push)).cloned().unwrap_or_default()
     }
 
-    /// Gets a new grant, because the registry did not like `shown`.
-    pub(super) fn authenticate(&self, push: bool, shown: &Grant) -> Result<Grant, RegistryError> {
-        // The lock is held until there is one: the others who need it wait and find it.
+    /// Asks once, and again with a new grant where the registry wants one. A token that is new and refused is replaced once more:
+    /// registries of several servers learn of it at different times.
+    pub(super) fn with_grant<T>(
+        &self,
+        push: bool,
+        action: &str,
+        ask: impl Fn(&Grant) -> Result<Result<T, Complaint>, RegistryError>,
+    ) -> Result<Result<T, Complaint>, RegistryError> {
+        let mut grant = self.grant(push);
+        let mut fresh = 0;
+        loop {
+            let answer = ask(&grant)?;
+            self.host.is_reached();
+            match answer {
+                Err(complaint) if complaint.status == 401 && fresh < 2 => {
+                    let new = self.authenticate(push, action, &grant, &complaint)?;
+                    if new == grant && !(matches!(grant, Grant::Token(_)) && fresh == 1) {
+                        return Ok(Err(complaint));
+                    }
+                    (grant, fresh) = (new, fresh + 1);
+                }
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Gets a new grant, because the registry refused `shown`.
+    fn authenticate(
+        &self,
+        push: bool,
+        action: &str,
+        shown: &Grant,
+        complaint: &Complaint,
+    ) -> Result<Grant, RegistryError> {
+        // The lock is held until there is one: the others that need it wait and find it.
         let mut grants = self.host.grants.lock().unwrap_or_else(PoisonError::into_inner);
         let grant = grants.entry((self.name.path().to_owned(), push)).or_default();
         if grant != shown {
             return Ok(grant.clone());
         }
-        *grant = self.new_grant(push, self.client.credentials(&self.name)?)?;
+        let asked;
+        let challenges = match complaint.challenges.is_empty() {
+            false => &complaint.challenges,
+            // Some say it at the root of the interface only.
+            true => {
+                asked = self.challenges_of_root(action)?;
+                &asked
+            }
+        };
+        *grant = self.new_grant(push, challenges, self.client.credentials(&self.name)?)?;
         Ok(grant.clone())
     }
 
-    /// What the registry's complaint means.
+    fn challenges_of_root(&self, action: &str) -> Result<Vec<Challenge>, RegistryError> {
+        let url = self.host.base.join("v2/").expect("it is a path");
+        match self.answer(action, self.call(Method::GET, url, &Grant::Nothing))? {
+            Answer::Good(_) => Ok(Vec::new()),
+            Answer::Bad(complaint) => Ok(complaint.challenges),
+        }
+    }
+
+    /// Describes what the registry's complaint means.
     pub(super) fn complains(&self, action: &str, complaint: Complaint) -> RegistryError {
         let (registry, action) = (self.host.name.clone(), action.to_owned());
-        let Complaint { status, said, retry_after } = complaint;
+        let Complaint { status, said, retry_after, .. } = complaint;
         if !matches!(status, 401 | 403) {
             return RegistryError::Refused { registry, action, status, said, retry_after };
         }
@@ -87,157 +137,161 @@ impl Repository<'_> {
         RegistryError::Denied { registry, action, status, said, with_credentials }
     }
 
-    fn new_grant(&self, push: bool, credentials: Option<Credentials>) -> Result<Grant, RegistryError> {
-        let action = format!("log in to {}", self.host.name);
-        let (auth, otherwise) = match credentials {
-            None => (RegistryAuth::Anonymous, Grant::Nothing),
-            Some(Credentials::Password { user, password }) => {
-                (RegistryAuth::Basic(user.clone(), password.clone()), Grant::Password(user, password))
-            }
-            Some(Credentials::RegistryToken(token)) => (RegistryAuth::Bearer(token), Grant::Nothing),
-            Some(Credentials::IdentityToken(token)) => match self.exchange(&token, push)? {
-                Some(token) => (RegistryAuth::Bearer(token), Grant::Nothing),
-                None => (RegistryAuth::Anonymous, Grant::Nothing),
-            },
+    fn new_grant(
+        &self,
+        push: bool,
+        challenges: &[Challenge],
+        credentials: Option<Credentials>,
+    ) -> Result<Grant, RegistryError> {
+        let bearer = challenges.iter().find(|found| found.is("bearer") && found.get("realm").is_some());
+        let basic = challenges.iter().find(|found| found.is("basic"));
+        if let (None, None, Some(first)) = (bearer, basic, challenges.first()) {
+            return Err(
+                self.odd(format!("401 with a challenge that plywood does not know ({})", first.scheme))
+            );
+        }
+        let is_first = |one: &Challenge, other: Option<&Challenge>| {
+            let at = |challenge: &Challenge| challenges.iter().position(|found| found == challenge);
+            other.is_none_or(|other| at(one) <= at(other))
         };
-        let operation = if push { RegistryOperation::Push } else { RegistryOperation::Pull };
-        let (oci, name) = (self.host.oci.0.clone(), self.oci_reference());
-        let asked = self.client.engine.spawn(async move {
-            let token = oci.auth(&name, &auth, operation).await?;
-            if let (RegistryAuth::Bearer(_), Some(token)) = (auth, &token) {
-                // It keeps the first that it got, which may be out of date.
-                let token = RegistryTokenType::Bearer(RegistryToken::Token { token: token.clone() });
-                oci.tokens.insert(&name, operation, token).await;
+        match (credentials, bearer) {
+            (Some(Credentials::RegistryToken(token)), _) => Ok(Grant::GivenToken(token)),
+            (Some(Credentials::IdentityToken(token)), Some(bearer)) => {
+                self.exchange(bearer, &token, push).map(Grant::Token)
             }
-            Ok(token)
-        });
-        let token: Result<_, OciDistributionError> =
-            asked.wait(self.cancel).map_err(|why| self.host.no_result(&action, why))?;
-        match token {
-            Ok(Some(token)) => Ok(Grant::Token(token)),
-            Ok(None) => Ok(otherwise),
-            Err(error) => Err(self.failed(&action, error)),
+            (Some(Credentials::Password { user, password }), Some(bearer)) if is_first(bearer, basic) => {
+                self.token(bearer, Some((&user, &password)), push).map(Grant::Token)
+            }
+            (Some(Credentials::Password { user, password }), _) => Ok(Grant::Password(user, password)),
+            (None, Some(bearer)) => self.token(bearer, None, push).map(Grant::Token),
+            (Some(Credentials::IdentityToken(_)) | None, _) => Ok(Grant::Nothing),
         }
     }
 
-    /// Gets a token for an identity token. `None` if the registry has no server for that.
-    fn exchange(&self, identity: &str, push: bool) -> Result<Option<String>, RegistryError> {
-        let action = format!("log in to {}", self.host.name);
-        let http = &self.host.http;
-        let ask = http.get(format!("{}/v2/", self.host.base));
-        let asked = self.client.engine.spawn(async move {
-            let response = ask.send().await?;
-            let all = response.headers().get_all(WWW_AUTHENTICATE);
-            Ok(all.iter().filter_map(|header| challenge(header.to_str().ok()?)).next())
-        });
-        let asked = asked.wait(self.cancel).map_err(|why| self.host.no_result(&action, why))?;
-        let asked = asked.map_err(|error| self.host.no_answer(&action, error))?;
-        let Some(Challenge { realm, service }) = asked else { return Ok(None) };
-        let odd = |answer: &str| RegistryError::Protocol {
-            registry: self.host.name.clone(),
-            action: action.clone(),
-            answer: answer.to_owned(),
+    /// Returns the address of the authorization server, if what is sent may be sent there.
+    fn server(&self, challenge: &Challenge, with_secret: bool) -> Result<Url, RegistryError> {
+        let realm = challenge.get("realm").unwrap_or_default();
+        let server =
+            Url::parse(realm).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let Some(server) = server else {
+            return Err(self.odd("401 with no URL for its authorization server".to_owned()));
         };
-        let server = Url::parse(&realm).map_err(|_| odd("with no URL for its authorization server"))?;
-        // What is secret does not leave in the clear because a registry says so.
-        if self.host.base.starts_with("https:") && server.scheme() != "https" {
-            return Err(odd("with an authorization server that cannot keep a secret"));
+        let host = server.host_str().unwrap_or_default();
+        let own = self.host.is_plain && Some(host) == self.host.base.host_str();
+        let keeps_secrets = server.scheme() == "https" || is_loopback(host) || own;
+        if !keeps_secrets && (with_secret || !self.host.is_plain) {
+            return Err(self.odd(format!(
+                "401 with an authorization server in plain http ({host}), which gets no secret"
+            )));
         }
-        let rights = if push { "pull,push" } else { "pull" };
-        let mut form = Url::parse("form:").expect("it is an URL");
+        Ok(server)
+    }
+
+    /// Gets a token with a password or without one.
+    fn token(
+        &self,
+        challenge: &Challenge,
+        password: Option<(&str, &str)>,
+        push: bool,
+    ) -> Result<String, RegistryError> {
+        let mut url = self.server(challenge, password.is_some())?;
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = challenge.get("service") {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", &self.scope(push));
+            if let Some((user, _)) = password {
+                query.append_pair("account", user);
+            }
+        }
+        let grant = match password {
+            Some((user, password)) => Grant::Password(user.to_owned(), password.to_owned()),
+            None => Grant::Nothing,
+        };
+        let is_secret = password.is_some();
+        let call = Call { base: url.clone(), is_secret, ..self.call(Method::GET, url, &grant) };
+        self.issued(call, |complaint| complaint)
+    }
+
+    /// Gets a token for an identity token.
+    fn exchange(&self, challenge: &Challenge, identity: &str, push: bool) -> Result<String, RegistryError> {
+        let server = self.server(challenge, true)?;
+        let mut form = Url::parse("form:").expect("it is a URL");
         form.query_pairs_mut()
             .append_pair("grant_type", "refresh_token")
-            .append_pair("service", service.as_deref().unwrap_or_default())
+            .append_pair("service", challenge.get("service").unwrap_or_default())
             .append_pair("client_id", "plywood")
-            .append_pair("scope", &format!("repository:{}:{rights}", self.name.path()))
+            .append_pair("scope", &self.scope(push))
             .append_pair("refresh_token", identity);
-        let body = form.query().unwrap_or_default().to_owned();
-        let request = http.post(server).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
-        let asked = self.client.engine.spawn(async move {
-            Ok(match send(request).await? {
-                Answer::Good(response) => Ok(response.bytes().await?),
-                Answer::Bad(complaint) => Err(complaint),
-            })
+        let mut call = self.call(Method::POST, server, &Grant::Nothing);
+        call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        call.body = Some(Bytes::from(form.query().unwrap_or_default().to_owned()));
+        call.is_secret = true;
+        // A wrong token is a bad request in that protocol.
+        self.issued(call, |complaint| match complaint.status {
+            400 => Complaint { status: 401, ..complaint },
+            _ => complaint,
+        })
+    }
+
+    fn scope(&self, push: bool) -> String {
+        format!("repository:{}:{}", self.name.path(), if push { "pull,push" } else { "pull" })
+    }
+
+    /// Asks an authorization server.
+    fn issued(&self, asked: Call, meant: impl Fn(Complaint) -> Complaint) -> Result<String, RegistryError> {
+        let action = format!("log in to {}", self.host.name);
+        let (pace, limit) = (asked.pace, self.client.options.limits.token_bytes);
+        let answer = self.client.engine.spawn(async move {
+            match call(asked).await? {
+                Answer::Good(response) => Ok(Ok(within(pace.patience, body(response, limit, pace)).await??)),
+                Answer::Bad(complaint) => Ok(Err(complaint)),
+            }
         });
-        let answer: reqwest::Result<Result<_, Complaint>> =
-            asked.wait(self.cancel).map_err(|why| self.host.no_result(&action, why))?;
-        let answer = answer.map_err(|error| self.host.no_answer(&action, error))?;
-        let answer = answer.map_err(|complaint| match complaint.status {
-            // What is wrong with a token is a bad request to that protocol.
-            400 => self.complains(&action, Complaint { status: 401, ..complaint }),
-            _ => self.complains(&action, complaint),
-        })?;
-        let token = serde_json::from_slice::<Exchanged>(&answer);
-        Ok(Some(token.map_err(|_| odd("without a token"))?.access_token))
-    }
-
-    /// An error of oci-client, as one of ours. Its URLs may hold what is nobody's business.
-    pub(super) fn failed(&self, action: &str, error: OciDistributionError) -> RegistryError {
-        use super::error::said;
-        let complaint = |status, said| Complaint { status, said, retry_after: None };
-        match error {
-            OciDistributionError::AuthenticationFailure(text) => {
-                self.complains(action, complaint(401, said(text.as_bytes())))
+        let answer: Result<Result<Vec<u8>, Complaint>, Fault> =
+            answer.wait(self.cancel).map_err(|why| self.host.no_result(&action, why))?;
+        let answer = match answer {
+            Err(Fault::TooLong) => {
+                return Err(self.odd(format!("with a token of more than {limit} bytes")));
             }
-            OciDistributionError::UnauthorizedError { .. } => {
-                self.complains(action, complaint(401, "Unauthorized".to_owned()))
-            }
-            OciDistributionError::ServerError { code, message, .. } => {
-                self.complains(action, complaint(code, said(message.as_bytes())))
-            }
-            OciDistributionError::RequestError(error) => self.host.no_answer(action, error),
-            OciDistributionError::SpecViolationError(answer)
-            | OciDistributionError::RegistryTokenDecodeError(answer) => RegistryError::Protocol {
-                registry: self.host.name.clone(),
-                action: action.to_owned(),
-                answer,
-            },
-            other => RegistryError::Protocol {
-                registry: self.host.name.clone(),
-                action: action.to_owned(),
-                answer: other.to_string(),
-            },
+            answer => answer.map_err(|fault| self.host.fault(&action, fault))?,
+        };
+        let answer = answer.map_err(|complaint| self.complains(&action, meant(complaint)))?;
+        // An error of the parser could quote the token.
+        let issued: Option<Issued> = serde_json::from_slice(&answer).ok();
+        let tokens = issued.into_iter().flat_map(|issued| [issued.token, issued.access_token]).flatten();
+        match tokens.into_iter().find(|token| !token.is_empty()) {
+            Some(token) => Ok(token),
+            None => Err(self.odd("without a token".to_owned())),
         }
     }
-}
 
-/// Reads `Bearer realm="…",service="…"`.
-fn challenge(header: &str) -> Option<Challenge> {
-    let (scheme, mut rest) = header.trim().split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
+    /// Describes an answer to a login that is against the rules.
+    fn odd(&self, answer: String) -> RegistryError {
+        let registry = self.host.name.clone();
+        RegistryError::Protocol { action: format!("log in to {registry}"), registry, answer }
     }
-    let (mut realm, mut service) = (None, None);
-    while let Some((key, after)) = rest.split_once('=') {
-        let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => after.split_once(',').map_or((after, ""), |(value, rest)| (value, rest)),
-        };
-        match key.trim().to_ascii_lowercase().as_str() {
-            "realm" => realm = Some(value.to_owned()),
-            "service" => service = Some(value.to_owned()),
-            _ => {}
+
+    /// Makes a request without headers and body.
+    pub(super) fn call(&self, method: Method, url: Url, grant: &Grant) -> Call {
+        Call {
+            client: self.host.http.clone(),
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: None,
+            grant: grant.clone(),
+            base: self.host.base.clone(),
+            is_secret: false,
+            pace: self.host.pace,
         }
-        rest = after.trim_start().trim_start_matches(',').trim_start();
     }
-    Some(Challenge { realm: realm?, service })
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_authorization_server_is_read_from_the_header_that_names_it() {
-        let header = r#"Bearer realm="https://a.io/token",service="r.io",scope="repository:x:pull,push""#;
-        let expected = |service: Option<&str>| {
-            Some(Challenge { realm: "https://a.io/token".to_owned(), service: service.map(str::to_owned) })
-        };
-        assert_eq!(challenge(header), expected(Some("r.io")));
-        assert_eq!(challenge(r#"bearer service=r.io, realm="https://a.io/token""#), expected(Some("r.io")));
-        assert_eq!(challenge(r#"Bearer realm="https://a.io/token""#), expected(None));
-        assert_eq!(challenge(r#"Basic realm="x""#), None);
-        assert_eq!(challenge(r#"Bearer realm="x"#), None);
-        assert_eq!(challenge("Bearer"), None);
+    /// Sends a request and waits for the answer.
+    pub(super) fn answer(&self, action: &str, asked: Call) -> Result<Answer, RegistryError> {
+        let asked = self.client.engine.spawn(call(asked));
+        let answer = asked.wait(self.cancel).map_err(|why| self.host.no_result(action, why))?;
+        answer.map_err(|fault| self.host.fault(action, fault))
     }
 }

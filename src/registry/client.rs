@@ -39,7 +39,7 @@ pub struct ClientOptions {
     pub run_helpers: bool,
     /// TLS or plain http.
     pub transport: Transport,
-    /// Certificates in PEM that are trusted besides those of the system.
+    /// Certificates in PEM that are trusted besides those of the system: of authorities, or of registries themselves.
     pub certificates: Vec<Vec<u8>>,
     /// The URL of a proxy for TLS. Not used for registries on this machine.
     pub https_proxy: Option<String>,
@@ -55,6 +55,10 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// The time after which a connection that says nothing is taken for broken. Default: a minute.
     pub read_timeout: Duration,
+    /// The time in which a transfer has to bring [`slow_bytes`](Self::slow_bytes), or it is taken for broken. Default: two minutes.
+    pub slow_window: Duration,
+    /// The bytes that a transfer has to bring in [`slow_window`](Self::slow_window). Default: 16 KiB.
+    pub slow_bytes: u64,
     /// How much a registry may ask of us: the size of documents.
     pub limits: Limits,
 }
@@ -74,6 +78,8 @@ impl Default for ClientOptions {
             back_off: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(60),
+            slow_window: Duration::from_secs(120),
+            slow_bytes: 16 << 10,
             limits: Limits::default(),
         }
     }

@@ -8,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{RegistryError, helper};
 use crate::image::Reference;
@@ -57,23 +58,27 @@ impl fmt::Debug for Credentials {
 /// The key of Docker Hub in these files.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-/// A file with credentials, as far as it matters here.
+/// A file with credentials may have so many bytes.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// A file with credentials, as far as it matters here. A member that is null is absent, and an entry is read only when it is
+/// needed: one of another registry may have any form.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct AuthFile {
-    auths: BTreeMap<String, Option<Entry>>,
-    cred_helpers: BTreeMap<String, String>,
+    auths: Option<BTreeMap<String, Value>>,
+    cred_helpers: Option<BTreeMap<String, Value>>,
     creds_store: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Entry {
-    auth: String,
-    username: String,
-    password: String,
-    identitytoken: String,
-    registrytoken: String,
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+    registrytoken: Option<String>,
 }
 
 /// What the file has for the repository of `name`. Without the file there is nothing.
@@ -87,11 +92,19 @@ pub(super) fn find(
     run_helpers: bool,
 ) -> Result<Option<Credentials>, RegistryError> {
     let refused = |reason: String| RegistryError::Credentials { path: path.to_owned(), reason };
-    let content = match fs::read(path) {
-        Ok(content) => content,
+    let mut content = Vec::new();
+    match fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut content)) {
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(error.to_string())),
-    };
+    }
+    if content.len() as u64 > MOST_BYTES {
+        return Err(refused(format!("it has more than {MOST_BYTES} bytes")));
+    }
+    // `touch` makes such a file, and so do tools that were interrupted.
+    if content.trim_ascii().is_empty() {
+        return Ok(None);
+    }
     // The parser's own message may quote what is in the file.
     let place = |error: serde_json::Error| refused(format!("it is damaged in line {}", error.line()));
     let file: AuthFile = serde_json::from_slice(&content).map_err(place)?;
@@ -99,13 +112,23 @@ pub(super) fn find(
         true => helper::get(program, server(name.domain())),
         false => Ok(None),
     };
-    let helper = spellings(name.domain()).find_map(|key| file.cred_helpers.get(key));
-    if let Some(found) = helper.map_or(Ok(None), |program| ask(program))? {
-        return Ok(Some(found));
+    let helpers = file.cred_helpers.iter();
+    let helper =
+        spellings(name.domain()).find_map(|key| helpers.clone().find_map(|all| all.get_key_value(key)));
+    let found = match helper {
+        None | Some((_, Value::Null)) => None,
+        Some((_, Value::String(program))) if program.is_empty() => None,
+        Some((_, Value::String(program))) => ask(program)?,
+        Some((key, _)) => return Err(refused(format!("the helper of {key:?} is no name of a program"))),
+    };
+    if found.is_some() {
+        return Ok(found);
     }
     if let Some((key, entry)) = file.entry(name) {
-        let found = entry.credentials();
-        if let Some(found) = found.map_err(|reason| refused(format!("the entry of {key:?} {reason}")))? {
+        let refused = |reason: &str| refused(format!("the entry of {key:?} {reason}"));
+        // The parser's own message may quote it.
+        let entry = Entry::deserialize(entry).map_err(|_| refused("is not what such an entry is"))?;
+        if let Some(found) = entry.credentials().map_err(refused)? {
             return Ok(Some(found));
         }
     }
@@ -115,10 +138,11 @@ pub(super) fn find(
 impl AuthFile {
     /// The entry that is meant for `name`: by repository, by what it is in, by registry; at last by an URL, as docker once
     /// wrote it.
-    fn entry(&self, name: &Reference) -> Option<(&str, &Entry)> {
+    fn entry(&self, name: &Reference) -> Option<(&str, &Value)> {
+        let auths = self.auths.as_ref()?;
         let found = |key: &str| {
-            let (key, entry) = self.auths.get_key_value(key)?;
-            Some((key.as_str(), entry.as_ref()?))
+            let (key, entry) = auths.get_key_value(key)?;
+            (!entry.is_null()).then_some((key.as_str(), entry))
         };
         let mut path = name.path();
         loop {
@@ -134,7 +158,7 @@ impl AuthFile {
         let by_url = || {
             let hosts = || spellings(name.domain());
             let key =
-                self.auths.keys().find(|key| host_of_url(key).is_some_and(|host| hosts().any(|h| h == host)));
+                auths.keys().find(|key| host_of_url(key).is_some_and(|host| hosts().any(|h| h == host)));
             found(key?)
         };
         by_host().or_else(by_url)
@@ -162,17 +186,19 @@ fn host_of_url(key: &str) -> Option<&str> {
 impl Entry {
     /// What it holds; nothing where a helper holds it. The error says what is wrong with it.
     fn credentials(&self) -> Result<Option<Credentials>, &'static str> {
-        if !self.registrytoken.is_empty() {
-            return Ok(Some(Credentials::RegistryToken(self.registrytoken.clone())));
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        if !text(&self.registrytoken).is_empty() {
+            return Ok(Some(Credentials::RegistryToken(text(&self.registrytoken))));
         }
-        if !self.identitytoken.is_empty() {
-            return Ok(Some(Credentials::IdentityToken(self.identitytoken.clone())));
+        if !text(&self.identitytoken).is_empty() {
+            return Ok(Some(Credentials::IdentityToken(text(&self.identitytoken))));
         }
-        if self.auth.is_empty() {
-            let (user, password) = (self.username.clone(), self.password.clone());
+        let auth = text(&self.auth);
+        if auth.is_empty() {
+            let (user, password) = (text(&self.username), text(&self.password));
             return Ok((!user.is_empty()).then_some(Credentials::Password { user, password }));
         }
-        let decoded = BASE64.decode(self.auth.trim()).map_err(|_| "is not in base64")?;
+        let decoded = BASE64.decode(auth.trim()).map_err(|_| "is not in base64")?;
         let text = String::from_utf8(decoded).map_err(|_| "is not a text in base64")?;
         let (user, password) = text.split_once(':').ok_or("has no colon between name and password")?;
         // Old versions of docker padded it.
@@ -262,6 +288,27 @@ mod tests {
         }
         let (user, password) = ("me".to_owned(), "secret".to_owned());
         assert!(!format!("{:?}", Credentials::Password { user, password }).contains("secret"));
+    }
+
+    #[test]
+    fn null_is_absent_and_what_is_odd_about_another_registry_is_no_fault() {
+        let mine = entry("q.io", "me");
+        for file in [
+            format!(
+                r#"{{"auths": {{{mine}, "other.io": null, "odd.io": 7}}, "credHelpers": null, "credsStore": null}}"#
+            ),
+            format!(
+                r#"{{"auths": {{{mine}, "odd.io": {{"auth": ["x"]}}}}, "credHelpers": {{"odd.io": [], "q.io": null}}}}"#
+            ),
+            format!(r#"{{"auths": {{{mine}, "odd.io": "x"}}, "HttpHeaders": null, "credsStore": ""}}"#),
+        ] {
+            assert_eq!(user(&file, "q.io/x").as_deref(), Some("me"), "{file}");
+        }
+        for nothing in ["", " \n", "{}", r#"{"auths": null}"#, r#"{"auths": {"q.io": {"auth": null}}}"#] {
+            assert_eq!(user(nothing, "q.io/x"), None, "{nothing}");
+        }
+        let error = find_in(r#"{"auths": {"q.io": 7}}"#, "q.io/x").unwrap_err().to_string();
+        assert!(error.contains("q.io"), "{error}");
     }
 
     #[test]

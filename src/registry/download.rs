@@ -7,6 +7,7 @@ use reqwest::header::CONTENT_RANGE;
 use reqwest::{Method, Response, StatusCode};
 
 use super::engine::Pending;
+use super::http::Speed;
 use super::repository::{Found, Request, path_of};
 use super::retry::Attempts;
 use super::{RegistryError, Repository};
@@ -32,7 +33,13 @@ pub(super) struct Download<'r> {
     /// Bytes to be passed over, because the server sends what nobody asked for.
     skip: u64,
     attempts: Attempts,
+    /// What came since an attempt was last counted.
+    progress: u64,
+    speed: Speed,
 }
+
+/// So much progress makes up for the attempts that were made before it.
+const ENOUGH: u64 = 16 << 10;
 
 impl<'r> Download<'r> {
     /// Begins to read at `at`. `None` if the registry does not have it.
@@ -51,6 +58,8 @@ impl<'r> Download<'r> {
             coming: None,
             skip: 0,
             attempts: repository.attempts(),
+            progress: 0,
+            speed: Speed::new(repository.host.pace),
         };
         // There is no range behind the end.
         if at > 0 && at >= descriptor.size {
@@ -80,6 +89,7 @@ impl<'r> Download<'r> {
             }
         };
         self.coming = Some(self.fetch_next(response));
+        (self.progress, self.speed) = (0, Speed::new(self.repository.host.pace));
         Ok(None)
     }
 
@@ -111,16 +121,23 @@ impl<'r> Download<'r> {
             };
             let error = match next {
                 Ok(Some(mut bytes)) => {
-                    self.coming = Some(self.fetch_next(response));
+                    let slow = self.speed.count(bytes.len() as u64).err();
+                    if slow.is_none() {
+                        self.coming = Some(self.fetch_next(response));
+                    }
                     let skip = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
                     bytes.advance(skip);
                     self.skip -= skip as u64;
                     // More than it should be is for the receiver to refuse, at the first byte.
-                    if !bytes.is_empty() {
+                    self.progress += bytes.len() as u64;
+                    if self.progress >= ENOUGH {
                         self.attempts.forget();
                     }
                     self.buffer = bytes;
-                    continue;
+                    match slow {
+                        None => continue,
+                        Some(fault) => repository.host.fault(&self.action, fault),
+                    }
                 }
                 Ok(None) => self.cut_short(),
                 Err(error) => repository.host.no_answer(&self.action, error),

@@ -88,11 +88,22 @@ pub(super) struct Pending<T> {
 impl<T> Pending<T> {
     /// Waits for it, unless `cancel` is set meanwhile.
     pub(super) fn wait(self, cancel: Option<&AtomicBool>) -> Result<T, NoResult> {
+        self.wait_while(cancel, || true)
+    }
+
+    /// Waits for it, unless `cancel` is set meanwhile or `goes_on` returns false, which is asked now and then.
+    pub(super) fn wait_while(
+        self,
+        cancel: Option<&AtomicBool>,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<T, NoResult> {
         loop {
             match self.receiver.recv_timeout(GLANCE) {
                 Ok(value) => return Ok(value),
                 Err(RecvTimeoutError::Disconnected) => return Err(NoResult::Lost),
-                Err(RecvTimeoutError::Timeout) if is_set(cancel) => return Err(NoResult::Cancelled),
+                Err(RecvTimeoutError::Timeout) if is_set(cancel) || !goes_on() => {
+                    return Err(NoResult::Cancelled);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }

@@ -41,6 +41,7 @@
 //! ```
 
 mod access;
+mod challenge;
 mod client;
 mod credentials;
 mod download;
@@ -48,8 +49,10 @@ mod engine;
 mod error;
 mod helper;
 mod host;
+mod http;
 mod repository;
 mod retry;
+mod tls;
 mod upload;
 
 pub use client::{Client, ClientOptions, Transport};

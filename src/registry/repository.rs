@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE};
-use reqwest::{Method, Response};
+use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, Url};
 
 use super::access::Grant;
 use super::download::Download;
-use super::host::{Answer, Host, send};
+use super::host::Host;
+use super::http::{Answer, Call, Fault, body};
 use super::retry::Attempts;
 use super::{Client, RegistryError};
 use crate::archive::Fetch;
@@ -149,27 +150,25 @@ impl<'c> Repository<'c> {
         }
     }
 
-    /// The whole of a document, which must not be larger than is allowed.
-    fn whole(&self, mut response: Response, what: &str, action: &str) -> Result<Vec<u8>, RegistryError> {
-        let limit = self.client.options.limits.json_bytes;
-        let read = self.client.engine.spawn(async move {
-            let mut bytes = Vec::new();
-            while bytes.len() as u64 <= limit
-                && let Some(more) = response.chunk().await?
-            {
-                bytes.extend_from_slice(&more);
-            }
-            Ok(bytes)
-        });
-        let read: reqwest::Result<Vec<u8>> =
-            read.wait(self.cancel).map_err(|why| self.host.no_result(action, why))?;
-        let bytes = read.map_err(|error| self.host.no_answer(action, error))?;
-        if bytes.len() as u64 > limit {
-            let source = ImageError::TooLarge { document: "document", bytes: bytes.len() as u64, limit };
-            let (registry, what) = (self.host.name.clone(), what.to_owned());
-            return Err(RegistryError::Document { registry, what, source });
+    /// Reads a whole document, which must not be larger than is allowed.
+    fn whole(&self, response: Response, what: &str, action: &str) -> Result<Vec<u8>, RegistryError> {
+        let (limit, pace) = (self.client.options.limits.json_bytes, self.host.pace);
+        let coding = response.headers().get(CONTENT_ENCODING).cloned();
+        if let Some(coding) = coding.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let coding = String::from_utf8_lossy(coding.as_bytes()).into_owned();
+            let answer = format!("in the content coding {coding:?}, which was not asked for");
+            return Err(self.host.fault(action, Fault::Answer(answer)));
         }
-        Ok(bytes)
+        let read = self.client.engine.spawn(body(response, limit, pace));
+        let read = read.wait(self.cancel).map_err(|why| self.host.no_result(action, why))?;
+        read.map_err(|fault| match fault {
+            Fault::TooLong => {
+                let source = ImageError::TooLarge { document: "document", bytes: limit + 1, limit };
+                let (registry, what) = (self.host.name.clone(), what.to_owned());
+                RegistryError::Document { registry, what, source }
+            }
+            fault => self.host.fault(action, fault),
+        })
     }
 
     pub(super) fn attempts(&self) -> Attempts {
@@ -188,53 +187,42 @@ impl<'c> Repository<'c> {
 
     fn ask_once(&self, request: &Request<'_>) -> Result<Found, RegistryError> {
         let action = request.action;
-        let push = request.body.is_some();
-        let mut grant = self.grant(push);
-        let mut last = false;
-        loop {
-            let asked = self.client.engine.spawn(send(self.build(request, &grant)));
-            let answer = asked.wait(self.cancel).map_err(|why| self.host.no_result(action, why))?;
-            let answer = answer.map_err(|error| self.host.no_answer(action, error))?;
-            self.host.is_reached();
-            match answer {
-                Answer::Good(response) => return Ok(Found::It(response)),
-                Answer::Bad(complaint) if complaint.status == 404 => {
-                    return Ok(Found::Nothing(complaint.said));
-                }
-                Answer::Bad(complaint) if complaint.status == 401 && !last => {
-                    let new = self.authenticate(push, &grant)?;
-                    if new == grant {
-                        return Err(self.complains(action, complaint));
-                    }
-                    (grant, last) = (new, true);
-                }
-                Answer::Bad(complaint) => return Err(self.complains(action, complaint)),
+        let asked = self.with_grant(request.body.is_some(), action, |grant| {
+            match self.answer(action, self.build(request, grant)?)? {
+                Answer::Good(response) => Ok(Ok(response)),
+                Answer::Bad(complaint) => Ok(Err(complaint)),
             }
+        });
+        match asked? {
+            Ok(response) => Ok(Found::It(response)),
+            Err(complaint) if complaint.status == 404 => Ok(Found::Nothing(complaint.said)),
+            Err(complaint) => Err(self.complains(action, complaint)),
         }
     }
 
-    fn build(&self, request: &Request<'_>, grant: &Grant) -> reqwest::RequestBuilder {
-        let url = format!("{}/v2/{}/{}", self.host.base, self.name.path(), request.path);
-        let mut built = self.host.http.request(request.method.clone(), url);
+    /// Returns the URL of something below the repository.
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        let url = self.host.base.join(&format!("v2/{}/{path}", self.name.path()));
+        url.map_err(|error| RegistryError::Client(error.into()))
+    }
+
+    fn build(&self, request: &Request<'_>, grant: &Grant) -> Result<Call, RegistryError> {
+        let mut headers = HeaderMap::new();
+        let value =
+            |text: &str| HeaderValue::from_str(text).map_err(|error| RegistryError::Client(error.into()));
         if request.path.starts_with("manifests/") {
-            built = built.header(ACCEPT, ACCEPTED);
+            headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
         }
         if request.offset > 0 {
-            built = built.header(RANGE, format!("bytes={}-", request.offset));
+            headers.insert(RANGE, value(&format!("bytes={}-", request.offset))?);
         }
+        let mut body = None;
         if let Some((bytes, media_type)) = &request.body {
-            built = built.header(CONTENT_TYPE, *media_type).body(bytes.clone());
+            headers.insert(CONTENT_TYPE, value(media_type)?);
+            body = Some(bytes.clone());
         }
-        grant.show(built)
-    }
-
-    /// The reference in the words of oci-client.
-    pub(super) fn oci_reference(&self) -> oci_client::Reference {
-        let (domain, path) = (self.name.domain().to_owned(), self.name.path().to_owned());
-        match (self.name.digest(), self.name.tag()) {
-            (Some(digest), _) => oci_client::Reference::with_digest(domain, path, digest.to_string()),
-            (None, tag) => oci_client::Reference::with_tag(domain, path, tag.unwrap_or_default().to_owned()),
-        }
+        let call = self.call(request.method.clone(), self.url(request.path)?, grant);
+        Ok(Call { headers, body, ..call })
     }
 }
 

@@ -47,6 +47,19 @@ impl Attempts {
         if pause(time, cancel) { Ok(()) } else { Err(RegistryError::Cancelled) }
     }
 
+    /// Counts an attempt after `error`, without a wait.
+    ///
+    /// # Errors
+    ///
+    /// `error`, if there were enough of them.
+    pub(super) fn count(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        if self.made == self.allowed {
+            return Err(error);
+        }
+        self.made += 1;
+        Ok(())
+    }
+
     /// Between the half and the whole of what is due.
     fn delay(&self) -> Duration {
         let due = self.first.saturating_mul(1 << self.made.min(16)).min(LONGEST);
