@@ -159,7 +159,7 @@ pub use store::ReadOnlyOciDir;
 pub use store::{
     ArchiveFormat, BuildCache, CachedStep, CheckOptions, CheckReport, CheckStage, CommitOptions, Container,
     ContainerState, Containers, ConvertOptions, ConvertedImage, CreateOptions, Damage, DamagedContainer,
-    DamagedImage, DriverChoice, ExportOptions, FetchOptions, GcOptions, GcReport, HistoryEntry, Image,
+    DamagedImage, DriverChoice, ExportOptions, FetchOptions, GcOptions, GcReport, HistoryEntry, Hold, Image,
     ImageSummary, Images, ImportOptions, Info, Known, LabelFilter, LayerCompression, LenderInfo, LenderState,
     LoadOptions, LoadedImage, MediaTypes, Mounted, Moved, NewImage, Outcome, Platforms, PruneImages,
     PruneOptions, PruneReport, PrunedContainer, PrunedImage, RemoveContainer, RemoveImage, Removed,

@@ -69,7 +69,10 @@ fn run() -> Result<u8> {
     let bundle = tempfile::Builder::new().prefix("plywood-run-").tempdir()?;
     let spec = bundle::spec(config, &process, mounted.path(), container.name());
     serde_json::to_writer_pretty(File::create(bundle.path().join("config.json"))?, &spec)?;
+    // The runtime inherits this: until it has ended, the container is in use, even if this process is killed.
+    let inherited = mounted.hold().inheritable_fd()?;
     let status = runtime::start(&runtimes, bundle.path(), container.id())?;
+    drop(inherited);
 
     for change in container.changes()? {
         eprintln!("{change}");

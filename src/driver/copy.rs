@@ -23,7 +23,7 @@ use crate::stack::marks::Marks;
 use crate::stack::object::{self, Object, Style};
 use crate::stack::{Found, Tree};
 
-const ROOT: &str = "root";
+pub(super) const ROOT: &str = "root";
 const TICK: &str = "tick";
 
 /// Roots that are copies.
@@ -80,7 +80,7 @@ impl Driver for CopyDriver {
         Self::writable_only(spec)?;
         let tree = Tree { dir: from.open_dir(ROOT)?, marks: Marks::None, declares_root: true };
         let known = Record::read(from, DriverKind::Copy)?.copied(from, tree)?;
-        spec.dir.create_dir(ROOT, 0o700)?;
+        spec.dir.create_private_dir(ROOT)?;
         let root = spec.dir.open_dir(ROOT)?;
         let (mut directories, mut touched) = (Vec::new(), Vec::new());
         let (mut oldest, mut newest) = (None, Timestamp::default());
@@ -190,7 +190,7 @@ impl Last {
 
 impl<'a> Copy<'a> {
     fn begin(spec: &'a RootSpec<'a>, style: Style, prepared: &'a mut Prepared) -> Result<Self, DriverError> {
-        spec.dir.create_dir(ROOT, 0o700)?;
+        spec.dir.create_private_dir(ROOT)?;
         Ok(Self {
             spec,
             style,
@@ -278,7 +278,7 @@ fn layer_path(path: &Path) -> Result<LayerPath, DriverError> {
 /// A time that the file system's clock has reached and that is later than `newest`: no change from now on can have an
 /// earlier one.
 fn watermark(dir: &Dir, newest: Timestamp) -> Result<Timestamp, DriverError> {
-    dir.create_file(TICK, 0o600)?;
+    dir.make_file(TICK, 0o600)?;
     let mut now = newest;
     // File systems stamp with a clock of a few milliseconds. Should it stand still or have been set back meanwhile, the
     // latest time itself serves: what has that time is then compared for nothing.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
@@ -38,6 +39,37 @@ impl fmt::Display for Holder {
     }
 }
 
+impl Holder {
+    /// Finds the processes that have `dir` open, for a message. Leaves out this process, which asks through such a handle,
+    /// unless it is the only one.
+    pub(crate) fn with_open(dir: &Dir) -> Vec<Self> {
+        let Ok(wanted) = dir.stat(".") else { return Vec::new() };
+        let own = std::process::id();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let holders = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+            let is_meant = |file: &fs::DirEntry| {
+                fs::metadata(file.path()).is_ok_and(|found| {
+                    found.is_dir() && (found.dev(), found.ino()) == (wanted.device, wanted.inode)
+                })
+            };
+            let open = files.filter(is_meant).take(2).count();
+            if open <= usize::from(pid == own) {
+                return None;
+            }
+            Some(Self::Process { pid, command: command(&entry.path()), by: "which holds it" })
+        });
+        holders.take(MOST).collect()
+    }
+}
+
+/// The name of a process's program.
+fn command(process: &Path) -> String {
+    let command = fs::read_to_string(process.join("comm"));
+    command.map_or_else(|_| "?".to_owned(), |name| name.trim_end().to_owned())
+}
+
 /// Names at most this many; a message is not a report.
 const MOST: usize = 8;
 
@@ -61,9 +93,7 @@ fn processes(mount: u64) -> impl Iterator<Item = Holder> {
     entries.filter_map(move |entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let by = how(&entry.path(), mount, pid == own)?;
-        let command = fs::read_to_string(entry.path().join("comm"));
-        let command = command.map_or_else(|_| "?".to_owned(), |name| name.trim_end().to_owned());
-        Some(Holder::Process { pid, command, by })
+        Some(Holder::Process { pid, command: command(&entry.path()), by })
     })
 }
 

@@ -38,6 +38,7 @@ mod plan;
 mod point;
 mod private;
 mod probe;
+mod processes;
 mod record;
 mod usage;
 
@@ -50,6 +51,7 @@ pub use overlay::OverlayDriver;
 pub use plan::{MountPlan, OverlayPlan};
 pub use point::MountPoint;
 pub use probe::{Circumstances, Probe, ProbeOptions, Refusal, reader};
+pub use processes::Processes;
 pub use record::{Copied, MendedRecord, kind_of, mend_record};
 pub use usage::Usage;
 

@@ -34,7 +34,7 @@ pub(super) fn fill(
     match spec.options.access {
         Access::Writable => {
             make_root(spec, UPPER, style, &mut prepared)?;
-            spec.dir.create_dir(WORK, 0o700)?;
+            spec.dir.create_private_dir(WORK)?;
         }
         Access::ReadOnly => make_root(spec, TOP, style, &mut prepared)?,
     }
@@ -42,9 +42,9 @@ pub(super) fn fill(
         record.write(spec.dir, spec.options.durability)?;
     }
     if spec.layers.is_empty() {
-        spec.dir.create_dir(BOTTOM, 0o755)?;
+        spec.dir.make_dir(BOTTOM, 0o755)?;
     }
-    spec.dir.create_dir(MERGED, 0o700)?;
+    spec.dir.create_private_dir(MERGED)?;
     if spec.options.durability == Durability::Full {
         if spec.options.access == Access::Writable {
             spec.dir.open_dir(UPPER)?.sync()?;
@@ -56,12 +56,12 @@ pub(super) fn fill(
 
 /// Fills the private directory of a new root with what was changed in the one in `from`, which nobody uses.
 pub(super) fn fill_from(spec: &RootSpec<'_>, from: &Dir, record: &Record) -> Result<(), DriverError> {
-    spec.dir.create_dir(UPPER, 0o700)?;
+    spec.dir.create_private_dir(UPPER)?;
     let upper = spec.dir.open_dir(UPPER)?;
     duplicate::<DriverError>(&from.open_dir(UPPER)?, &upper, &mut |_| Ok(()))?;
     for (name, mode) in [(WORK, 0o700), (MERGED, 0o700), (BOTTOM, 0o755)] {
         if name != BOTTOM || spec.layers.is_empty() {
-            spec.dir.create_dir(name, mode)?;
+            spec.dir.make_dir(name, mode)?;
         }
     }
     record.write(spec.dir, spec.options.durability)?;

@@ -134,7 +134,7 @@ impl Probe {
     /// As [`Probe::run`].
     pub fn run_with(scratch: &Dir, options: &ProbeOptions) -> Result<Self, DriverError> {
         let name = format!("probe-{}", crate::fs::unique_name()?);
-        scratch.create_dir(&name, 0o700)?;
+        scratch.create_private_dir(&name)?;
         let probe =
             scratch.open_dir(&name).map_err(DriverError::from).and_then(|dir| Self::run_in(&dir, options));
         let removed = scratch.remove_all(&name);

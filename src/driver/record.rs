@@ -165,7 +165,7 @@ impl Record {
     /// Writes the record into `dir`, which has none yet.
     pub(super) fn write(&self, dir: &Dir, durability: Durability) -> Result<(), DriverError> {
         let content = serde_json::to_vec(self).map_err(|error| damaged(dir, &error))?;
-        let mut file = dir.create_file(NAME, 0o644)?;
+        let mut file = dir.make_file(NAME, 0o644)?;
         file.write_all(&content).at_path("write", || dir.path_of(NAME))?;
         if durability == Durability::Full {
             file.sync_all().at_path("sync", || dir.path_of(NAME))?;

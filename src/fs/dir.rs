@@ -171,7 +171,7 @@ impl Dir {
     }
 
     /// Creates a regular file that must not exist and opens it for reading and writing. The process's umask takes bits
-    /// away from `mode`.
+    /// away from `mode`; [`Dir::make_file`] gives it exactly that mode.
     ///
     /// # Errors
     ///
@@ -183,7 +183,37 @@ impl Dir {
         file.map(File::from).map_err(|error| self.fault("create", path, error))
     }
 
-    /// Opens a regular file for reading and writing, creating it empty if it is not there.
+    /// Creates a regular file that must not exist, with exactly this `mode`, and opens it for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::create_file`].
+    pub fn make_file(&self, path: impl AsRef<Path>, mode: u32) -> Result<File> {
+        let path = path.as_ref();
+        let file = self.create_file(path, mode)?;
+        self.undo_umask(path, &file, mode)?;
+        Ok(file)
+    }
+
+    /// Gives an open file back the bits of `mode` that the umask took away when the file was created. The umask is the
+    /// process's own, and other threads rely on it; so the library never changes it.
+    fn undo_umask(&self, path: &Path, file: impl AsFd, mode: u32) -> Result<()> {
+        let undo = || {
+            let stat = Stat::of(&file)?;
+            if stat.kind != Kind::File || stat.mode & mode == mode {
+                return Ok(());
+            }
+            match sys::fchmod(&file, Mode::from_raw_mode(stat.mode | mode)) {
+                // Another user created it, with the mode that it needs.
+                Err(Errno::PERM) => Ok(()),
+                done => done,
+            }
+        };
+        undo().map_err(|error| self.fault("chmod", path, error))
+    }
+
+    /// Opens a regular file for reading and writing, creating it empty if it is not there. It has at least the bits of
+    /// `mode` then, whatever the umask.
     ///
     /// # Errors
     ///
@@ -192,10 +222,13 @@ impl Dir {
         let path = path.as_ref();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = self.open_beneath(path, flags, Mode::from_raw_mode(mode));
-        file.map(File::from).map_err(|error| self.fault("open", path, error))
+        let file = file.map(File::from).map_err(|error| self.fault("open", path, error))?;
+        self.undo_umask(path, &file, mode)?;
+        Ok(file)
     }
 
-    /// Opens a regular file to add to its end, creating it empty if it is not there.
+    /// Opens a regular file to add to its end, creating it empty if it is not there. It has at least the bits of `mode`
+    /// then, whatever the umask.
     ///
     /// # Errors
     ///
@@ -204,10 +237,13 @@ impl Dir {
         let path = path.as_ref();
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = self.open_beneath(path, flags, Mode::from_raw_mode(mode));
-        file.map(File::from).map_err(|error| self.fault("open", path, error))
+        let file = file.map(File::from).map_err(|error| self.fault("open", path, error))?;
+        self.undo_umask(path, &file, mode)?;
+        Ok(file)
     }
 
-    /// Creates a directory that must not exist. The process's umask takes bits away from `mode`.
+    /// Creates a directory that must not exist. The process's umask takes bits away from `mode`; [`Dir::make_dir`] gives
+    /// it exactly that mode.
     ///
     /// # Errors
     ///
@@ -218,16 +254,55 @@ impl Dir {
         })
     }
 
-    /// Creates a directory unless it is there, and opens it.
+    /// Creates a directory that must not exist, with mode 0700 whatever the umask. Only this process may write to the
+    /// directory that it is created in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::create_dir`].
+    pub fn create_private_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        const MODE: u32 = 0o700;
+        let path = path.as_ref();
+        let taken = self.at_leaf("create directory", path, |dir, name| {
+            sys::mkdirat(dir, name, Mode::from_raw_mode(MODE))?;
+            Ok(MODE & !Stat::at(dir, name)?.mode)
+        })?;
+        if taken == 0 { Ok(()) } else { self.set_mode(path, MODE) }
+    }
+
+    /// Creates a directory that must not exist, with exactly this `mode`, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::create_dir`] and [`Dir::open_dir`].
+    pub fn make_dir(&self, path: impl AsRef<Path>, mode: u32) -> Result<Self> {
+        let path = path.as_ref();
+        self.create_dir(path, mode)?;
+        let dir = match self.open_dir(path) {
+            // The umask took away the right to read it.
+            Err(error) if error.errno() == Some(Errno::ACCESS) => {
+                self.set_mode(path, mode)?;
+                self.open_dir(path)?
+            }
+            opened => opened?,
+        };
+        // The set-group-id bit comes from the directory above.
+        if dir.stat(".")?.mode != mode {
+            dir.set_mode(".", mode)?;
+        }
+        Ok(dir)
+    }
+
+    /// Opens a directory. Creates it first with exactly this `mode` if it is not there.
     ///
     /// # Errors
     ///
     /// [`Error`] if it can neither be created nor opened.
     pub fn ensure_dir(&self, path: impl AsRef<Path>, mode: u32) -> Result<Self> {
         let path = path.as_ref();
-        match self.create_dir(path, mode) {
-            Err(error) if !error.is_exists() => Err(error),
-            _ => self.open_dir(path),
+        match self.make_dir(path, mode) {
+            Err(error) if error.is_exists() => self.open_dir(path),
+            made => made,
         }
     }
 

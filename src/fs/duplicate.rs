@@ -65,7 +65,7 @@ pub fn duplicate<E: From<Error>>(
                     let path = path.join(name);
                     let stat = dir.stat(name)?;
                     if stat.kind == Kind::Directory {
-                        into.create_dir(name, 0o700)?;
+                        into.create_private_dir(name)?;
                         let (from, to, near) = (inside.0.clone(), inside.1.clone(), inside.2.join(name));
                         steps.push(Step::Enter(Place { from, to, near, path }));
                         continue;
@@ -135,6 +135,10 @@ fn one(from: &Dir, to: &Dir, name: &OsStr, stat: &Stat) -> Result<()> {
 /// Gives the copy of `name` everything that the original has beside its content.
 fn metadata(from: &Dir, to: &Dir, name: &OsStr, stat: &Stat) -> Result<()> {
     let now = to.stat(name)?;
+    // The umask may have taken away the right to set attributes.
+    if now.kind == Kind::File && now.mode & 0o600 != 0o600 {
+        to.set_mode(name, 0o600)?;
+    }
     // First, since it clears set-user-id bits and file capabilities.
     if (now.uid, now.gid) != (stat.uid, stat.gid) {
         to.set_owner(name, stat.uid, stat.gid)?;

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -19,6 +20,12 @@ use super::stat::Stat;
 
 /// Files that can become a lock where no more can be made: removing takes one or two at a time, and gives them back.
 const SPARES: [&str; 4] = ["spare0", "spare1", "spare2", "spare3"];
+
+/// How often [`Dir::claim`] finds a shared lock before it believes that a process holds the directory.
+const SEEN: u32 = 4;
+
+/// How often [`Dir::claim`] asks again while others do the same, a millisecond apart.
+const PATIENCE: u32 = 1000;
 
 /// How much company a holder tolerates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -236,6 +243,42 @@ impl Dir {
     /// As [`Dir::hold`].
     pub fn hold_alone(&self) -> Result<bool> {
         self.flock_if_possible(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Holds this directory as [`Dir::hold`] does. Waits while another process finds out whether it is held.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::hold`].
+    pub fn hold_patiently(&self) -> Result<()> {
+        self.flock_if_possible(FlockOperation::LockShared).map(drop)
+    }
+
+    /// Returns false if a process holds this directory. Otherwise none does, and none will until this handle is closed.
+    /// This handle must not be that of a hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dir::hold`].
+    pub fn claim(&self) -> Result<bool> {
+        let mut shared = 0;
+        for _ in 0..PATIENCE {
+            if self.flock_if_possible(FlockOperation::NonBlockingLockExclusive)? {
+                return Ok(true);
+            }
+            // Others who ask do so with exclusive locks; only holders, and others at this line, have shared ones.
+            if self.flock_if_possible(FlockOperation::NonBlockingLockShared)? {
+                shared += 1;
+                self.flock_if_possible(FlockOperation::NonBlockingUnlock)?;
+                if shared == SEEN {
+                    return Ok(false);
+                }
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(false)
     }
 
     fn flock_if_possible(&self, operation: FlockOperation) -> Result<bool> {

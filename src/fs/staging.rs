@@ -84,8 +84,7 @@ impl Staging {
 
     fn new_workspace(&self) -> Result<Workspace> {
         let name = unique_name()?;
-        self.dir.create_dir(&name, 0o700)?;
-        let made = self.dir.open_dir(&name).and_then(|dir| {
+        let made = self.dir.make_dir(&name, 0o700).and_then(|dir| {
             let lock = Lock::acquire(&dir, LOCK, LockMode::Exclusive)?;
             self.owned_workspace(name.clone(), dir, lock)
         });
@@ -273,7 +272,7 @@ impl Workspace {
     /// [`Error`](super::Error) if it cannot be made.
     pub fn file(&self) -> Result<StagedFile<'_>> {
         let name = self.fresh();
-        Ok(StagedFile { file: self.dir.create_file(&name, 0o644)?, workspace: self, name })
+        Ok(StagedFile { file: self.dir.make_file(&name, 0o644)?, workspace: self, name })
     }
 
     /// A new empty directory.
@@ -285,15 +284,14 @@ impl Workspace {
         self.directory_with(0o755)
     }
 
-    /// A new empty directory with this mode; the process's umask takes bits away from it.
+    /// A new empty directory with exactly this mode.
     ///
     /// # Errors
     ///
     /// [`Error`](super::Error) if it cannot be made.
     pub fn directory_with(&self, mode: u32) -> Result<StagedDir<'_>> {
         let name = self.fresh();
-        self.dir.create_dir(&name, mode)?;
-        Ok(StagedDir { dir: self.dir.open_dir(&name)?, workspace: self, name })
+        Ok(StagedDir { dir: self.dir.make_dir(&name, mode)?, workspace: self, name })
     }
 
     /// Makes `content` the content of `name` in `into`, in one step: whoever reads sees the old or the new.

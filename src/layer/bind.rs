@@ -115,7 +115,7 @@ pub(super) fn variant(
                 if here.absent.contains(&path) {
                     continue;
                 }
-                target.create_dir(name, 0o700)?;
+                target.create_private_dir(name)?;
                 directories.push(path);
             } else {
                 match source.hard_link(name, &target, name) {

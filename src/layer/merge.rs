@@ -168,7 +168,7 @@ fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> R
                 None if *closed => {}
                 None => families.whiteout(&target, Path::new("."), on_disk)?,
                 Some(found) if found.is_directory() => {
-                    target.create_dir(on_disk, 0o700)?;
+                    target.create_private_dir(on_disk)?;
                     if entry.hides_below && !closed {
                         families.mark_opaque(&target, on_disk)?;
                     }

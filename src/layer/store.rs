@@ -408,7 +408,7 @@ impl Drop for LayerLock<'_> {
 
 pub(super) fn write(dir: &Dir, name: &str, content: &[u8]) -> Result<(), LayerError> {
     use std::io::Write as _;
-    let mut file = dir.create_file(name, 0o644)?;
+    let mut file = dir.make_file(name, 0o644)?;
     let written = file.write_all(content);
     Ok(fs::Context::at(written, "write", dir.path_of(Path::new(name)))?)
 }

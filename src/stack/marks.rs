@@ -218,7 +218,7 @@ impl Families {
         let path = parent.join(name);
         match dir.create_node(&path, Kind::CharDevice, 0, DeviceNumber::WHITEOUT) {
             Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)) => {
-                dir.create_file(&path, 0o600)?;
+                dir.make_file(&path, 0o600)?;
                 self.set(dir, &path, "whiteout", b"")?;
                 // Never weaken an opaque directory; it needs no whiteouts anyway.
                 match self.marks().opacity(dir, parent)? {

@@ -163,7 +163,7 @@ pub fn create(dir: &Dir, path: &Path, file_type: &FileType) -> Result<()> {
     };
     match file_type {
         FileType::File { .. } => dir.create_file(path, 0o600).map(drop),
-        FileType::Directory => dir.create_dir(path, 0o700),
+        FileType::Directory => dir.create_private_dir(path),
         FileType::Symlink(target) => dir.create_symlink(target, path),
         FileType::Fifo => node(Kind::Fifo, DeviceNumber::WHITEOUT),
         FileType::CharDevice(device) => node(Kind::CharDevice, *device),

@@ -66,13 +66,13 @@ pub struct Notes {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What to do about a container that is mounted.
+/// What to do about a container that is mounted, or that a process uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum RemoveContainer {
     /// Refuse.
     #[default]
     Refuse,
-    /// Unmount it, even while it is in use.
+    /// Unmount it and remove it, even while it is in use. Its processes keep running, in a root that has no files any more.
     Force,
 }
 
@@ -244,7 +244,9 @@ impl Container {
             error => error.into(),
         })?;
         let (path, dir, mounted) = (root.path, root.dir, root.point.is_some());
-        Ok(Mounted::new(container.clone(), path, dir, mounted))
+        // Its lock is held: it is not removed before it is in use.
+        let hold = container.hold()?;
+        Ok(Mounted::new(container.clone(), path, dir, mounted, hold))
     }
 
     /// The root of a container that is mounted, by this process or another. Dropping this guard leaves it mounted.
@@ -260,7 +262,8 @@ impl Container {
             ContainerState::Dead(_) => return Err(driver::dead(&self.dir()?).into()),
         };
         let dir = Dir::open_ambient(&path)?;
-        Ok(Some(Mounted::new(self.clone(), path, dir, false)))
+        let hold = self.hold()?;
+        Ok(Some(Mounted::new(self.clone(), path, dir, false, hold)))
     }
 
     /// Unmounts its root, whoever mounted it. What is not mounted is no error.
@@ -340,16 +343,19 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Mounted`] if it is mounted, unless forced, and [`StoreError::Driver`] if it cannot be unmounted: it is
-    /// there then with everything. If something cannot be unlinked at the end, the container is gone all the same and the
+    /// [`StoreError::Mounted`] if it is mounted and [`StoreError::InUse`] if a process uses it, both unless forced;
+    /// [`StoreError::Driver`] if it cannot be unmounted. It is there then with everything. If something cannot be unlinked at the end, the container is gone all the same and the
     /// next collection tries again.
     pub fn remove(self, how: RemoveContainer) -> Result<(), StoreError> {
         let (_lock, container) = self.locked(LockMode::Exclusive)?;
         let inner = &container.store.inner;
-        match how {
-            RemoveContainer::Refuse => container.refuse_if_mounted()?,
-            RemoveContainer::Force => {}
-        }
+        let _alone = match how {
+            RemoveContainer::Refuse => {
+                container.refuse_if_mounted()?;
+                Some(container.refuse_if_held()?)
+            }
+            RemoveContainer::Force => None,
+        };
         container.unmount_locked(Unmount::Lazy)?;
         let operation = inner.begin()?;
         {
@@ -393,7 +399,7 @@ impl Container {
         }
     }
 
-    fn not_found(&self) -> StoreError {
+    pub(super) fn not_found(&self) -> StoreError {
         StoreError::NotFound { what: "container", name: self.name().to_owned() }
     }
 

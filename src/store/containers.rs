@@ -8,7 +8,7 @@ use std::ops::Deref;
 use super::container::{Container, RemoveContainer};
 use super::error::StoreError;
 use super::records::is_id;
-use super::{Inner, Store};
+use super::{Inner, Store, hold};
 use crate::container::{ContainerRecord, source_of};
 use crate::driver::{self, RootState};
 use crate::fs::{Kind, Lock, LockMode, Optional};
@@ -86,7 +86,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotFound`] if no damaged container is meant, [`StoreError::Ambiguous`] if several are,
-    /// [`StoreError::Mounted`] if it is mounted, unless forced: nothing of it is gone then. If something cannot be unlinked at
+    /// [`StoreError::Mounted`] if it is mounted and [`StoreError::InUse`] if a process uses it, both unless forced: nothing of it is gone then. If something cannot be unlinked at
     /// the end, it is gone all the same and the next collection tries again.
     pub fn remove_damaged_container(&self, name: &str, how: RemoveContainer) -> Result<(), StoreError> {
         let inner = &self.inner;
@@ -111,6 +111,9 @@ impl Store {
             (how, driver::state(&source_of(&id), &dir)?)
         {
             return Err(StoreError::Mounted { container: known_as.unwrap_or(id), path });
+        }
+        if how == RemoveContainer::Refuse {
+            hold::refuse_if_held(known_as.as_deref().unwrap_or(&id), None, &dir)?;
         }
         driver::abandon_root(&source_of(&id), &dir)?;
         {

@@ -129,12 +129,10 @@ impl Container {
     /// then on they have nothing to do with each other. It gets the labels and the metadata of this one; those in
     /// `options` go over them.
     ///
-    /// A root that needs no mount is not known to be in use: who works in it is the caller's to keep still.
-    ///
     /// # Errors
     ///
-    /// [`StoreError::Mounted`] if it is mounted: what is half-written there would be half-written in the copy. Otherwise
-    /// as [`Store::create_container`]. The original is what it was.
+    /// [`StoreError::Mounted`] if it is mounted and [`StoreError::InUse`] if a process uses it: what is half-written there
+    /// would be half-written in the copy. Otherwise as [`Store::create_container`]. The original is what it was.
     pub fn clone_as(&self, options: &CreateOptions<'_>) -> Result<Self, StoreError> {
         let (container, layers) = self.restored(options.cancel)?;
         let store = &container.store;
@@ -149,6 +147,7 @@ impl Container {
         if let RootState::Mounted(path) = root_state(container.id(), &container.dir()?)? {
             return Err(StoreError::Mounted { container: container.name().to_owned(), path });
         }
+        let _alone = container.refuse_if_held()?;
         let mut record = container.record.clone();
         (record.id, record.name) = (id, name);
         describe(&mut record, options)?;

@@ -48,6 +48,11 @@ impl StoreError {
                 ("unknown-format", with_path(path, facts![expected, found]))
             }
             Self::ReadOnly { path } => ("read-only", with_path(path, facts![])),
+            Self::Closed { path, .. } => ("permission", with_path(path, facts![])),
+            Self::InUse { container, holders } => {
+                let holders = holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                ("container-in-use", facts![container, holders])
+            }
             Self::Lender { path, reason } => ("not-a-lender", with_path(path, facts![reason])),
             Self::Lent { image, store } => {
                 let store = store.display();
@@ -323,9 +328,10 @@ fn changeset(error: &ChangesetError) -> Described {
 fn codec(error: &CodecError) -> Described {
     match error {
         CodecError::Truncated { position, .. } => ("truncated", facts![position]),
-        CodecError::Expansion { compressed, limit, .. } | CodecError::Zeros { compressed, limit, .. } => {
-            ("limit", facts![compressed, limit])
-        }
+        CodecError::Expansion { compressed, limit, .. }
+        | CodecError::Zeros { compressed, limit, .. }
+        | CodecError::EmptyParts { compressed, limit, .. }
+        | CodecError::Idle { compressed, limit, .. } => ("limit", facts![compressed, limit]),
         CodecError::Level { level, .. } => ("unsupported", facts![level]),
         _ => ("corrupt", facts![]),
     }

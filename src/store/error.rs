@@ -6,7 +6,7 @@ use crate::archive::{LoadError, SaveError};
 use crate::blob::BlobError;
 use crate::container::{ContainerError, CopyError};
 use crate::digest::Digest;
-use crate::driver::DriverError;
+use crate::driver::{DriverError, Holder};
 use crate::fs;
 use crate::image::time::TimeError;
 use crate::image::{ChangeError, ImageError, Platform};
@@ -47,6 +47,17 @@ pub enum StoreError {
     ReadOnly {
         /// The directory.
         path: PathBuf,
+    },
+    /// The store belongs to another user, who has not opened it to others.
+    #[error(
+        "the store in {path:?} is closed to this user: its owner has not shared it \
+         (plywood --shared, StoreOptions::shared, or chmod 755 on the directory)"
+    )]
+    Closed {
+        /// The directory of the store.
+        path: PathBuf,
+        /// The directory or file that cannot be opened, and the reason.
+        source: fs::Error,
     },
     /// A store that was to lend its images must not.
     #[error("the store in {path:?} cannot lend its images: {reason}")]
@@ -173,6 +184,14 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
     },
+    /// A process uses the container, which is not mounted.
+    #[error("container {container} is in use{}", used_by(holders))]
+    InUse {
+        /// The container's name or id.
+        container: String,
+        /// The processes, as far as they can be found.
+        holders: Vec<Holder>,
+    },
     /// What the name points at is no image that could be run.
     #[error("{name} is not an image with a root file system: {reason}")]
     NotAnImage {
@@ -250,6 +269,14 @@ pub enum StoreError {
     /// The file system refused one step.
     #[error(transparent)]
     Io(#[from] fs::Error),
+}
+
+/// Says which processes use something.
+fn used_by(holders: &[Holder]) -> String {
+    match holders {
+        [] => " by a process that this user cannot see".to_owned(),
+        _ => format!(" by {}", holders.iter().map(Holder::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 impl StoreError {

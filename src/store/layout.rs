@@ -15,8 +15,9 @@
 //!   reserve/                what a full disk is left with, see `fs::staging::reserve`
 //! ```
 //!
-//! Only `oci/` is for others to read. The rest is closed to other users: layers hold set-user-id programs of whatever
-//! age, which must not be in reach of every user of the host.
+//! The root directory of a new store is closed to other users (0700): images may be private. [`super::StoreOptions::shared`]
+//! opens it (0755), and then `oci/` is for others to read. The rest is closed in any store: layers hold set-user-id
+//! programs of whatever age, which must not be in reach of every user of the host.
 
 use std::path::PathBuf;
 
@@ -122,12 +123,13 @@ impl Layout {
 
     /// Makes the empty directory `root` a store; a store that another process is making or has just made is waited for
     /// and opened.
-    pub(super) fn create(root: Dir, durability: Durability) -> Result<Self, StoreError> {
+    pub(super) fn create(root: Dir, shared: bool, durability: Durability) -> Result<Self, StoreError> {
         let locks = root.ensure_dir("locks", 0o700)?;
         let _creating = Lock::acquire(&locks, "create", LockMode::Exclusive)?;
         if root.stat(FORMAT_FILE).optional()?.is_some() {
             return Self::open(root);
         }
+        give_mode(&root, root_mode(shared))?;
         for name in DIRECTORIES {
             let mode = if name == "oci" { 0o755 } else { 0o700 };
             let dir = root.ensure_dir(name, mode)?;
@@ -198,6 +200,27 @@ impl Layout {
     /// Whether there is a store in `root`, whatever its version.
     pub(super) fn is_store(root: &Dir) -> Result<bool, StoreError> {
         Ok(root.stat(FORMAT_FILE).optional()?.is_some())
+    }
+}
+
+/// Returns the mode of a new store's root directory.
+pub(super) fn root_mode(shared: bool) -> u32 {
+    if shared { 0o755 } else { 0o700 }
+}
+
+/// Gives the root directory of a new store its mode. The caller may have made that directory, empty, with another mode:
+/// now it will hold images, and the umask of whoever made it says nothing about them.
+fn give_mode(root: &Dir, mode: u32) -> Result<(), StoreError> {
+    if root.stat(".")?.mode == mode {
+        return Ok(());
+    }
+    match root.set_mode(".", mode) {
+        // The directory belongs to another user, who let this one write to it and reads it in any case.
+        Err(error) if error.errno() == Some(rustix::io::Errno::PERM) => {
+            tracing::warn!(%error, path = ?root.path_of(""), "the owner of this directory decides who reads the store in it");
+            Ok(())
+        }
+        done => Ok(done?),
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) fn open(paths: &[PathBuf], own: &Dir) -> Result<(Vec<Lender>, Vec<Len
     for path in paths {
         let mut blobs = None;
         let state = match Dir::open_ambient(path) {
-            Err(error) => unusable(error.into()),
+            Err(error) => unusable(super::closed(path, error)),
             Ok(root) => {
                 let stat = root.stat(".")?;
                 if let Some((_, reason)) = known.iter().find(|(other, _)| other.is_same_inode(&stat)) {

@@ -17,6 +17,7 @@ mod describe;
 mod error;
 mod fetch;
 mod gc;
+mod hold;
 mod image;
 mod images;
 mod import;
@@ -58,6 +59,8 @@ mod view;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use rustix::io::Errno;
+
 use crate::driver::Probe;
 use crate::fs::{Dir, Durability, Staging};
 use crate::layer::LayerStore;
@@ -73,6 +76,7 @@ pub use damage::Damage;
 pub use error::StoreError;
 pub use fetch::{FetchOptions, Platforms};
 pub use gc::{GcOptions, GcReport};
+pub use hold::Hold;
 pub use image::{HistoryEntry, Image};
 pub use images::{DamagedImage, Images};
 pub use import::ImportOptions;
@@ -243,7 +247,10 @@ impl StoreOptions {
         let reason = match () {
             () if Layout::is_store(&root)? => "there is a store already",
             () if !is_free(&root)? => "the directory is not empty",
-            () => return Store::new(Layout::create(root, self.durability)?, self.clone()),
+            () => {
+                let layout = Layout::create(root, self.shared, self.durability)?;
+                return Store::new(layout, self.clone());
+            }
         };
         Err(StoreError::Occupied { path: path.as_ref().to_owned(), reason })
     }
@@ -263,7 +270,7 @@ impl StoreOptions {
         let layout = if Layout::is_store(&root)? {
             Layout::open(root)?
         } else {
-            Layout::create(root, self.durability)?
+            Layout::create(root, self.shared, self.durability)?
         };
         Store::new(layout, self.clone())
     }
@@ -272,10 +279,12 @@ impl StoreOptions {
 impl StoreOptions {
     /// Opens the directory that a store is or will be in, or makes it: then it is there for good.
     fn ensure_root(&self, path: impl AsRef<Path>) -> Result<Dir, StoreError> {
-        Ok(match self.durability {
-            Durability::Full => Dir::ensure_ambient_synced(path)?,
-            Durability::Relaxed => Dir::ensure_ambient(path)?,
-        })
+        let (path, mode) = (path.as_ref(), layout::root_mode(self.shared));
+        let root = match self.durability {
+            Durability::Full => Dir::ensure_ambient_synced(path, mode),
+            Durability::Relaxed => Dir::ensure_ambient_with(path, mode),
+        };
+        root.map_err(|error| closed(path, error))
     }
 }
 
@@ -286,7 +295,15 @@ fn open_root(path: impl AsRef<Path>) -> Result<Dir, StoreError> {
             let (path, reason) = (path.as_ref().to_owned(), "there is no such directory".to_owned());
             Err(StoreError::NotAStore { path, reason, is_blank: true })
         }
-        root => Ok(root?),
+        root => root.map_err(|error| closed(path.as_ref(), error)),
+    }
+}
+
+/// Returns the error that says why a store cannot be opened.
+pub(super) fn closed(path: &Path, source: crate::fs::Error) -> StoreError {
+    match source.errno() {
+        Some(Errno::ACCESS) if source.step == "open" => StoreError::Closed { path: path.to_owned(), source },
+        _ => source.into(),
     }
 }
 

@@ -1,12 +1,14 @@
 //! [`Mounted`]: the root of a container while it is in use.
 //!
-//! It holds no lock: the kernel knows what is mounted. Unmounting goes through [`Container::unmount`], which takes the
+//! It holds no lock on operations: the kernel knows what is mounted. It has a [`Hold`], which says that the container is in
+//! use also where nothing is mounted for it. Unmounting goes through [`Container::unmount`], which takes the
 //! container's lock, so a guard and another process may try at the same time.
 
 use std::path::{Path, PathBuf};
 
 use super::container::Container;
 use super::error::StoreError;
+use super::hold::Hold;
 use crate::fs::Dir;
 
 /// The root of a container, in use. Dropping it unmounts, if it was this guard that mounted; [`Mounted::unmount`] does
@@ -18,6 +20,7 @@ pub struct Mounted {
     /// `None` only while it is being unmounted: the kernel would find it busy.
     dir: Option<Dir>,
     unmount: bool,
+    hold: Hold,
 }
 
 /// A root that could not be unmounted, still mounted, and why.
@@ -32,8 +35,14 @@ pub struct UnmountError {
 
 impl Mounted {
     /// A root that is usable. Whether this guard ends the mount is `unmount`.
-    pub(super) fn new(container: Container, path: PathBuf, dir: Dir, unmount: bool) -> Self {
-        Self { container, path, dir: Some(dir), unmount }
+    pub(super) fn new(container: Container, path: PathBuf, dir: Dir, unmount: bool, hold: Hold) -> Self {
+        Self { container, path, dir: Some(dir), unmount, hold }
+    }
+
+    /// Returns the hold that this guard keeps on its container. A program that inherits it
+    /// ([`Hold::inheritable_fd`]) keeps the container in use after this guard is gone.
+    pub fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// Where the root is.
@@ -52,7 +61,10 @@ impl Mounted {
     }
 
     /// Leaves the root mounted, beyond the life of this process if need be. [`Container::mounted`] finds it again and
-    /// [`Container::unmount`] ends it.
+    /// [`Container::unmount`] ends it. The hold ends with this guard.
+    ///
+    /// Nothing is mounted for a root of the copy driver. It is in use then for as long as a process has its root or working
+    /// directory in it, or inherited the hold.
     pub fn keep(mut self) -> PathBuf {
         self.unmount = false;
         self.path.clone()

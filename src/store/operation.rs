@@ -74,7 +74,7 @@ impl Operation {
         let mut pins = self.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let pins = match &mut *pins {
             Some(pins) => pins,
-            none => none.insert(self.workspace.dir().create_file(PINS, 0o600)?),
+            none => none.insert(self.workspace.dir().make_file(PINS, 0o600)?),
         };
         pins.write_all(lines.as_bytes()).at_path("write", || self.workspace.dir().path_of(PINS))
     }

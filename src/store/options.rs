@@ -1,4 +1,4 @@
-//! What a store is opened with. Nothing here changes what is on disk, only how the work is done.
+//! What a store is opened with. Only [`StoreOptions::shared`] changes what is on disk, and only of a store that is made.
 
 use std::path::PathBuf;
 
@@ -35,6 +35,8 @@ pub struct StoreOptions {
     pub parallelism: Parallelism,
     /// How much a stranger's archive may ask for.
     pub limits: Limits,
+    /// Opens the directory of a store that is made to other users. See [`StoreOptions::shared`].
+    pub shared: bool,
     /// Other stores that lend their images and layers, in the order in which they are asked for what is not here. See
     /// [`StoreOptions::additional`].
     pub additional: Vec<PathBuf>,
@@ -80,6 +82,18 @@ impl StoreOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Lets other users of the machine read a store that is made with these options. Default: only its owner.
+    ///
+    /// The directory of a new store gets mode 0700, or 0755 if it is shared; so does an empty directory that the caller
+    /// made for it. In a shared store others read `oci/` in place, as an OCI layout or through
+    /// [`StoreOptions::additional`]. Layers and containers stay closed: they hold set-user-id programs. A store that is
+    /// there keeps its mode; `chmod 755` or `chmod 700` on its directory changes who may read it.
+    #[must_use]
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
         self
     }
 

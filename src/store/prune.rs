@@ -2,7 +2,7 @@
 //!
 //! What goes is decided before anything does, so a dry run tells exactly what a run would remove. An image is in use if a
 //! container was made from it, if it is mounted, or if an operation in progress relies on it; a container is in use if it
-//! is mounted. Names go first and content is collected after that, as ever.
+//! is mounted, or if a process holds it or stands in it. Names go first and content is collected after that, as ever.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -16,7 +16,7 @@ use super::names::{Named, Names};
 use super::operation::{Operation, Pinned};
 use super::{Store, cancel};
 use crate::digest::Digest;
-use crate::driver::RootState;
+use crate::driver::{Processes, RootState};
 use crate::fs::Timestamp;
 use crate::image::{Reference, time};
 
@@ -62,10 +62,7 @@ impl LabelFilter {
 pub struct PruneOptions<'a> {
     /// Only tell what would go.
     pub dry_run: bool,
-    /// Whether containers go that are not mounted.
-    ///
-    /// The root of a container by copying is never mounted, and nobody knows who works in it: leave such containers out by
-    /// a label, or keep what works in them still.
+    /// Whether containers go that are not in use ([`Container::is_in_use`]).
     pub containers: bool,
     /// Which images go.
     pub images: PruneImages,
@@ -82,7 +79,7 @@ pub struct PruneOptions<'a> {
 }
 
 impl PruneOptions<'_> {
-    /// Containers that are not mounted.
+    /// Containers that are not in use.
     pub fn containers() -> Self {
         Self { containers: true, ..Self::default() }
     }
@@ -169,9 +166,10 @@ impl Store {
         self.inner.require_writable()?;
         let mut report = PruneReport::default();
         if options.containers {
+            let processes = Processes::read();
             for container in self.containers()?.iter() {
                 cancel::refuse(options.cancel)?;
-                report.containers.extend(prune_container(container, options)?);
+                report.containers.extend(prune_container(container, options, &processes)?);
             }
         }
         if options.build_cache {
@@ -315,9 +313,11 @@ impl Store {
 fn prune_container(
     container: &Container,
     options: &PruneOptions<'_>,
+    processes: &Processes,
 ) -> Result<Option<PrunedContainer>, StoreError> {
     if !options.means(container.created(), container.labels())
         || container.state()? != ContainerState::Created
+        || container.is_held(processes)?
     {
         return Ok(None);
     }
@@ -328,7 +328,7 @@ fn prune_container(
     }
     match container.clone().remove(RemoveContainer::Refuse) {
         // Somebody else was faster.
-        Err(StoreError::Mounted { .. } | StoreError::NotFound { .. }) => Ok(None),
+        Err(StoreError::Mounted { .. } | StoreError::InUse { .. } | StoreError::NotFound { .. }) => Ok(None),
         done => done.map(|()| Some(pruned)),
     }
 }

@@ -57,7 +57,7 @@ impl Inner {
     pub(super) fn write_new_record(&self, record: &ContainerRecord, dir: &Dir) -> Result<(), StoreError> {
         let fault = |source| StoreError::Record { path: dir.path_of(RECORD), source };
         let bytes = serde_json::to_vec(record).map_err(fault)?;
-        let mut file = dir.create_file(RECORD, 0o644)?;
+        let mut file = dir.make_file(RECORD, 0o644)?;
         file.write_all(&bytes).at_path("write", || dir.path_of(RECORD))?;
         if self.options.durability == Durability::Full {
             file.sync_all().at_path("sync", || dir.path_of(RECORD))?;

@@ -62,7 +62,7 @@ impl Store {
         options: &SaveOptions<'_>,
     ) -> Result<Vec<Warning>, StoreError> {
         let into = match options.durability {
-            Durability::Full => Dir::ensure_ambient_synced(path)?,
+            Durability::Full => Dir::ensure_ambient_synced(path, 0o755)?,
             Durability::Relaxed => Dir::ensure_ambient(path)?,
         };
         self.save_in(images, &into, options)

@@ -175,6 +175,7 @@ impl Store {
             containers.iter().map(|one| (one.manifest_digest(), one.record.image.target.clone())).collect();
         let manifests: Vec<_> = made_from.values().cloned().collect();
         let contents = self.contents(&manifests)?;
+        let processes = driver::Processes::read();
         let contents: HashMap<Digest, Content> = made_from.into_keys().zip(contents).collect();
         let (blobs, steps) = (count.blobs.len() as u64, steps.len() as u64);
         let mut usage = StoreUsage { blobs, steps, ..StoreUsage::default() };
@@ -195,7 +196,7 @@ impl Store {
                     !matches!(container.state()?, super::ContainerState::Created)
                 }
                 false => false,
-            };
+            } || container.is_held(&processes)?;
             let bytes = own.map_or(0, |own| own.allocated);
             usage.writable += bytes;
             usage.writable_reclaimable += if mounted { 0 } else { bytes };

@@ -14,6 +14,7 @@ mod newcomers;
 mod save;
 mod streams;
 mod tool;
+mod users;
 
 #[path = "../common/mod.rs"]
 mod common;

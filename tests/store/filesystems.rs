@@ -67,6 +67,7 @@ fn cloned(at: &Path) -> u64 {
     file.write_all_at(&vec![7; 8 << 20], 32 << 20).unwrap();
     file.sync_all().unwrap();
     let root = seen(mounted.path());
+    drop((file, mounted));
     let free = || {
         let done = Command::new("sync").arg("-f").arg(at).status().unwrap();
         assert!(done.success());

@@ -35,7 +35,7 @@ impl Pair {
     fn of(kind: DriverKind, image: &ImageSpec) -> Self {
         let temp = scratch();
         let options = options().driver(DriverChoice::Only(kind));
-        let lender = options.create(temp.path().join("lender")).unwrap();
+        let lender = options.clone().shared(true).create(temp.path().join("lender")).unwrap();
         load(&lender, Layout::of(image).oci_archive());
         options.create(temp.path().join("own")).unwrap();
         Self { temp, lender, kind }

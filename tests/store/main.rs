@@ -12,6 +12,7 @@ mod conformance;
 mod containers;
 mod convert;
 mod copies;
+mod costs;
 mod deletions;
 mod fetching;
 mod filesystems;
@@ -43,6 +44,7 @@ mod trees;
 mod trouble;
 mod truth;
 mod usage;
+mod users;
 mod views;
 mod world;
 

@@ -13,7 +13,7 @@ mod store;
 
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 pub(crate) use containers::*;
@@ -63,6 +63,15 @@ pub(crate) struct Global {
     // The parser for paths refuses a variable that is set to nothing.
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) root: Option<PathBuf>,
+
+    /// Let other users of this machine read the images of a store that this command makes
+    ///
+    /// The directory of a new store is closed to other users (mode 0700). With this option it is open (0755), and others
+    /// read the images in DIR/oci, or with --additional-store. A store that is there keeps its mode: `chmod 755 DIR` opens
+    /// it, `chmod 700 DIR` closes it. Layers and containers stay closed in any store.
+    #[arg(long, global = true, hide_short_help = true, env = "PLYWOOD_SHARED")]
+    #[arg(value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    pub(crate) shared: bool,
 
     /// Directory of another store that lends its images and layers; may be given more than once
     ///

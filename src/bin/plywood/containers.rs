@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use plywood::driver::RootOptions;
+use plywood::driver::{Processes, RootOptions};
 use plywood::fs::Timestamp;
 use plywood::image::time;
 use plywood::layer::ChangeKind;
@@ -49,6 +49,7 @@ fn hinted(store: &Store, error: StoreError) -> Failure {
         StoreError::Mounted { container, .. } => {
             Some(format!("use `plywood umount {container}` first, or -f"))
         }
+        StoreError::InUse { .. } => Some("end what works in it first, or use -f".to_owned()),
         StoreError::NameInUse { name, .. } => {
             Some(format!("choose another, or remove that container with `plywood rm {name}`"))
         }
@@ -129,6 +130,8 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
         image: String,
         image_id: String,
         state: &'static str,
+        /// Whether it is mounted, or a process uses it.
+        in_use: bool,
         /// Bytes of its own; counted only where they are shown.
         size: Option<u64>,
         /// Files and directories of its own.
@@ -156,6 +159,7 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
     if output.quiet && !output.json {
         return output.lines(wanted.into_iter().map(Container::id));
     }
+    let processes = Processes::read();
     let mut listed = Vec::with_capacity(wanted.len());
     for container in wanted {
         let (state, path) = describe(container.state()?);
@@ -170,6 +174,7 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
             image: image_of(container),
             image_id: container.image_id().to_string(),
             state,
+            in_use: container.is_in_use(&processes)?,
             size: usage.map(|usage| usage.allocated),
             inodes: usage.map(|usage| usage.inodes),
             path: path.unwrap_or_else(|| json!({"path": null})),
@@ -193,7 +198,8 @@ pub(crate) fn list(context: &Context, args: &PsArgs) -> Result<(), Failure> {
                 container.image
             },
             images::age(container.created),
-            container.state.to_owned(),
+            if container.in_use && container.state == "created" { "in use" } else { container.state }
+                .to_owned(),
             container.name.to_owned(),
         ];
         table.row(row.into_iter().chain(container.size.map(human::size)));

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal as _, Read, Write};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -241,7 +241,7 @@ pub(crate) struct Staged {
 
 impl Staged {
     fn file(target: PathBuf) -> Result<(Self, File), Failure> {
-        Self::make(target, |path| OpenOptions::new().write(true).create_new(true).open(path))
+        Self::make(target, |path| OpenOptions::new().write(true).create_new(true).mode(0o644).open(path))
     }
 
     /// A directory beside `target`, which must not exist or be empty.
@@ -258,7 +258,7 @@ impl Staged {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failure(error)),
         }
-        Ok(Self::make(target, |path| fs::create_dir(path))?.0)
+        Ok(Self::make(target, |path| fs::DirBuilder::new().mode(0o755).create(path))?.0)
     }
 
     fn make<T>(target: PathBuf, create: impl Fn(&Path) -> io::Result<T>) -> Result<(Self, T), Failure> {

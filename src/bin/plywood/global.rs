@@ -123,9 +123,12 @@ impl Context {
         let mut limits = Limits::default();
         if self.global.no_expansion_limit {
             limits.expansion = u64::MAX;
+            limits.empty_parts = u64::MAX;
+            limits.idle_bytes = u64::MAX;
         }
         let mut options = Store::options().driver(driver).durability(self.durability()).limits(limits);
         options.fresh_probe = self.fresh;
+        options.shared = self.global.shared;
         options.additional = self.additional_stores();
         options.fuse_overlayfs =
             self.global.fuse_overlayfs.clone().filter(|path| !path.as_os_str().is_empty());
@@ -162,8 +165,12 @@ impl Context {
 /// The next step where the store cannot be used because of whose it is or what is there.
 fn elsewhere(error: &StoreError) -> Option<String> {
     let next = match error {
+        StoreError::Closed { .. } => {
+            "--root or PLYWOOD_ROOT names a store of your own, --additional-store a shared one"
+        }
         error if error.kind() == "permission" => {
-            "it may belong to another user; --root or PLYWOOD_ROOT names a store of your own"
+            "it may belong to another user; --root or PLYWOOD_ROOT names a store of your own, \
+             --additional-store a shared one whose images you want to use"
         }
         StoreError::NotAStore { .. } | StoreError::Occupied { .. } => {
             "--root or PLYWOOD_ROOT says which directory is the store"

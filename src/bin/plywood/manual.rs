@@ -1,7 +1,8 @@
 //! `man`: manual pages, made of what `--help` says, with what a manual has besides.
 
-use std::fs;
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use clap::{Command, CommandFactory as _};
 use clap_mangen::Man;
@@ -45,6 +46,11 @@ How roots are made, as
 Directories of stores that lend their images, separated by colons, as
 .BR \-\-additional\-store .
 .TP
+.B PLYWOOD_SHARED
+Whether other users may read the images of a store that is made, as
+.BR \-\-shared ;
+anything but nothing, 0, no, false and off says yes.
+.TP
 .B PLYWOOD_FUSE_OVERLAYFS
 Program for the fuse driver, as
 .BR \-\-fuse\-overlayfs .
@@ -64,7 +70,9 @@ The store of root.
 The store of anybody else.
 .TP
 .I oci/
-In a store: an OCI image layout with all images, which other tools may read at any time, and must not write.
+In a store: an OCI image layout with all images, which other tools may read at any time, and must not write. Tools of
+other users can read it if the store was made with
+.BR \-\-shared .
 ";
 
 /// What stands at the end of every other page.
@@ -88,7 +96,9 @@ pub(crate) fn manual(context: &Context, args: &ManArgs) -> Result<(), Failure> {
         };
     };
     let write = |command: &Command, about| -> io::Result<()> {
-        fs::write(dir.join(Man::new(command.clone()).get_filename()), page(command, about)?)
+        let path = dir.join(Man::new(command.clone()).get_filename());
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
+        file.write_all(&page(command, about)?)
     };
     let written = write(&command, ABOUT_ALL)
         .and_then(|()| below(&command).into_iter().try_for_each(|command| write(command, ABOUT_ONE)));

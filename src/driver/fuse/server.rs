@@ -99,6 +99,8 @@ fn claim(dir: &Dir) -> Result<File, DriverError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file =
         rustix::fs::openat(dir, NAME, flags, Mode::from_raw_mode(0o600)).at("open", dir.path_of(NAME))?;
+    // The umask may have taken away the right to open it again.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600)).at("chmod", dir.path_of(NAME))?;
     let taken = patiently(END, || match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => ControlFlow::Continue(()),
         done => ControlFlow::Break(done),

@@ -16,7 +16,7 @@ use crate::stack::{Stack, Tree};
 
 /// Whether a file that nobody may open can be opened.
 pub(super) fn is_privileged(dir: &Dir) -> Result<bool, DriverError> {
-    dir.create_file("locked", 0o600)?;
+    dir.make_file("locked", 0o600)?;
     dir.set_mode("locked", 0)?;
     match dir.open_file("locked") {
         Ok(_) => Ok(true),
@@ -26,15 +26,15 @@ pub(super) fn is_privileged(dir: &Dir) -> Result<bool, DriverError> {
 }
 
 pub(super) fn can_reflink(dir: &Dir) -> Result<bool, DriverError> {
-    let mut from = dir.create_file("shared", 0o600)?;
+    let mut from = dir.make_file("shared", 0o600)?;
     from.write_all(&[1; 4096]).at_path("write", || dir.path_of("shared"))?;
-    let to = dir.create_file("clone", 0o600)?;
+    let to = dir.make_file("clone", 0o600)?;
     Ok(rustix::fs::ioctl_ficlone(&to, &from).is_ok())
 }
 
 /// Which marks can be written, and read back.
 pub(super) fn attributes(dir: &Dir) -> Result<(Families, Result<(), Refusal>), DriverError> {
-    dir.create_dir("marked", 0o700)?;
+    dir.create_private_dir("marked")?;
     let write = |families: Families| {
         let path = Path::new("marked");
         families.mark_opaque(dir, path)?;
@@ -114,8 +114,8 @@ fn layers(dir: &Dir, families: Families) -> Result<[Tree; 2], DriverError> {
     let at = Path::new;
     let (bottom, top) = (dir.ensure_dir("bottom", 0o755)?, dir.ensure_dir("top", 0o755)?);
     for name in ["directory", "opaque"] {
-        bottom.create_dir(name, 0o755)?;
-        top.create_dir(name, 0o755)?;
+        bottom.make_dir(name, 0o755)?;
+        top.make_dir(name, 0o755)?;
         write(&bottom, &format!("{name}/below"), b"below")?;
         write(&top, &format!("{name}/above"), b"above")?;
     }
@@ -148,7 +148,7 @@ fn use_root(root: &Dir) -> Result<(), DriverError> {
 }
 
 fn write(dir: &Dir, path: &str, content: &[u8]) -> Result<(), Error> {
-    dir.create_file(path, 0o644)?.write_all(content).at_path("write", || dir.path_of(path))
+    dir.make_file(path, 0o644)?.write_all(content).at_path("write", || dir.path_of(path))
 }
 
 fn expect_content(dir: &Dir, path: &str, expected: &[u8]) -> Result<(), DriverError> {

@@ -85,7 +85,7 @@ impl Reserve {
             }
             None => {
                 let staged = work.directory_with(0o700)?;
-                staged.dir().create_file(LOCK, 0o600)?;
+                staged.dir().make_file(LOCK, 0o600)?;
                 match staged.publish(&self.root, NAME) {
                     Err(error) if error.is_exists() => return Ok(()),
                     made => made?,

@@ -150,7 +150,7 @@ impl<'a> Unpacker<'a> {
         let place = self.places.directory(&parent, of)?;
         let path = place.path.join(name);
         // Most directories are new, and asking the kernel costs less than searching the list.
-        match place.dir.create_dir(OsStr::from_bytes(name), 0o700) {
+        match place.dir.create_private_dir(OsStr::from_bytes(name)) {
             Ok(()) => self.places.take_over(&path),
             Err(error) if !error.is_exists() => return Err(error.into()),
             Err(_) if self.places.is_directory(&path) => {}

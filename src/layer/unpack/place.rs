@@ -277,12 +277,12 @@ impl<'a> Places<'a> {
     /// Makes the directory `path`, which lies in `parent`, taking away the file that the layer has had there.
     pub(super) fn make(&mut self, parent: &Dir, path: &LayerPath, of: Of<'_>) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(path.file_name().expect("the root is made by others"));
-        match parent.create_dir(name, 0o700) {
+        match parent.create_private_dir(name) {
             Err(error) if error.is_exists() => {
                 parent.remove_file(name)?;
                 self.recount = true;
                 self.open.clear(); // a symlink may have been on the way to one of these
-                parent.create_dir(name, 0o700)?;
+                parent.create_private_dir(name)?;
                 self.remember(path, of)?;
                 self.deletions.replaced.insert(path.clone());
             }

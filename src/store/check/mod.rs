@@ -119,7 +119,7 @@ impl Store {
             (Access::ReadOnly, Some(scratch)) => {
                 let scratch = Dir::open_ambient(scratch)?;
                 let name = format!("plywood-check-{}", unique_name()?);
-                scratch.create_dir(&name, 0o700)?;
+                scratch.create_private_dir(&name)?;
                 let report = self.check_in(&scratch.open_dir(&name)?, how);
                 scratch.remove_all(&name)?;
                 report

@@ -118,7 +118,7 @@ pub(crate) struct RenameArgs {
 /// Remove containers with everything that was changed in them
 #[derive(Args, Debug)]
 pub(crate) struct RmArgs {
-    /// Unmount the container first if it is mounted
+    /// Remove the container even if it is mounted or a process uses it
     #[arg(short, long)]
     pub(crate) force: bool,
     /// Containers

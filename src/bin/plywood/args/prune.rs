@@ -41,9 +41,10 @@ pub(crate) struct ImagePruneArgs {
     pub(crate) common: PruneArgs,
 }
 
-/// Remove containers that are not mounted
+/// Remove containers that are not in use
 ///
-/// The root of a container by the copy driver is never mounted, and nobody knows who works in it.
+/// A container is in use while it is mounted, while a process holds it, or, of the copy driver, while a process has its
+/// root or working directory in it.
 #[derive(Args, Debug)]
 #[command(after_help = help!("Example:
   plywood container prune --filter until=24h --filter label=job
@@ -71,7 +72,7 @@ pub(crate) struct BuilderPruneArgs {
     pub(crate) common: PruneArgs,
 }
 
-/// Remove containers that are not mounted, what is remembered of builds, and then images that have no name and that no
+/// Remove containers that are not in use, what is remembered of builds, and then images that have no name and that no
 /// container uses
 #[derive(Args, Debug)]
 #[command(after_help = help!("Example:
