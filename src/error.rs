@@ -101,7 +101,10 @@ impl Error {
 fn codec(error: &CodecError) -> &'static str {
     match error {
         CodecError::Truncated { .. } => "truncated",
-        CodecError::Expansion { .. } | CodecError::Zeros { .. } => "limit",
+        CodecError::Expansion { .. }
+        | CodecError::Zeros { .. }
+        | CodecError::EmptyParts { .. }
+        | CodecError::Idle { .. } => "limit",
         _ => "corrupt",
     }
 }

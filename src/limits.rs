@@ -3,6 +3,9 @@
 //! Every number is far above what real images hold and far below what would hurt the host. None of them limits what
 //! the caller itself puts in.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Bounds on what one archive, layer or document may claim. Whatever goes beyond is refused with an error that names
 /// the limit.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,10 +41,17 @@ pub struct Limits {
     pub expansion: u64,
     /// Bytes that a blob may unpack to however short it is. Default 2 GiB.
     pub expansion_free: u64,
-    /// Bytes of zeros that the tar of a layer may hold beyond what `expansion` allows, in runs so long that they become
-    /// holes on disk. Default 16 GiB: databases and disk images are filled with zeros for good reasons, every tool packs
+    /// Bytes of zeros that the tars of an image's layers may hold together, in runs so long that they become holes on disk.
+    /// Those of a layer whose tar is no longer than `expansion` allows are not counted. Default 16 GiB: databases and disk images are filled with zeros for good reasons, every tool packs
     /// them so, and here they take no space; but reading and hashing them takes about a second for each GiB.
     pub expansion_zeros: u64,
+    /// Parts of one compressed blob (bzip2 and xz streams, xz blocks, gzip members, Zstandard frames) that hold nothing, or
+    /// next to nothing. Default 10,000: each costs up to 100 µs however short it is, so this is about a second. Parts that
+    /// hold what they cost are not counted; writers end a blob with one or two that are empty.
+    pub empty_parts: u64,
+    /// Bytes of one compressed blob that may unpack to nothing, such as skippable frames; counted is what goes beyond twice
+    /// the content. Default 64 MiB: the indexes in layers of the form zstd:chunked have a few.
+    pub idle_bytes: u64,
     /// Bytes of one JSON document (index, manifest, config). Default 20 MiB, as containerd; they are held in memory.
     pub json_bytes: u64,
     /// Bytes of memory that one JSON document may take once it is read, by estimate. Default 64 MiB: a document that
@@ -63,6 +73,36 @@ pub struct Limits {
     pub images: usize,
     /// Members of one image archive. Default 1 million.
     pub archive_members: u64,
+    /// How many zeros were unpacked, where several blobs share the limit.
+    pub(crate) zeros: SharedZeros,
+}
+
+/// How many zeros several streams hold together; nothing where each is on its own. Two limits are equal whatever was
+/// counted under them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedZeros(Option<Arc<AtomicU64>>);
+
+impl SharedZeros {
+    /// Counts more, and returns how many there are.
+    pub(crate) fn add(&self, count: u64) -> u64 {
+        self.0.as_ref().map_or(0, |all| all.fetch_add(count, Ordering::Relaxed).saturating_add(count))
+    }
+}
+
+impl PartialEq for SharedZeros {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for SharedZeros {}
+
+impl Limits {
+    /// Returns the same limits, with one number of zeros for all blobs that are unpacked under them and their clones.
+    #[must_use]
+    pub(crate) fn for_one_image(&self) -> Self {
+        Self { zeros: SharedZeros(Some(Arc::default())), ..self.clone() }
+    }
 }
 
 impl Default for Limits {
@@ -80,6 +120,8 @@ impl Default for Limits {
             expansion: 200,
             expansion_free: 2 << 30,
             expansion_zeros: 16 << 30,
+            empty_parts: 10_000,
+            idle_bytes: 64 << 20,
             json_bytes: 20 << 20,
             json_memory: 64 << 20,
             documents_memory: 256 << 20,
@@ -89,6 +131,7 @@ impl Default for Limits {
             index_depth: 8,
             images: 65_536,
             archive_members: 1_000_000,
+            zeros: SharedZeros::default(),
         }
     }
 }

@@ -5,18 +5,21 @@ use std::io::{self, Read};
 use ::bzip2::{Decompress, Status};
 
 use super::input::Input;
+use super::toll::Toll;
 use super::{BZIP2_MAGIC, CodecError, Compression};
+use crate::limits::Limits;
 
 /// Decodes any number of streams one after the other.
 pub(super) struct Bzip2Streams {
     /// `None` before a stream and at the end.
     decompress: Option<Decompress>,
     first: bool,
+    toll: Toll,
 }
 
 impl Bzip2Streams {
-    pub(super) fn new() -> Self {
-        Self { decompress: None, first: true }
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { decompress: None, first: true, toll: Toll::new(Compression::Bzip2, limits) }
     }
 
     /// Decodes some bytes into `out`, which is not empty; 0 at the end of the input.
@@ -29,6 +32,7 @@ impl Bzip2Streams {
                         return Ok(0);
                     }
                     self.first = false;
+                    self.toll.part(input.consumed())?;
                     none.insert(Decompress::new(false))
                 }
             };
@@ -49,8 +53,10 @@ impl Bzip2Streams {
                 Err(error) => return Err(corrupt(input, error.to_string())),
             }
             if wrote > 0 {
+                self.toll.produced(wrote);
                 return Ok(wrote);
             }
+            self.toll.progress(input.consumed())?;
         }
     }
 }

@@ -10,7 +10,7 @@ use super::input::Input;
 use super::xz::XzStreams;
 use super::zstd::ZstdFrames;
 use super::{CodecError, Compression, SNIFFED, sniff};
-use crate::limits::Limits;
+use crate::limits::{Limits, SharedZeros};
 use crate::zeros::DataRuns;
 
 /// Reads the content of a stream that may be compressed.
@@ -53,8 +53,11 @@ struct Guard {
     free: u64,
     /// How much of what was unpacked was not zeros, where those count less.
     data: Option<(DataRuns, u64)>,
-    /// How many zeros there may be.
+    /// How many zeros there may be, in this stream and the others that share their number.
     zeros: u64,
+    /// How many of this stream are in that number.
+    counted: u64,
+    shared: SharedZeros,
 }
 
 impl Guard {
@@ -69,13 +72,17 @@ impl Guard {
             counted = *data;
         }
         // Most streams end here.
-        if produced <= self.free || produced <= compressed.saturating_mul(self.expansion) {
+        if produced <= compressed.saturating_mul(self.expansion) {
             return None;
         }
         if counted > self.free && counted > compressed.saturating_mul(self.expansion) {
             return Some(Excess::Times(self.expansion));
         }
-        (produced - counted > self.zeros).then_some(Excess::Zeros(self.zeros))
+        // What one stream may hold for nothing, thousands may not: so zeros count from the first.
+        let zeros = (produced - counted).max(self.counted);
+        let all = self.shared.add(zeros - self.counted);
+        self.counted = zeros;
+        (zeros > self.zeros || all > self.zeros).then_some(Excess::Zeros(self.zeros))
     }
 }
 
@@ -112,13 +119,13 @@ impl<R: Read> Decoder<R> {
         let mut input = Input::new(reader);
         let format = match sniff(input.fill(SNIFFED)?) {
             Compression::None => Format::Plain(input),
-            Compression::Gzip => Format::Gzip(GzipMembers::new(), input),
-            Compression::Zstd => Format::Zstd(ZstdFrames::new()?, input),
-            Compression::Xz => Format::Xz(Box::new(XzStreams::new(input))),
-            Compression::Bzip2 => Format::Bzip2(Bzip2Streams::new(), input),
+            Compression::Gzip => Format::Gzip(GzipMembers::new(limits), input),
+            Compression::Zstd => Format::Zstd(ZstdFrames::new(limits)?, input),
+            Compression::Xz => Format::Xz(Box::new(XzStreams::new(input, limits))),
+            Compression::Bzip2 => Format::Bzip2(Bzip2Streams::new(limits), input),
         };
         let Limits { expansion, expansion_free: free, expansion_zeros: zeros, .. } = *limits;
-        let guard = Guard { expansion, free, data: None, zeros };
+        let guard = Guard { expansion, free, data: None, zeros, counted: 0, shared: limits.zeros.clone() };
         Ok(Self { format, produced: 0, guard, failure: None })
     }
 

@@ -72,9 +72,36 @@ pub enum CodecError {
         /// The limit.
         limit: u64,
     },
-    /// The stream holds more zeros than [`Limits::expansion_zeros`](crate::limits::Limits::expansion_zeros) allows.
-    #[error("{compressed} bytes of {compression} unpack to more than {limit} bytes of zeros")]
+    /// The stream, with the others of its image, holds more zeros than
+    /// [`Limits::expansion_zeros`](crate::limits::Limits::expansion_zeros) allows.
+    #[error(
+        "with {compressed} bytes of {compression}, more than {limit} bytes of zeros are unpacked for one image"
+    )]
     Zeros {
+        /// How the stream is compressed.
+        compression: Compression,
+        /// Compressed bytes read until then.
+        compressed: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The stream has more parts that hold nothing, or next to nothing, than
+    /// [`Limits::empty_parts`](crate::limits::Limits::empty_parts) allows.
+    #[error(
+        "{compressed} bytes of {compression} have more than {limit} streams, members, frames or blocks with no content"
+    )]
+    EmptyParts {
+        /// How the stream is compressed.
+        compression: Compression,
+        /// Compressed bytes read until then.
+        compressed: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The stream has more bytes that unpack to nothing than
+    /// [`Limits::idle_bytes`](crate::limits::Limits::idle_bytes) allows.
+    #[error("of {compressed} bytes of {compression} more than {limit} unpack to nothing")]
+    Idle {
         /// How the stream is compressed.
         compression: Compression,
         /// Compressed bytes read until then.

@@ -9,7 +9,9 @@ use zlib_rs::crc32::crc32;
 use zlib_rs::{Deflate, DeflateFlush, Inflate, InflateFlush, Status};
 
 use super::input::Input;
+use super::toll::Toll;
 use super::{CodecError, Compression, GZIP_MAGIC};
+use crate::limits::Limits;
 
 /// The largest window there is, as gzip uses it.
 const WINDOW_BITS: u8 = 15;
@@ -29,6 +31,7 @@ pub(super) struct GzipMembers {
     checksum: u32,
     /// Of the member so far, modulo 2^32.
     length: u32,
+    toll: Toll,
 }
 
 #[derive(Clone, Copy)]
@@ -44,16 +47,22 @@ enum State {
 }
 
 impl GzipMembers {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         let inflate = Inflate::new(false, WINDOW_BITS);
-        Self { inflate, state: State::Between { first: true }, checksum: 0, length: 0 }
+        let toll = Toll::new(Compression::Gzip, limits);
+        Self { inflate, state: State::Between { first: true }, checksum: 0, length: 0, toll }
     }
 
     /// Decodes some bytes into `out`, which is not empty; 0 at the end of the input.
     pub(super) fn decode<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.state {
-                State::Between { first } => self.state = next_member(input, first)?,
+                State::Between { first } => {
+                    self.state = next_member(input, first)?;
+                    if matches!(self.state, State::Body) {
+                        self.toll.part(input.consumed())?;
+                    }
+                }
                 State::Padding => self.state = skip_zeros(input)?,
                 State::End => return Ok(0),
                 State::Body => {
@@ -64,8 +73,10 @@ impl GzipMembers {
                         self.state = State::Between { first: false };
                     }
                     if count > 0 {
+                        self.toll.produced(count);
                         return Ok(count);
                     }
+                    self.toll.progress(input.consumed())?;
                 }
             }
         }

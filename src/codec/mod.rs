@@ -18,6 +18,7 @@ mod encoder;
 mod error;
 mod gzip;
 mod input;
+mod toll;
 mod xz;
 mod zstd;
 

@@ -6,7 +6,9 @@ use ::zstd::stream::raw::{Decoder, Operation};
 use ::zstd::zstd_safe::get_frame_content_size;
 
 use super::input::Input;
+use super::toll::Toll;
 use super::{CodecError, Compression, ZSTD_MAGIC, is_skippable};
+use crate::limits::Limits;
 
 /// Decodes any number of frames one after the other.
 pub(super) struct ZstdFrames {
@@ -14,11 +16,13 @@ pub(super) struct ZstdFrames {
     inside: bool,
     /// What this frame still has to give, if it says how much it holds.
     declared: Option<u64>,
+    toll: Toll,
 }
 
 impl ZstdFrames {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { decoder: Decoder::new()?, inside: false, declared: None })
+    pub(super) fn new(limits: &Limits) -> io::Result<Self> {
+        let toll = Toll::new(Compression::Zstd, limits);
+        Ok(Self { decoder: Decoder::new()?, inside: false, declared: None, toll })
     }
 
     /// Decodes some bytes into `out`, which is not empty; 0 at the end of the input.
@@ -28,6 +32,7 @@ impl ZstdFrames {
                 if !next_frame(input)? {
                     return Ok(0);
                 }
+                self.toll.part(input.consumed())?;
                 self.declared = declared(input)?;
                 self.inside = true;
             }
@@ -40,8 +45,10 @@ impl ZstdFrames {
             self.inside = step.remaining > 0;
             self.count(step.bytes_written).map_err(|reason| corrupt(input, reason.into()))?;
             if step.bytes_written > 0 {
+                self.toll.produced(step.bytes_written);
                 return Ok(step.bytes_written);
             }
+            self.toll.progress(input.consumed())?;
             if step.bytes_read == 0 && self.inside {
                 return Err(match at_end {
                     true => truncated(input),

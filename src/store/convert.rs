@@ -90,8 +90,8 @@ impl Store {
         let inner = &self.inner;
         inner.pin_image(operation, image)?;
         let content = inner.content();
-        let mut how = SaveOptions::default();
-        how.limits.clone_from(&inner.options.limits);
+        let limits = inner.options.limits.for_one_image();
+        let mut how = SaveOptions { limits, ..SaveOptions::default() };
         how.parallelism = inner.options.parallelism;
         how.platform.clone_from(&options.platform);
         how.compression = options.compression;

@@ -91,7 +91,7 @@ impl Store {
             compression: options.compression,
             platform: options.platform.clone(),
             parallelism: options.parallelism,
-            limits: self.inner.options.limits.clone(),
+            limits: self.inner.options.limits.for_one_image(),
             workspace: operation.as_ref().map(Operation::workspace),
             cancel: options.cancel,
             ..SaveOptions::default()

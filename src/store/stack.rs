@@ -152,7 +152,7 @@ impl Store {
     pub(super) fn ensure_options<'o>(&self) -> EnsureOptions<'o> {
         let mut options = EnsureOptions::default();
         options.parallelism = self.inner.options.parallelism;
-        options.limits.clone_from(&self.inner.options.limits);
+        options.limits = self.inner.options.limits.for_one_image();
         options
     }
 

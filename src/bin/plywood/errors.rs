@@ -61,7 +61,13 @@ fn is_expansion(error: &StoreError) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref().and_then(CodecError::of) {
-            return matches!(error, CodecError::Expansion { .. } | CodecError::Zeros { .. });
+            return matches!(
+                error,
+                CodecError::Expansion { .. }
+                    | CodecError::Zeros { .. }
+                    | CodecError::EmptyParts { .. }
+                    | CodecError::Idle { .. }
+            );
         }
         cause = error.source();
     }
