@@ -140,7 +140,7 @@ impl Unpacker<'_> {
         }
         for at in path.ancestors().chain([path.clone()]) {
             if !self.places.is_directory(&at) {
-                self.places.root.create_dir(at.as_path(), 0o700)?;
+                self.places.root.create_private_dir(at.as_path())?;
                 self.places.known.insert(at.clone(), None);
                 made.insert(at);
             }
