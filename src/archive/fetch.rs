@@ -22,6 +22,16 @@ pub trait Fetch: fmt::Debug + Sync {
     ///
     /// Whatever keeps the content from being had, with a text that names the place. The same holds for the reader's.
     fn fetch(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Option<Box<dyn Read + Send + '_>>>;
+
+    /// Returns true if the place has what `descriptor` names. Asked only for layers of a kind that places may not
+    /// pass on, which are often absent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fetch::fetch`], which answers it where there is no shorter way.
+    fn has(&self, descriptor: &Descriptor) -> io::Result<bool> {
+        Ok(self.fetch(descriptor, 0)?.is_some())
+    }
 }
 
 /// What happens to one piece of content on its way, here or away.

@@ -4,8 +4,8 @@
 //! password itself ([tokens](https://distribution.github.io/distribution/spec/auth/token/), [identity
 //! tokens](https://distribution.github.io/distribution/spec/auth/oauth/)).
 //!
-//! A secret goes to an authorization server over https, or on this machine, or on the host of a registry that the caller reaches
-//! in plain http; and no redirect is followed with it.
+//! A secret goes to an authorization server over https. If the registry itself is reached in plain http, it also goes to
+//! this machine and to the registry's host in plain http. No redirect is followed with it.
 
 use std::sync::PoisonError;
 
@@ -77,7 +77,7 @@ impl Repository<'_> {
         let mut fresh = 0;
         loop {
             let answer = ask(&grant)?;
-            self.host.is_reached();
+            self.host.is_reached(&self.host.base);
             match answer {
                 Err(complaint) if complaint.status == 401 && fresh < 2 => {
                     let new = self.authenticate(push, action, &grant, &complaint)?;
@@ -177,9 +177,14 @@ impl Repository<'_> {
             return Err(self.odd("401 with no URL for its authorization server".to_owned()));
         };
         let host = server.host_str().unwrap_or_default();
-        let own = self.host.is_plain && Some(host) == self.host.base.host_str();
-        let keeps_secrets = server.scheme() == "https" || is_loopback(host) || own;
-        if !keeps_secrets && (with_secret || !self.host.is_plain) {
+        let (is_tls, is_here) = (server.scheme() == "https", is_loopback(host));
+        let own = Some(host) == self.host.base.host_str();
+        // A registry that is spoken to by TLS gets no secret in plain http, not even on this machine.
+        let is_allowed = match with_secret {
+            true => is_tls || self.host.is_plain && (is_here || own),
+            false => is_tls || self.host.is_plain || is_here,
+        };
+        if !is_allowed {
             return Err(self.odd(format!(
                 "401 with an authorization server in plain http ({host}), which gets no secret"
             )));
@@ -292,6 +297,10 @@ impl Repository<'_> {
     pub(super) fn answer(&self, action: &str, asked: Call) -> Result<Answer, RegistryError> {
         let asked = self.client.engine.spawn(call(asked));
         let answer = asked.wait(self.cancel).map_err(|why| self.host.no_result(action, why))?;
-        answer.map_err(|fault| self.host.fault(action, fault))
+        let answer = answer.map_err(|fault| self.host.fault(action, fault))?;
+        if let Answer::Good(response) = &answer {
+            self.host.is_reached(response.url());
+        }
+        Ok(answer)
     }
 }

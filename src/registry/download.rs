@@ -7,7 +7,7 @@ use reqwest::header::CONTENT_RANGE;
 use reqwest::{Method, Response, StatusCode};
 
 use super::engine::Pending;
-use super::http::Speed;
+use super::http::{Speed, refuse_coding};
 use super::repository::{Found, Request, path_of};
 use super::retry::Attempts;
 use super::{RegistryError, Repository};
@@ -79,6 +79,10 @@ impl<'r> Download<'r> {
             Found::It(response) => response,
             Found::Nothing(said) => return Ok(Some(said)),
         };
+        // Stores of objects call a compressed layer encoded: of the right length, it is the layer itself.
+        if response.content_length() != Some(self.size.saturating_sub(self.at)) {
+            refuse_coding(&response).map_err(|fault| self.repository.host.fault(&self.action, fault))?;
+        }
         let begin = begin(&response);
         self.skip = match begin.and_then(|begin| self.at.checked_sub(begin)) {
             Some(skip) => skip,

@@ -253,6 +253,13 @@ pub(super) fn said(body: &[u8]) -> String {
         }
     }
     let text = std::str::from_utf8(body).unwrap_or_default().trim();
+    // The page of a server with TLS that got plain http.
+    for words in ["plain HTTP request was sent to HTTPS port", "speaking plain HTTP to an SSL-enabled server"]
+    {
+        if text.contains(words) {
+            return words.to_owned();
+        }
+    }
     // A page of a proxy says nothing in one line.
     if text.starts_with('<') || document.is_some() { String::new() } else { quotation(text) }
 }

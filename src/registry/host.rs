@@ -1,8 +1,7 @@
 //! [`Host`]: one registry, and how it is reached.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use reqwest::redirect::Policy;
 use reqwest::{NoProxy, Proxy, Url};
@@ -31,8 +30,8 @@ pub(super) struct Host {
     pub(super) pace: Pace,
     /// By repository, and whether to push there.
     pub(super) grants: Mutex<BTreeMap<(String, bool), Grant>>,
-    /// Whether it has ever answered.
-    reached: AtomicBool,
+    /// Servers that have ever answered: this one and those that it led to, as `host:port`.
+    reached: Mutex<BTreeSet<String>>,
 }
 
 impl Host {
@@ -82,13 +81,13 @@ impl Host {
                 bytes: options.slow_bytes,
             },
             grants: Mutex::default(),
-            reached: AtomicBool::new(false),
+            reached: Mutex::default(),
         })
     }
 
-    /// Notes that it answered.
-    pub(super) fn is_reached(&self) {
-        self.reached.store(true, Ordering::Relaxed);
+    /// Notes that the server of `url` answered.
+    pub(super) fn is_reached(&self, url: &Url) {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).insert(authority(url));
     }
 
     /// Describes why there is no answer.
@@ -110,13 +109,17 @@ impl Host {
     /// Describes why the connection failed.
     pub(super) fn no_answer(&self, action: &str, error: reqwest::Error) -> RegistryError {
         let (registry, action) = (self.name.clone(), action.to_owned());
-        let was_reached = self.reached.load(Ordering::Relaxed);
+        let at = error.url().unwrap_or(&self.base);
+        let was_reached =
+            self.reached.lock().unwrap_or_else(PoisonError::into_inner).contains(&authority(at));
+        // Authorization servers and stores of blobs have addresses of their own.
+        let server = if at.origin() == self.base.origin() { registry.clone() } else { authority(at) };
         let (is_connect, is_final, is_certificate) =
             (error.is_connect(), is_final(&error), is_certificate(&error));
         // A URL may hold a secret.
         let error = error.without_url();
         if is_certificate || (is_connect && !was_reached) {
-            return RegistryError::Unreachable { registry, source: error.into() };
+            return RegistryError::Unreachable { registry: server, source: error.into() };
         }
         if is_final {
             let mut answer = "with something that is not HTTP".to_owned();
@@ -141,6 +144,12 @@ impl Host {
             }
         }
     }
+}
+
+/// Returns the address of a server, as `host:port`.
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Returns whether a registry is on this machine.

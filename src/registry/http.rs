@@ -9,12 +9,13 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use super::access::Grant;
 use super::challenge::{Challenge, challenges};
 use super::error::said;
+use crate::text::quotation;
 
 /// Redirects of one request.
 const MOST_REDIRECTS: usize = 10;
@@ -124,7 +125,14 @@ pub(super) async fn call(call: Call) -> Result<Answer, Fault> {
         let response = within(call.pace.patience, call.build(&url).send()).await??;
         match call.redirected(&url, &response)? {
             Some(next) => url = next,
-            None => return Ok(judge(response).await),
+            None => {
+                let mut answer = judge(response).await;
+                // Another server cannot ask for the credentials of this one.
+                if let (Answer::Bad(complaint), false) = (&mut answer, is_same_origin(&url, &call.base)) {
+                    complaint.challenges.clear();
+                }
+                return Ok(answer);
+            }
         }
     }
     Err(Fault::Answer(format!("with more than {MOST_REDIRECTS} redirects")))
@@ -157,6 +165,7 @@ pub(super) async fn judge(mut response: Response) -> Answer {
 
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn body(mut response: Response, limit: u64, pace: Pace) -> Result<Vec<u8>, Fault> {
+    refuse_coding(&response)?;
     let mut bytes = Vec::new();
     let mut speed = Speed::new(pace);
     while let Some(more) = response.chunk().await? {
@@ -167,6 +176,22 @@ pub(super) async fn body(mut response: Response, limit: u64, pace: Pace) -> Resu
         speed.count(more.len() as u64)?;
     }
     Ok(bytes)
+}
+
+/// Refuses an answer in a content coding. None was asked for, and digests and sizes are of the bytes without one.
+///
+/// # Errors
+///
+/// [`Fault::Answer`].
+pub(super) fn refuse_coding(response: &Response) -> Result<(), Fault> {
+    for coding in response.headers().get_all(CONTENT_ENCODING) {
+        let coding = String::from_utf8_lossy(coding.as_bytes());
+        if !coding.trim().is_empty() && !coding.trim().eq_ignore_ascii_case("identity") {
+            let coding = quotation(&coding);
+            return Err(Fault::Answer(format!("in the content coding {coding}, which was not asked for")));
+        }
+    }
+    Ok(())
 }
 
 /// Finds out whether a transfer is slower than it may be.

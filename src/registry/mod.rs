@@ -15,9 +15,18 @@
 //! # What may go wrong on the way
 //!
 //! An answer that may be another one next time (408, 429, 500, 502, 503, 504) and a connection that breaks are tried again, after a
-//! time that doubles and varies, or that the registry names (`Retry-After`). A download that broke goes on where it was; where a
-//! server ignores the range, the beginning is skipped. A registry that was never reached is not tried again. 401, 403 and
-//! 404 are final, once credentials were shown.
+//! time that doubles and varies, or that the registry names (`Retry-After`). A transfer that hardly moves counts as broken
+//! ([`ClientOptions::slow_bytes`]). A download that broke resumes where it was; where a server ignores the range, the
+//! beginning is skipped. Not tried again: a server that was never reached, and an answer against the rules, such as
+//! a redirect loop or a content coding that was not asked for. 401, 403 and 404 are final, once credentials were shown;
+//! a fresh token that is refused is replaced once.
+//!
+//! # Secrets
+//!
+//! Credentials are shown to a registry that asks for them, and to its own origin only: scheme, host and port. A password or
+//! an identity token goes to the authorization server over https. Only if the registry is reached in plain http, it also goes in
+//! plain http to this machine or to the registry's host. Such a request follows no redirect, and no request is led from
+//! https to http.
 //!
 //! # Plain http
 //!

@@ -233,6 +233,10 @@ pub(super) fn path_of(descriptor: &Descriptor) -> String {
 }
 
 impl Fetch for Repository<'_> {
+    fn has(&self, descriptor: &Descriptor) -> io::Result<bool> {
+        Ok(Repository::has(self, descriptor)?)
+    }
+
     fn fetch(&self, descriptor: &Descriptor, offset: u64) -> io::Result<Option<Box<dyn Read + Send + '_>>> {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = read.get(&descriptor.digest) {

@@ -85,8 +85,10 @@ impl ServerCertVerifier for Verifier {
             return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
         };
         let verdict = usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        // The period of validity is looked at before this, so it is right.
-        if matches!(&verdict, Err(error) if is_authority(error)) && self.given.contains(end_entity) {
+        // The period of validity is looked at before either of these, so it is right.
+        if matches!(&verdict, Err(error) if is_authority(error) || is_unknown(error))
+            && self.given.contains(end_entity)
+        {
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             return Ok(ServerCertVerified::assertion());
         }
@@ -116,6 +118,11 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Returns whether the certificate was refused because no authority signed it.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer))
 }
 
 /// Returns whether the certificate was refused because it is an authority's.

@@ -3,9 +3,11 @@
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
 mod client;
+mod misbehaviour;
 mod proxy;
 mod pull;
 mod push;
+mod script;
 mod server;
 mod shop;
 #[cfg(feature = "cli")]

@@ -50,6 +50,26 @@ impl Server {
         Some((server, std::fs::read(dir.path().join("ca.pem")).unwrap()))
     }
 
+    /// One that speaks TLS with a certificate that signed itself and may sign others, and that certificate.
+    pub fn self_signed() -> Option<(Self, Vec<u8>)> {
+        Self::self_signed_with("")
+    }
+
+    /// The same, with more lines of configuration, in which `PEM` is the file of the certificate.
+    pub fn self_signed_with(more: &str) -> Option<(Self, Vec<u8>)> {
+        if !have(&["openssl"]) {
+            return None;
+        }
+        let dir = scratch();
+        let words = "req -x509 -newkey rsa:2048 -nodes -keyout key -out pem -days 2 -subj /CN=registry -addext subjectAltName=IP:127.0.0.1";
+        let mut command = Command::new("openssl");
+        run_command(command.args(words.split(' ')).current_dir(dir.path()));
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let http = format!(", tls: {{certificate: {}, key: {}}}", path("pem"), path("key"));
+        let server = Self::with(&more.replace("PEM", &path("pem")), &http)?;
+        Some((server, std::fs::read(dir.path().join("pem")).unwrap()))
+    }
+
     /// One that wants to know who it is: `me`, whose password is `secret`.
     pub fn with_password() -> Option<Self> {
         Self::with("auth:\n  htpasswd:\n    realm: here\n    path: PASSWORDS\n", "")

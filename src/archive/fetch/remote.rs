@@ -57,8 +57,15 @@ impl<'w> Content<'w> for Remote<'w> {
             Some(lent) => lent.size(&at.digest)? == Some(at.size),
             None => false,
         };
-        if is_lent || is_foreign(at) {
+        if is_lent {
             return Ok(None);
+        }
+        // Layers that must not be passed on are in some registries all the same. All others have to be there.
+        if is_foreign(at) {
+            let there = self.from.has(at);
+            if !there.map_err(|source| LoadError::Fetch { digest: at.digest, source })? {
+                return Ok(None);
+            }
         }
         self.described.insert(at.digest, at.clone());
         Ok(Some(Found { size: at.size, compression: None }))

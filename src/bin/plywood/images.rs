@@ -41,9 +41,11 @@ pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
         StoreError::NotFound { name, .. } => {
             // What cannot be listed cannot be suggested; the error itself is what matters.
             let names = store.image_names().unwrap_or_default();
-            let names: Vec<String> = names.iter().map(Reference::familiar).collect();
             let wanted =
                 Reference::parse_familiar(name).map_or_else(|_| name.clone(), |name| name.familiar());
+            let names = names.iter().map(Reference::familiar);
+            // The name itself is no better than it was.
+            let names: Vec<String> = names.filter(|known| *known != wanted).collect();
             Some(match human::similar_image(&wanted, &names) {
                 Some(name) => format!("did you mean {name}?"),
                 None => "`plywood images` lists what there is".to_owned(),

@@ -35,6 +35,7 @@ pub(crate) fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     let pulled = store.pull(&name, &client, &options);
+    let hint = |error: &StoreError| hint(error, !args.registry.certificate.is_empty());
     let pulled = pulled.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)));
     drop(transfers);
     load::report(context.output, "Pulled", &[pulled?])
@@ -58,6 +59,7 @@ pub(crate) fn push(context: &Context, args: &PushArgs) -> Result<(), Failure> {
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     let pushed = store.push(&image, &name, &client, &options);
+    let hint = |error: &StoreError| hint(error, !args.registry.certificate.is_empty());
     let pushed = pushed.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)));
     drop(transfers);
     let pushed = pushed?;
@@ -145,7 +147,7 @@ fn auth_files() -> Vec<PathBuf> {
 }
 
 /// The next step after a registry refused.
-fn hint(error: &StoreError) -> Option<String> {
+fn hint(error: &StoreError, with_certificate: bool) -> Option<String> {
     let refused = match error {
         StoreError::Registry(refused) => refused,
         other => RegistryError::of(other)?,
@@ -159,14 +161,24 @@ fn hint(error: &StoreError) -> Option<String> {
         }),
         RegistryError::Unreachable { source, .. } => {
             let text = crate::errors::chain(source.as_ref());
-            if text.contains("UnknownIssuer") || text.contains("certificate") {
-                return Some("--certificate FILE trusts one that the system does not".to_owned());
+            if text.contains("UnknownIssuer") {
+                return Some(match with_certificate {
+                    false => "--certificate FILE trusts one that the system does not".to_owned(),
+                    true => {
+                        "the certificate given with --certificate is not the server's, and did not sign it"
+                            .to_owned()
+                    }
+                });
             }
             // A server without TLS answers its beginning with something else.
             text.contains("InvalidContentType").then(|| "--plain-http speaks without TLS".to_owned())
         }
-        // What a server with TLS answers to anything else.
-        RegistryError::Refused { status: 400, .. } => Some("--tls speaks TLS, if it wants that".to_owned()),
+        // How a server with TLS answers a request in plain http: Go, nginx, Apache.
+        RegistryError::Refused { status: 400, said, .. } => {
+            let words =
+                ["HTTP request to an HTTPS server", "HTTP request was sent to HTTPS", "HTTP to an SSL"];
+            words.iter().any(|words| said.contains(words)).then(|| "--tls speaks TLS".to_owned())
+        }
         RegistryError::Broken { .. } => Some("the next attempt goes on where this one ended".to_owned()),
         _ => None,
     }

@@ -75,6 +75,8 @@ pub(crate) struct RegistryArgs {
     #[arg(long)]
     pub(crate) tls: bool,
     /// Trust the certificates in this file (PEM) besides those of the system; may be repeated
+    ///
+    /// Each may be that of an authority or the registry's own. The name and the time in it have to be right.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) certificate: Vec<PathBuf>,
     /// Credentials, as `docker login` and `podman login` write them
