@@ -41,7 +41,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Whether it can only be read, be it the mount or the file system.
+    /// Returns true if the mount or its file system is read-only.
     pub fn is_read_only(&self) -> bool {
         let has = |options: &[u8]| options.split(|&byte| byte == b',').any(|option| option == b"ro");
         has(self.options.as_bytes()) || has(self.super_options.as_bytes())

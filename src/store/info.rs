@@ -14,7 +14,7 @@ pub struct Info {
     pub version: u32,
     /// The directory.
     pub path: std::path::PathBuf,
-    /// Whether it can only be read.
+    /// Whether it is read-only.
     pub read_only: bool,
     /// Images, with and without names.
     pub images: u64,
@@ -57,7 +57,7 @@ impl Store {
         }
         let read_only = inner.layout.access == Access::ReadOnly;
         let (driver, reasons) = if read_only {
-            (None, "the store can only be read".to_owned())
+            (None, "the store is read-only".to_owned())
         } else {
             let probe = inner.probe()?;
             (inner.new_driver().ok().map(|driver| driver.kind()), probe.to_string())

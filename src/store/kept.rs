@@ -6,7 +6,7 @@
 //!
 //! The name says all that a fact depends on, the digest of a document for example, so no fact can be out of date, only
 //! superfluous. A line that is cut or damaged is none; what is missing is found out again. So nothing depends on the file
-//! being there, nobody locks it, and it is added to without waiting for the disk. A store that can only be read is not
+//! being there, nobody locks it, and it is added to without waiting for the disk. A read-only store is not
 //! written to.
 
 use std::fmt::Display;

@@ -167,7 +167,7 @@ impl Store {
         self.inner.layout.root.path_of("")
     }
 
-    /// Whether the store can only be read: by this process, or by this version of the library.
+    /// Returns true if the store is read-only: for this process, or for this version of the library.
     pub fn is_read_only(&self) -> bool {
         self.inner.layout.access == Access::ReadOnly
     }

@@ -26,8 +26,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Save`] if a blob is missing or damaged, or `out` fails, [`StoreError::Cancelled`]; what was written by then is no archive. A store
-    /// that can only be read has no room for layers that are compressed anew, as all are in a classic docker-archive: that is
+    /// [`StoreError::Save`] if a blob is missing or damaged, or `out` fails, [`StoreError::Cancelled`]; what was written by then is no archive. A read-only
+    /// store has no room for layers that are compressed anew, as all are in a classic docker-archive: that is
     /// refused unless [`SaveOptions::workspace`] is set.
     pub fn save(
         &self,
@@ -108,7 +108,7 @@ impl Store {
         Ok(known)
     }
 
-    /// Keeps what `images` lead to while it is read. A store that can only be read has no collection.
+    /// Keeps what `images` lead to while it is read. A read-only store has no collection.
     pub(super) fn pin_for_reading(&self, images: &[Image]) -> Result<Option<Operation>, StoreError> {
         if self.inner.layout.access == Access::ReadOnly {
             return Ok(None);

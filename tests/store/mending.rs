@@ -191,7 +191,7 @@ fn a_store_that_can_only_be_read_is_checked_with_its_layers_where_there_is_anoth
     assert_eq!(names_in(&scratch), ["mine".to_owned()].into());
     let error = store.repair(&RepairOptions::default()).unwrap_err();
     assert_eq!(error.kind(), "read-only", "{}", chain(&error));
-    world.state().assert_same(&before, "after a check of a store that can only be read");
+    world.state().assert_same(&before, "after a check of a read-only store");
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Context {
         Ok(store)
     }
 
-    /// Opens the store as it is, even if it can only be read; makes it if there is none.
+    /// Opens the store as it is, even if it is read-only; makes it if there is none.
     pub(crate) fn open_or_make(&self) -> Result<Store, Failure> {
         match self.open_existing() {
             Err(Failure::Store { error, .. }) if is_absent(&error) => self.ensure(),

@@ -82,7 +82,7 @@ pub(crate) fn info(context: &Context, args: &InfoArgs) -> Result<(), Failure> {
 }
 
 fn text(info: &Info) -> Vec<String> {
-    let access = if info.read_only { ", can only be read" } else { "" };
+    let access = if info.read_only { ", read-only" } else { "" };
     let unsettled = match info.unsettled_layers {
         0 => String::new(),
         number => format!(", {number} not known to be on disk yet"),

@@ -86,7 +86,7 @@ impl Check<'_> {
         let mut compared = Compared::default();
         let Some(operation) = self.operation else {
             self.report.skipped.push(
-                "layers were not compared: the store can only be read, and no other place to make them was given"
+                "layers were not compared: the store is read-only, and no other place to make them was given"
                     .to_owned(),
             );
             return Ok(compared);

@@ -62,9 +62,9 @@ pub struct CheckOptions<'a> {
     pub progress: Option<&'a (dyn Fn(CheckStage, u64, u64) + Sync)>,
     /// Set by another thread to give up.
     pub cancel: Option<&'a AtomicBool>,
-    /// A directory in which layers can be made to be compared, for a store that can only be read; everything in it that was
+    /// A directory in which layers can be made to be compared, for a read-only store; everything in it that was
     /// not there before is removed. It must be able to hold what the store holds: owners, devices, attributes. Without it
-    /// a store that can only be read is checked without its layers.
+    /// a read-only store is checked without its layers.
     pub scratch: Option<&'a Path>,
 }
 

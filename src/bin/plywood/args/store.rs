@@ -79,7 +79,7 @@ pub(crate) struct CheckArgs {
     /// Look at every byte: hash all blobs, and compare unpacked layers with what they were unpacked from
     #[arg(long)]
     pub(crate) deep: bool,
-    /// Directory to make layers in, to compare them, if the store can only be read
+    /// Directory to make layers in, to compare them, if the store is read-only
     #[arg(long, value_name = "DIR", requires = "deep", value_hint = ValueHint::DirPath)]
     pub(crate) scratch: Option<PathBuf>,
 }
