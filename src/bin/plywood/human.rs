@@ -28,8 +28,15 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{number}{}", UNITS[unit])
 }
 
-/// How long `then` was before `now`: `3 hours ago`.
+/// What stands in a table for a time that is not known, as with docker.
+pub(crate) const NO_TIME: &str = "N/A";
+
+/// Returns how long `then` was before `now`: `3 hours ago`. A time before 1970 is a way to write that there is none: Go's
+/// zero time, which many tools put into images, is in the year 1.
 pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
+    if then.seconds < 0 {
+        return NO_TIME.to_owned();
+    }
     let seconds = now.seconds.saturating_sub(then.seconds);
     if seconds < 0 {
         return "in the future".to_owned();
@@ -231,6 +238,9 @@ mod tests {
             (730 * 86_400, "2 years ago"),
         ] {
             assert_eq!(age(at(0), at(seconds)), text);
+        }
+        for zero in ["0001-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "0001-01-01T01:00:00+01:00"] {
+            assert_eq!(age(parse_time(zero).unwrap(), at(1_700_000_000)), "N/A", "{zero}");
         }
     }
 
