@@ -39,7 +39,7 @@ pub enum LoadError {
         format: &'static str,
     },
     /// It ends inside a member.
-    #[error("the archive is cut short: it ends inside {member:?}, {missing} bytes early")]
+    #[error("the archive is cut short: it ends inside {}, {missing} bytes early", shown(member))]
     Truncated {
         /// The member.
         member: String,
@@ -59,7 +59,7 @@ pub enum LoadError {
     #[error("cannot store the layer")]
     Write(#[source] io::Error),
     /// It refers to a member that it does not have.
-    #[error("{member:?} is missing, {wanted_by:?} refers to it")]
+    #[error("{} is missing, {wanted_by:?} refers to it", shown(member))]
     MissingMember {
         /// The member.
         member: String,
@@ -73,13 +73,13 @@ pub enum LoadError {
         layers: Vec<MissingLayer>,
     },
     /// A document that there can be only one of is there twice.
-    #[error("{member:?} is in the archive twice")]
+    #[error("{} is in the archive twice", shown(member))]
     DuplicateManifest {
         /// The document.
         member: String,
     },
     /// A link does not lead to a member of the same archive.
-    #[error("{member:?} is a link to {target:?}, {reason}")]
+    #[error("{} is a link to {target:?}, {reason}", shown(member))]
     Link {
         /// The link.
         member: String,
@@ -89,7 +89,7 @@ pub enum LoadError {
         reason: &'static str,
     },
     /// A member is not the content that is expected under its name.
-    #[error("{member:?} is {actual}, expected {expected}")]
+    #[error("{} is {actual}, expected {expected}", shown(member))]
     DigestMismatch {
         /// The member.
         member: String,
@@ -99,7 +99,7 @@ pub enum LoadError {
         actual: Digest,
     },
     /// A member has another length than its descriptor says.
-    #[error("{member:?} has {actual} bytes, expected {expected}")]
+    #[error("{} has {actual} bytes, expected {expected}", shown(member))]
     SizeMismatch {
         /// The member.
         member: String,
@@ -109,7 +109,7 @@ pub enum LoadError {
         actual: u64,
     },
     /// A layer is not the one that the config lists.
-    #[error("layer {member:?} is {actual}, the config lists {expected} in its place")]
+    #[error("layer {} is {actual}, the config lists {expected} in its place", shown(member))]
     DiffIdMismatch {
         /// The member.
         member: String,
@@ -119,7 +119,7 @@ pub enum LoadError {
         actual: DiffId,
     },
     /// `manifest.json` gives an image a name that is none.
-    #[error("{member:?} names an image {tag:?}")]
+    #[error("{} names an image {tag:?}", shown(member))]
     InvalidTag {
         /// The document.
         member: String,
@@ -129,7 +129,7 @@ pub enum LoadError {
         source: ReferenceError,
     },
     /// A document is not what it should be.
-    #[error("{member:?} is refused")]
+    #[error("{} is refused", shown(member))]
     Image {
         /// The document.
         member: String,
@@ -137,7 +137,7 @@ pub enum LoadError {
         source: ImageError,
     },
     /// There are images for other platforms only.
-    #[error("{member:?} has no image for {wanted}, only for {}", list(found))]
+    #[error("{} has no image for {wanted}, only for {}", shown(member), list(found))]
     NoPlatform {
         /// The index.
         member: String,
@@ -161,13 +161,13 @@ pub enum LoadError {
         reason: String,
     },
     /// Everything is in order, but there is no image.
-    #[error("{member:?} lists no image")]
+    #[error("{} lists no image", shown(member))]
     NoImage {
         /// The document.
         member: String,
     },
     /// It asks for more than [`Limits`](crate::limits::Limits) allows.
-    #[error("{member:?} exceeds the limit {limit} of {maximum}")]
+    #[error("{} exceeds the limit {limit} of {maximum}", shown(member))]
     Limit {
         /// The member or document.
         member: String,
@@ -201,9 +201,21 @@ pub struct MissingLayer {
 
 fn lacking(layers: &[MissingLayer]) -> String {
     let each = |MissingLayer { member, diff_id, wanted_by }: &MissingLayer| {
-        format!("{member:?} (layer {diff_id}) is missing, {wanted_by:?} refers to it")
+        match member.is_empty() {
+            // Buildpacks leave layers out that the receiver has, and say nothing of where they would be.
+            true => format!("layer {diff_id} is missing, {wanted_by:?} has no file name for it"),
+            false => format!("{member:?} (layer {diff_id}) is missing, {wanted_by:?} refers to it"),
+        }
     };
     layers.iter().map(each).collect::<Vec<_>>().join("; ")
+}
+
+/// Returns the name of a member for a message: in quotation marks, if there is one.
+fn shown(member: &str) -> String {
+    match member {
+        "" => "a member without a name".to_owned(),
+        _ => format!("{member:?}"),
+    }
 }
 
 /// Carried by the [`io::Error`] of a reader that was told to stop.
@@ -299,7 +311,7 @@ pub enum SaveError {
         /// What is wrong with it.
         source: LoadError,
     },
-    /// Layers are to be compressed anew, and there is no place for them: a store that can only be read has none.
+    /// Layers are to be compressed anew, and there is no place for them: a read-only store has none.
     #[error("there is no place to write layers to that are compressed anew")]
     NoWorkspace,
     /// A blob could not be read, or is not what its name says.
