@@ -15,6 +15,7 @@ use crate::digest::{DiffId, Digest};
 use crate::image::json::{self, Fields, FromJson, Place};
 use crate::image::{Config, Descriptor, ImageError, Manifest, MediaType, Reference};
 use crate::limits::Limits;
+use crate::text::quotation;
 
 /// The document that lists the images.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -28,6 +29,8 @@ pub(super) struct Item {
     /// Its digest: the id of the image.
     pub(super) id: Digest,
     pub(super) names: Vec<Reference>,
+    /// Names that are left out, because they read as image ids.
+    pub(super) refused: Vec<String>,
     /// Names of the layers' members, bottom first.
     pub(super) layers: Vec<String>,
     /// Layers that may be absent, by diff id: descriptors that say where they can be had.
@@ -72,14 +75,9 @@ pub(super) fn items(document: &[u8], members: &Members<'_>, limits: &Limits) -> 
 
 fn item(written: Written, members: &Members<'_>) -> Result<Item, LoadError> {
     let Written { config, repo_tags, layers, sources } = written;
-    let mut names = Vec::new();
+    let (mut names, mut refused) = (Vec::new(), Vec::new());
     for tag in repo_tags {
-        let name = Reference::parse_repo_tag(&tag);
-        let name =
-            name.map_err(|source| LoadError::InvalidTag { member: MANIFEST.to_owned(), tag, source })?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
+        add_name(tag, MANIFEST, &mut names, &mut refused)?;
     }
     let id = members.resolve(&config)?.ok_or_else(|| missing(&config))?;
     // Its name is the image's id wherever it looks like one.
@@ -87,8 +85,33 @@ fn item(written: Written, members: &Members<'_>) -> Result<Item, LoadError> {
         Some(expected) if expected != id => {
             Err(LoadError::DigestMismatch { member: config, expected, actual: id })
         }
-        _ => Ok(Item { config, id, names, layers, sources }),
+        _ => Ok(Item { config, id, names, refused, layers, sources }),
     }
+}
+
+/// Reads a tag that `member` gives an image into `names`, or into `refused` if it reads as an image id.
+///
+/// # Errors
+///
+/// [`LoadError::InvalidTag`] if it is no name for another reason.
+pub(super) fn add_name(
+    tag: String,
+    member: &str,
+    names: &mut Vec<Reference>,
+    refused: &mut Vec<String>,
+) -> Result<(), LoadError> {
+    // A name with a digest is compared with that of the image later.
+    let name = match tag.contains('@') {
+        true => Reference::parse_familiar(&tag),
+        false => Reference::parse_repo_tag(&tag),
+    };
+    match name {
+        Ok(name) if !names.contains(&name) => names.push(name),
+        Ok(_) => {}
+        Err(error) if error.reads_as_id() => refused.push(quotation(&tag)),
+        Err(source) => return Err(LoadError::InvalidTag { member: member.to_owned(), tag, source }),
+    }
+    Ok(())
 }
 
 /// Makes a manifest for `item`, adds it to `members` and returns its descriptor.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::LoadError;
-use super::docker::{Item, REPOSITORIES};
+use super::docker::{Item, REPOSITORIES, add_name};
 use super::members::Members;
 use crate::image::{ImageError, Reference, json};
 use crate::limits::Limits;
@@ -31,17 +31,11 @@ pub(super) fn items(
     let repositories: BTreeMap<String, BTreeMap<String, String>> =
         json::parse(REPOSITORIES, document, limits)
             .map_err(|source| LoadError::image(REPOSITORIES, source))?;
-    let mut images: BTreeMap<&str, Vec<Reference>> = BTreeMap::new();
+    let mut images: BTreeMap<&str, (Vec<Reference>, Vec<String>)> = BTreeMap::new();
     for (repository, tags) in &repositories {
         for (tag, top) in tags {
-            let tag = format!("{repository}:{tag}");
-            let name = Reference::parse_repo_tag(&tag);
-            let name = name.map_err(|source| LoadError::InvalidTag {
-                member: REPOSITORIES.to_owned(),
-                tag,
-                source,
-            })?;
-            images.entry(top).or_default().push(name);
+            let (names, refused) = images.entry(top).or_default();
+            add_name(format!("{repository}:{tag}"), REPOSITORIES, names, refused)?;
         }
     }
     if images.len() > limits.images {
@@ -53,7 +47,7 @@ pub(super) fn items(
 
 fn item(
     top: &str,
-    names: Vec<Reference>,
+    (names, refused): (Vec<Reference>, Vec<String>),
     members: &mut Members<'_>,
     limits: &Limits,
 ) -> Result<Item, LoadError> {
@@ -94,7 +88,7 @@ fn item(
     config.insert("history".to_owned(), Value::Array(history));
     let bytes = serde_json::to_vec(&config).expect("it was JSON, and a Vec takes every write");
     let id = members.add(bytes);
-    Ok(Item { config: format!("{top}/json"), id, names, layers, sources: BTreeMap::new() })
+    Ok(Item { config: format!("{top}/json"), id, names, refused, layers, sources: BTreeMap::new() })
 }
 
 /// What the history says of a layer.

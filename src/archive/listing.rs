@@ -16,20 +16,22 @@ pub(super) struct Listed {
     pub(super) names: Vec<Reference>,
 }
 
-/// What an `index.json` says of them: an entry for each name, and one for each image without a name.
+/// Returns the descriptors for an `index.json`: one for each name, and one for each image without a name. An image that was
+/// written with other compression, or for one platform, has another digest: names with the old one are left out.
 pub(super) fn entries(listed: &[Listed]) -> Vec<Descriptor> {
     let mut entries = Vec::new();
     for Listed { loaded, names } in listed {
         let mut plain = loaded.target.clone();
         plain.annotations.remove(OCI_REF_NAME);
         plain.annotations.remove(CONTAINERD_IMAGE_NAME);
-        for name in names {
+        let is_true = |name: &&Reference| name.digest().is_none_or(|digest| *digest == plain.digest);
+        for name in names.iter().filter(is_true) {
             let mut entry = plain.clone();
             entry.annotations.insert(OCI_REF_NAME.to_owned(), name.familiar());
             entry.annotations.insert(CONTAINERD_IMAGE_NAME.to_owned(), name.canonical());
             entries.push(entry);
         }
-        if names.is_empty() {
+        if !names.iter().any(|name| is_true(&name)) {
             entries.push(plain);
         }
     }

@@ -241,6 +241,8 @@ pub fn receive_while<'a, 'w>(
                 images.len() - 1
             }
         };
+        let refused = item.refused.into_iter().map(|text| Warning::NameReadsAsId { text });
+        images[at].warnings.extend(refused);
         // What the index names is not named again here.
         if !named.get(at).is_some_and(|named| *named) {
             names::add(&mut images[at], item.names);

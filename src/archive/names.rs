@@ -1,4 +1,7 @@
 //! The names that an archive gives its images.
+//!
+//! An archive may say anything. A name that reads as an image id, or whose digest is not the image's, is left out with a
+//! warning: it would make a command find, or vouch for, another image than the one that it says.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,28 +18,43 @@ pub(super) enum Given {
     Tag(String),
     /// Something that is no name.
     Text(String),
+    /// Something that reads as an image id or a digest.
+    Id(String),
 }
 
-/// What the annotations of an entry call it.
+/// Returns what the annotations of an entry call it: a name, and whatever is left out.
 pub(super) fn of_annotations(
     annotations: &BTreeMap<String, String>,
     repository: Option<&Reference>,
-) -> Option<Given> {
-    if let Some(name) = Reference::from_annotations(annotations, repository) {
-        return Some(Given::Name(name));
+) -> Vec<Given> {
+    let texts = || [OCI_REF_NAME, CONTAINERD_IMAGE_NAME].into_iter().filter_map(|key| annotations.get(key));
+    let mut given: Vec<Given> = Vec::new();
+    for text in texts().filter(|text| reads_as_id(text)) {
+        if !given.iter().any(|given| matches!(given, Given::Id(known) if known == text)) {
+            given.push(Given::Id(text.clone()));
+        }
     }
-    let text = annotations.get(OCI_REF_NAME).or_else(|| annotations.get(CONTAINERD_IMAGE_NAME))?;
-    let any = Reference::parse_familiar("any").ok()?;
-    Some(match any.tagged(text) {
-        Ok(_) => Given::Tag(text.clone()),
-        Err(_) => Given::Text(text.clone()),
-    })
+    if let Some(name) = Reference::from_annotations(annotations, repository) {
+        given.push(Given::Name(name));
+    } else if let Some(text) = texts().find(|text| !reads_as_id(text)) {
+        let is_tag = Reference::parse_familiar("any").is_ok_and(|any| any.tagged(text).is_ok());
+        given.push(if is_tag { Given::Tag(text.clone()) } else { Given::Text(text.clone()) });
+    }
+    given
 }
 
-/// Gives `image` some more names.
+/// Returns true if `text` is refused as a name because it reads as an id. A text without a colon or a slash is a tag.
+fn reads_as_id(text: &str) -> bool {
+    text.contains([':', '/']) && Reference::parse_familiar(text).is_err_and(|error| error.reads_as_id())
+}
+
+/// Gives `image` some more names. A name with a digest must have that of the image.
 pub(super) fn add(image: &mut Loaded, names: impl IntoIterator<Item = Reference>) {
     for name in names {
-        if !image.names.contains(&name) {
+        let digest = image.target.digest;
+        if name.digest().is_some_and(|said| *said != digest) {
+            image.warnings.push(Warning::FalseDigest { name, digest });
+        } else if !image.names.contains(&name) {
             image.names.push(name);
         }
     }

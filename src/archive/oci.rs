@@ -10,6 +10,7 @@ use super::walk::{Lookup, Walk};
 use super::{LoadError, MissingLayer, Warning};
 use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, Index, OCI_REF_NAME, json};
 use crate::limits::Limits;
+use crate::text::quotation;
 
 /// The document that makes a directory a layout.
 pub(super) const LAYOUT: &str = "oci-layout";
@@ -66,6 +67,7 @@ pub(super) fn images(
                 Given::Name(name) => names::add(&mut loaded, [name]),
                 Given::Tag(tag) => loaded.warnings.push(Warning::OnlyTag { tag }),
                 Given::Text(text) => loaded.warnings.push(Warning::NotAName { text }),
+                Given::Id(text) => loaded.warnings.push(Warning::NameReadsAsId { text: quotation(&text) }),
             }
         }
         Ok(loaded)

@@ -27,6 +27,20 @@ pub enum Warning {
         /// What stands there.
         text: String,
     },
+    /// The archive gives the image a name that reads as an image id or a digest, which would then mean this image.
+    #[error("the name {text:?} reads as an image id or a digest and is left out")]
+    NameReadsAsId {
+        /// The name.
+        text: String,
+    },
+    /// The archive gives the image a name with a digest that is not the image's.
+    #[error("the name {} is left out, because the image has the digest {digest}", name.familiar())]
+    FalseDigest {
+        /// The name.
+        name: Reference,
+        /// The digest that the image has.
+        digest: Digest,
+    },
     /// The index lists a manifest that the archive does not have. The index is kept whole.
     #[error("the manifest {manifest}{} is absent", for_platform(platform))]
     AbsentManifest {

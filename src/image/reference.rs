@@ -5,7 +5,12 @@
 //! path without a domain to docker, and refused here. A value always has a domain and a path, and a tag or a
 //! digest or both; [`Reference::canonical`] is what gets stored and [`Reference::familiar`] what gets shown,
 //! and either reads back as the same value.
+//!
+//! A name never reads as an image id or a digest: `sha256:…`, with or without `docker.io/library/` in front, and a
+//! repository that consists of the digits of a digest are refused. Docker's grammar accepts the first, but `docker tag`
+//! refuses it for the same reason: a command would have to guess which of two images is meant.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +27,12 @@ const LEGACY_DOMAIN: &str = "index.docker.io";
 /// Where Docker Hub keeps the images that need no owner.
 const OFFICIAL: &str = "library/";
 const DEFAULT_TAG: &str = "latest";
+/// Names that stand before the digits of a digest, of all algorithms that the OCI specification and docker register.
+const ALGORITHMS: [&str; 3] = ["sha256", "sha384", "sha512"];
+/// The number of digits that those digests have.
+const DIGITS: [usize; 3] = [64, 96, 128];
+/// Why a name that reads as an id is refused.
+const IS_AN_ID: &str = "it reads as an image id or a digest, which a name must not";
 /// Bytes of a path.
 const PATH_MAX: usize = 255;
 /// Bytes of a tag.
@@ -42,12 +53,29 @@ pub const OCI_REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// assert_eq!(name.familiar(), "debian:latest");
 /// # Ok::<(), plywood::image::ReferenceError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     domain: String,
     path: String,
     tag: Option<String>,
     digest: Option<Digest>,
+}
+
+impl Ord for Reference {
+    /// Compares domain, path, tag and digest. Of one repository, names without a tag come last.
+    fn cmp(&self, other: &Self) -> Ordering {
+        fn key(name: &Reference) -> impl Ord + '_ {
+            let Reference { domain, path, tag, digest } = name;
+            (domain, path, tag.is_none(), tag, digest)
+        }
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Reference {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// A text that names no image.
@@ -56,11 +84,21 @@ pub struct Reference {
 pub struct ReferenceError {
     text: String,
     reason: String,
+    reads_as_id: bool,
 }
 
 impl ReferenceError {
     fn new(text: &str, reason: impl Into<String>) -> Self {
-        Self { text: quotation(text), reason: reason.into() }
+        Self { text: quotation(text), reason: reason.into(), reads_as_id: false }
+    }
+
+    fn id(text: &str, reason: &str) -> Self {
+        Self { reads_as_id: true, ..Self::new(text, reason) }
+    }
+
+    /// Returns true if the text was refused because it reads as an image id or a digest.
+    pub fn reads_as_id(&self) -> bool {
+        self.reads_as_id
     }
 }
 
@@ -68,12 +106,11 @@ impl Reference {
     /// Reads a name as people type it. Domain, `library/` and tag may be left out; the tag is then `latest`,
     /// unless there is a digest.
     ///
-    /// A digest alone reads as the tag of an image called `sha256`, here as with docker: whoever accepts
-    /// either looks for a [`Digest`] first.
-    ///
     /// # Errors
     ///
-    /// [`ReferenceError`] if docker would not take it. 64 hex digits alone are an image id and no name.
+    /// [`ReferenceError`] if docker would not take it, or if it reads as an image id or a digest (see
+    /// [`ReferenceError::reads_as_id`]): `sha256:…` and 64 hexadecimal digits, also with a tag or with
+    /// `docker.io/library/` in front.
     pub fn parse_familiar(text: &str) -> Result<Self, ReferenceError> {
         let mut reference = Self::parse(text)?;
         if reference.tag.is_none() && reference.digest.is_none() {
@@ -129,9 +166,6 @@ impl Reference {
         if text.is_empty() {
             return Err(fault("it is empty"));
         }
-        if text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(fault("64 hexadecimal digits are an image id"));
-        }
         let (domain, rest) = split_domain(text);
         let (path, rest) = rest.split_at(rest.find([':', '@']).unwrap_or(rest.len()));
         let (tag, digest) = match rest.split_once('@') {
@@ -145,6 +179,9 @@ impl Reference {
             path.to_owned()
         };
         check_path(&path).map_err(fault)?;
+        if reads_as_id(domain, &path) {
+            return Err(ReferenceError::id(text, IS_AN_ID));
+        }
         // The path ends only at `:`, `@` or the end, so what has no colon is empty.
         let tag = tag.strip_prefix(':').map(str::to_owned);
         if let Some(tag) = &tag {
@@ -197,6 +234,18 @@ impl Reference {
         Self { digest: Some(digest), ..self.clone() }
     }
 
+    /// Returns the reference to `digest` in the same repository, without a tag: what docker and podman call a
+    /// repository digest.
+    #[must_use]
+    pub fn at_digest(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
+    /// Returns true if both names are of the same repository.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.domain == other.domain && self.path == other.path
+    }
+
     /// The same name without its digest; it gets the tag `latest` if it had none.
     #[must_use]
     pub fn without_digest(&self) -> Self {
@@ -239,7 +288,18 @@ pub(crate) fn is_canonical_tag(text: &str) -> bool {
         LEGACY_DOMAIN => false,
         _ => true,
     };
-    is_full && check_domain(domain).is_ok() && check_path(path).is_ok() && check_tag(tag).is_ok()
+    is_full
+        && check_domain(domain).is_ok()
+        && check_path(path).is_ok()
+        && !reads_as_id(domain, path)
+        && check_tag(tag).is_ok()
+}
+
+/// Returns true if people would say an id or the beginning of a digest for this repository.
+fn reads_as_id(domain: &str, path: &str) -> bool {
+    let Some(name) = path.strip_prefix(OFFICIAL).filter(|_| domain == DEFAULT_DOMAIN) else { return false };
+    let is_digit = |digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    ALGORITHMS.contains(&name) || (DIGITS.contains(&name.len()) && name.bytes().all(is_digit))
 }
 
 /// The text before the first `/` if that is a domain.
@@ -525,8 +585,41 @@ mod tests {
 
     #[test]
     fn some_strange_names_are_names_to_docker_and_so_to_us() {
-        assert_eq!(name(&format!("{}:x", &SHA[7..])).path(), format!("library/{}", &SHA[7..]));
-        assert_eq!(name(SHA).path(), "library/sha256");
+        for text in ["sha1:abc", "md5", "sha", "localhost/sha256:abc", "me/sha256:abc", "deadbeef"] {
+            name(text);
+        }
+        assert_eq!(name(&format!("quay.io/{}:x", &SHA[7..])).path(), &SHA[7..]);
+        assert_eq!(name(&SHA[8..]).path(), format!("library/{}", &SHA[8..]));
+    }
+
+    #[test]
+    fn a_name_never_reads_as_an_id_or_a_digest() {
+        let long = format!("sha512:{}", "ab".repeat(64));
+        let names = [SHA, &SHA[7..], &long, &long[7..], "sha256", "sha256:x", "sha256:deadbeef", "sha384:00"];
+        for text in names {
+            for prefix in ["", "library/", "docker.io/", "docker.io/library/", "index.docker.io/"] {
+                for suffix in [String::new(), ":1".to_owned(), format!("@{SHA}")] {
+                    let text = format!("{prefix}{text}{suffix}");
+                    let found = Reference::parse_familiar(&text);
+                    assert!(found.is_err(), "{text}");
+                    if suffix.is_empty() {
+                        assert!(found.unwrap_err().reads_as_id(), "{text}");
+                    }
+                    assert!(!is_canonical_tag(&text), "{text}");
+                    assert!(serde_json::from_value::<Reference>(text.clone().into()).is_err(), "{text}");
+                }
+            }
+        }
+        assert!(!Reference::parse_familiar("Debian").unwrap_err().reads_as_id());
+        assert!(Reference::parse_repo_tag(SHA).unwrap_err().reads_as_id());
+    }
+
+    #[test]
+    fn a_reference_by_digest_alone_has_no_tag() {
+        let digest: Digest = SHA.parse().unwrap();
+        assert_eq!(name("x:1").at_digest(digest), name(&format!("x@{SHA}")));
+        assert!(name("x:1").is_beside(&name("docker.io/library/x:2")));
+        assert!(!name("x:1").is_beside(&name("quay.io/x:1")) && !name("x").is_beside(&name("y")));
     }
 
     #[test]

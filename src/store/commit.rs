@@ -11,7 +11,7 @@ use super::build_cache::StepKey;
 use super::cancel::{self, While};
 use super::container::Container;
 use super::error::StoreError;
-use super::image::Image;
+use super::image::{Image, name_for};
 use super::names::Named;
 use super::new_image::NewImage;
 use super::operation::Operation;
@@ -199,6 +199,10 @@ impl Store {
     }
 
     /// Keeps the image behind `target`, under `name` if there is one. Everything behind it is durable by now.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::FalseDigest`] if `name` has another digest than the image that was made.
     pub(super) fn name_image(
         &self,
         target: Descriptor,
@@ -206,7 +210,7 @@ impl Store {
     ) -> Result<Image, StoreError> {
         let named = self.inner.update_names(|names| {
             match name {
-                Some(name) => drop(names.set(name.without_digest(), &target)),
+                Some(name) => drop(names.set(name_for(name, &target)?, &target)),
                 None => names.keep(&target),
             }
             Ok(names.with_digest(&target.digest).expect("it was put in a moment ago"))

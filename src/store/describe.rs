@@ -82,6 +82,7 @@ impl StoreError {
                 let names = names.join(" ");
                 ("several-names", facts![image, names])
             }
+            Self::FalseDigest { name, digest } => ("invalid-name", facts![name, digest]),
             Self::Mounted { container, path } => ("container-mounted", with_path(path, facts![container])),
             Self::NotABase { image, base } => ("not-a-base", facts![image, base]),
             Self::NoPlatform { image, wanted, .. } => ("no-platform", facts![image, wanted]),

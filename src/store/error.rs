@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::driver::{DriverError, Holder};
 use crate::fs;
 use crate::image::time::TimeError;
-use crate::image::{ChangeError, ImageError, Platform};
+use crate::image::{ChangeError, ImageError, Platform, Reference};
 use crate::layer::{LayerError, LayerKey};
 
 /// An operation on a store failed. Nothing half-made is visible after any of these.
@@ -42,8 +42,8 @@ pub enum StoreError {
         /// The version or feature that is not known.
         found: String,
     },
-    /// The store can be read only.
-    #[error("the store in {path:?} can only be read")]
+    /// The store is read-only.
+    #[error("the store in {path:?} is read-only")]
     ReadOnly {
         /// The directory.
         path: PathBuf,
@@ -175,6 +175,14 @@ pub enum StoreError {
         image: Digest,
         /// The names.
         names: Vec<String>,
+    },
+    /// A name has another digest than the image that is to get it.
+    #[error("{} cannot be a name of the image with the digest {digest}", name.familiar())]
+    FalseDigest {
+        /// The name.
+        name: Reference,
+        /// The digest of the image: of its manifest, or of the index that lists it.
+        digest: Digest,
     },
     /// The container is mounted and must not be for this.
     #[error("container {container} is mounted at {path:?}")]

@@ -82,7 +82,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Load`] if something cannot be fetched or is not what it should be, [`StoreError::Layer`] if a layer cannot be unpacked,
+    /// [`StoreError::FalseDigest`] if a name has another digest than `target`; [`StoreError::Load`] if something cannot be fetched or is not what it should be, [`StoreError::Layer`] if a layer cannot be unpacked,
     /// [`StoreError::Cancelled`]. There is no image then and no name moved. What came of the blobs is kept in `cache/` for the
     /// next attempt, until the next [`Store::gc`]; what was wrong is not.
     pub fn fetch(
@@ -92,13 +92,20 @@ impl Store {
         from: &dyn Fetch,
         options: &FetchOptions<'_>,
     ) -> Result<LoadedImage, StoreError> {
+        let names = names.iter().map(|name| match name.digest() {
+            Some(digest) if *digest != target.digest => {
+                Err(StoreError::FalseDigest { name: name.clone(), digest: target.digest })
+            }
+            _ => Ok(name.clone()),
+        });
+        let names: Vec<Reference> = names.collect::<Result<_, _>>()?;
         let platforms = match &options.platforms {
             Platforms::Host => Some(vec![Platform::host()]),
             Platforms::Of(platforms) => Some(platforms.clone()),
             Platforms::All => None,
         };
         let (downloads, progress) = (options.downloads.get(), options.progress);
-        let wanted = Wanted::Image(Box::new(target), names.to_vec());
+        let wanted = Wanted::Image(Box::new(target), names);
         let elsewhere = Elsewhere { from, wanted, downloads, progress };
         let how = LoadOptions {
             platforms,

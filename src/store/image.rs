@@ -1,7 +1,7 @@
 //! [`Image`]: something that a name points at, read; and everything that it leads to.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
@@ -121,9 +121,20 @@ impl Image {
         self
     }
 
-    /// What a person calls it: its first name, or its id.
+    /// Returns what a person calls it: its first name, or its id. Tags go before digests.
     pub fn label(&self) -> String {
-        self.names.first().map_or_else(|| self.id().to_string(), Reference::familiar)
+        self.first_name().map_or_else(|| self.id().to_string(), Reference::familiar)
+    }
+
+    /// Returns its first tag, or its first name if all have digests.
+    fn first_name(&self) -> Option<&Reference> {
+        self.names.iter().find(|name| name.digest().is_none()).or(self.names.first())
+    }
+
+    /// Returns its names by digest, as docker and podman list them in `RepoDigests`: one for each repository that it has a
+    /// name in, sorted.
+    pub fn repo_digests(&self) -> Vec<Reference> {
+        repo_digests(&self.names, self.digest())
     }
 
     /// Its history, oldest first, aligned with its layers.
@@ -144,7 +155,7 @@ impl Image {
         ImageRecord {
             target: self.descriptor.clone(),
             id: self.id(),
-            name: self.names.first().map(Reference::familiar),
+            name: self.first_name().map(Reference::familiar),
         }
     }
 
@@ -179,6 +190,26 @@ impl Image {
     /// Every key that a layer of this image can have.
     pub(super) fn layer_keys(&self) -> Vec<LayerKey> {
         LayerKey::candidates(self.diff_ids().iter().copied())
+    }
+}
+
+/// Returns the names by digest of an image with these names.
+pub(super) fn repo_digests(names: &[Reference], digest: Digest) -> Vec<Reference> {
+    BTreeSet::from_iter(names.iter().map(|name| name.at_digest(digest))).into_iter().collect()
+}
+
+/// Returns `name` as an image whose names point at `target` gets it: without a digest if it has a tag.
+///
+/// # Errors
+///
+/// [`StoreError::FalseDigest`] if it has the digest of something else.
+pub(super) fn name_for(name: &Reference, target: &Descriptor) -> Result<Reference, StoreError> {
+    match (name.digest(), name.tag()) {
+        (Some(digest), _) if *digest != target.digest => {
+            Err(StoreError::FalseDigest { name: name.clone(), digest: target.digest })
+        }
+        (Some(_), None) | (None, _) => Ok(name.clone()),
+        (Some(_), Some(_)) => Ok(name.without_digest()),
     }
 }
 
@@ -355,12 +386,19 @@ impl Store {
     /// Gives `image` one more name. If another image had it, that one is kept without and returned. An image that another
     /// store lends becomes one of this store with that, under the new name: its blobs are copied.
     ///
+    /// A digest in `name` must be that of the image. A tag beside it becomes the name; without a tag the image gets the
+    /// name by digest, which keeps it as a tag does.
+    ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`] if the image was removed meanwhile; [`StoreError::Blob`] if a lent one cannot be copied. The
+    /// [`StoreError::FalseDigest`] if `name` has another digest than the image; [`StoreError::NotFound`] if the image was removed meanwhile; [`StoreError::Blob`] if a lent one cannot be copied. The
     /// name points where it did, and blobs that were copied by then are removed.
     pub fn tag(&self, image: &Image, name: &Reference) -> Result<Option<super::Moved>, StoreError> {
-        let name = name.without_digest();
+        let name = match (name.digest(), name.tag()) {
+            // People see the digest of the manifest, too.
+            (Some(digest), Some(_)) if *digest == image.manifest_digest() => name.without_digest(),
+            _ => name_for(name, &image.target)?,
+        };
         if image.lent_by().is_some() {
             return self.tag_lent(image, name);
         }

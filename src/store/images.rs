@@ -10,7 +10,7 @@ use super::names::{Named, Names};
 use super::survey::IMAGES;
 use super::{Inner, Store};
 use crate::digest::Digest;
-use crate::image::{Descriptor, Platform, Reference};
+use crate::image::{Descriptor, MediaKind, Platform, Reference};
 
 /// The images of a store, in the order of their names; those without a name last. Reads as a slice.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Store {
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let mut found = None;
         for named in self.inner.names()?.images() {
-            let known_as = reference.clone().filter(|reference| named.names.contains(reference));
+            let known_as = reference.as_ref().and_then(|reference| named.known_as(reference));
             let is_meant =
                 known_as.is_some() || (!hex.is_empty() && named.target.digest.hex().starts_with(hex));
             if is_meant && self.inner.image(named.clone()).is_err_and(|error| error.is_damage()) {
@@ -153,6 +153,11 @@ impl Store {
 
     /// Finds an image by a name (`debian`, `debian:12`, `localhost:5000/x@sha256:…`), by its id or digest, or by the
     /// beginning of its id.
+    ///
+    /// A complete id or digest, and whatever begins with `sha256:`, is never a name ([`Reference`]). Other beginnings of
+    /// ids may be names, and a name then goes first, as with docker and podman: `cafe` is the image of that name if there
+    /// is one. In `name@digest` and `name:tag@digest` the digest decides: it is that of an image with a name in this
+    /// repository, of its index, or of a manifest that the index lists; the tag is ignored.
     ///
     /// # Errors
     ///
@@ -226,9 +231,14 @@ impl Store {
                 }
                 // The digest decides, be it of an index or of its manifest; the name has to be of the repository.
                 Some(digest) => {
-                    for named in names.in_repository(&reference) {
-                        let Some(image) = self.inner.present_image(named)? else { return Ok(None) };
-                        if [image.digest(), image.manifest_digest()].contains(digest) {
+                    let named = names.in_repository(&reference);
+                    if let Some(named) = named.iter().find(|named| named.target.digest == *digest) {
+                        let known_as = named.known_as(&reference);
+                        let image = self.inner.present_image(named.clone())?;
+                        return Ok(image.map(|image| (image, known_as)));
+                    }
+                    for named in named.into_iter().filter(|named| named.is_index()) {
+                        if let Some(image) = self.inner.listed_image(&named, digest)? {
                             return Ok(Some((image, None)));
                         }
                     }
@@ -286,7 +296,44 @@ impl Store {
     }
 }
 
+impl Named {
+    /// Returns the name of the image that `reference` stands for: that name, or, where the digest decides, a name of the
+    /// same repository with that digest.
+    fn known_as(&self, reference: &Reference) -> Option<Reference> {
+        let is_meant = |name: &&Reference| match reference.digest() {
+            None => *name == reference,
+            digest => name.digest() == digest && name.is_beside(reference),
+        };
+        let exact = self.names.iter().find(|name| *name == reference);
+        exact.or_else(|| self.names.iter().find(is_meant)).cloned()
+    }
+
+    fn is_index(&self) -> bool {
+        self.target.media_type.kind() == MediaKind::Index
+    }
+}
+
 impl Inner {
+    /// Returns the image of the manifest `digest` that the index behind `named` lists; `None` if it does not list it, or
+    /// is damaged.
+    pub(super) fn listed_image(&self, named: &Named, digest: &Digest) -> Result<Option<Image>, StoreError> {
+        let mut found = None;
+        let walked = self.walk(&named.target, |descriptor, manifest| {
+            if manifest.is_some() && descriptor.digest == *digest {
+                found = Some(descriptor.clone());
+            }
+            Ok(())
+        });
+        let image = walked.and_then(|()| self.image(named.clone()));
+        match (found, image) {
+            (Some(found), Ok(image)) => self.image_of(&image, found).map(Some),
+            (None, Ok(_)) => Ok(None),
+            // An image that is damaged is in the way of no other.
+            (_, Err(error)) if error.is_damage() => Ok(None),
+            (_, Err(error)) => Err(error),
+        }
+    }
+
     /// Reads an image that was listed a moment ago; `None` if it was removed meanwhile, and perhaps collected.
     fn present_image(&self, named: Named) -> Result<Option<Image>, StoreError> {
         let digest = named.target.digest;

@@ -302,10 +302,11 @@ fn name_in(line: &str, name: Option<&Reference>, start: usize) -> Range<usize> {
     at..at + name.len()
 }
 
-/// The name in the annotations of a descriptor, which lose it. Another tool may have written anything there; whatever it
-/// says, the target is kept.
+/// Takes the name out of the annotations of a descriptor. Another tool, or an older version, may have written anything
+/// there: a name that reads as an id or has another digest than the target is ignored. The target is kept in any case.
 fn take_name(target: &mut Descriptor) -> Option<Reference> {
     let name = Reference::from_annotations(&target.annotations, None);
+    let name = name.filter(|name| name.digest().is_none_or(|digest| *digest == target.digest));
     target.annotations.remove(OCI_REF_NAME);
     target.annotations.remove(CONTAINERD_IMAGE_NAME);
     name

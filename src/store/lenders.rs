@@ -257,9 +257,12 @@ impl Inner {
                 }
                 continue;
             };
-            if named.names.iter().any(|known| known.repository() == name.repository()) {
-                let image = self.lent_image(store, named)?;
-                if [image.digest(), image.manifest_digest()].contains(digest) {
+            if named.names.iter().any(|known| known.is_beside(name)) {
+                if named.target.digest == *digest {
+                    return Ok(Some((self.lent_image(store, named)?, None)));
+                }
+                if let Some(mut image) = self.listed_image(&named, digest)? {
+                    image.lender = Some(store.to_owned());
                     return Ok(Some((image, None)));
                 }
             }

@@ -4,6 +4,9 @@
 //! in one step under a lock, so a reader needs none and another tool sees a true layout at any moment. Each name is
 //! written twice: in full as `io.containerd.image.name`, and as people say it (`debian:12`) as
 //! `org.opencontainers.image.ref.name`, which is what `skopeo inspect oci:<root>/oci:debian:12` and `umoci ls` look at.
+//!
+//! A name with a digest always has the digest of its descriptor. A pull by digest leaves such a name (`debian@sha256:…`),
+//! which keeps the image as a tag does.
 
 use std::collections::BTreeSet;
 
@@ -85,12 +88,15 @@ impl Names {
         self.file.find(name).is_some()
     }
 
-    /// The images that have a name in the repository of `name`, in the order of their names.
+    /// Returns the images that have a name in the repository of `name`, in the order of their names: tags before digests.
     pub(super) fn in_repository(&self, name: &Reference) -> Vec<Named> {
-        let mut seen = BTreeSet::new();
-        let prefix = format!("{}:", name.repository());
-        let lines = self.file.named_from(&prefix);
-        lines.filter(|line| seen.insert(line.digest)).map(|line| self.named(line)).collect()
+        let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+        for sign in [':', '@'] {
+            let prefix = format!("{}{sign}", name.repository());
+            let lines = self.file.named_from(&prefix);
+            found.extend(lines.filter(|line| seen.insert(line.digest)).map(|line| self.named(line)));
+        }
+        found
     }
 
     /// Every image, in the order of its digest.
@@ -148,7 +154,7 @@ impl Names {
         }
     }
 
-    /// Points `name` at `target`. An image that loses its last name by that is kept without.
+    /// Points `name`, whose digest is that of `target` if it has one, at `target`. An image that loses its last name by that is kept without.
     pub(super) fn set(&mut self, name: Reference, target: &Descriptor) -> Option<Moved> {
         let before = self.file.find(&name).map(|line| self.file.target(line));
         if before.as_ref() == Some(target) && !self.file.is_unnamed(&target.digest) {

@@ -12,7 +12,8 @@ use crate::registry::{Client, RegistryError};
 impl Store {
     /// Pulls the image that `name` stands for in its registry: asks for what that is, and [fetches](Store::fetch) it from there.
     ///
-    /// A digest in the name decides, and the image then gets the tag beside it; with a digest alone it gets no name.
+    /// A digest in the name decides. The image then gets the name by digest (`repository@sha256:…`), which keeps it as a tag
+    /// does, and the tag beside it if there is one; [`LoadedImage::names`] then lists the tag.
     ///
     /// # Errors
     ///
@@ -26,11 +27,16 @@ impl Store {
     ) -> Result<LoadedImage, StoreError> {
         self.inner.require_writable()?;
         let repository = client.repository(name)?.until(options.cancel);
-        let names = Vec::from_iter(name.tag().map(|_| name.without_digest()));
-        let pulled = match repository.resolve() {
+        let tag = name.tag().map(|_| name.without_digest());
+        let digest = name.digest().map(|digest| name.at_digest(*digest));
+        let names: Vec<_> = tag.into_iter().chain(digest).collect();
+        let mut pulled = match repository.resolve() {
             Ok(target) => self.fetch(target, &names, &repository, options).map_err(of_registry),
             Err(error) => Err(error.into()),
         };
+        if let (Ok(pulled), true) = (&mut pulled, name.tag().is_some()) {
+            pulled.names.retain(|name| name.digest().is_none());
+        }
         cancel::told(pulled)
     }
 }

@@ -16,6 +16,8 @@ pub enum RemoveImage {
     /// Refuse.
     #[default]
     Refuse,
+    /// Remove it with all its names if it was named by its id or digest; refuse if a container or a view needs it.
+    AllNames,
     /// Remove it with all its names, even if it is damaged and cannot be read. Containers keep what they need of it; its
     /// view is unmounted.
     Force,
@@ -34,6 +36,10 @@ pub struct Removed {
 impl Store {
     /// Removes an image as docker does: by name, that name, and the image with its last name; by id, the image with all
     /// its names. Works on a disk that is full.
+    ///
+    /// `name@digest` takes the name with that digest away, if the image has one, and stands for the id otherwise. With the
+    /// last tag of a repository its names by digest go, too; and an image whose only tag and names by digest are of one
+    /// repository counts as having one name.
     ///
     /// # Errors
     ///
@@ -59,13 +65,15 @@ impl Store {
         how: RemoveImage,
     ) -> Result<Option<Removed>, StoreError> {
         Self::refuse_lent(&image)?;
+        let named_by_id = known_as.is_none();
+        let gone = known_as.map_or_else(|| image.names().to_vec(), |name| gone_with(&name, image.names()));
         // By one of several names: no container loses anything.
-        if let Some(name) = known_as.filter(|_| image.names().len() > 1) {
-            return self.forget(&image.digest(), image.names(), Some(name));
+        if gone.len() < image.names().len() {
+            return self.forget(&image.digest(), image.names(), Some(gone));
         }
-        if how == RemoveImage::Refuse {
+        if how != RemoveImage::Force {
             self.refuse_if_used(&image)?;
-            if image.names().len() > 1 {
+            if how == RemoveImage::Refuse && named_by_id && !is_one_name(image.names()) {
                 let names = image.names().iter().map(Reference::familiar).collect();
                 return Err(StoreError::SeveralNames { image: image.id(), names });
             }
@@ -80,26 +88,27 @@ impl Store {
     /// Removes an image that cannot be read; if there is none, the search ends with `error`.
     fn remove_damaged(&self, name: &str, error: StoreError) -> Result<Option<Removed>, StoreError> {
         let Some((image, known_as)) = self.find_damaged(name)? else { return Err(error) };
-        let one = known_as.filter(|_| image.names.len() > 1);
-        self.forget(&image.target.digest, &image.names, one)
+        let gone = known_as.map(|name| gone_with(&name, &image.names));
+        let some = gone.filter(|gone| gone.len() < image.names.len());
+        self.forget(&image.target.digest, &image.names, some)
     }
 
-    /// Takes one name of an image away, or all and the image with them; `None` if it does not have the names that it was
+    /// Takes some names of an image away, or all and the image with them; `None` if it does not have the names that it was
     /// seen with.
     fn forget(
         &self,
         digest: &Digest,
         seen: &[Reference],
-        one: Option<Reference>,
+        some: Option<Vec<Reference>>,
     ) -> Result<Option<Removed>, StoreError> {
         self.inner.update_names(|names| {
             if names.with_digest(digest).is_none_or(|now| now.names != seen) {
                 return Ok(None);
             }
-            let untagged = match one {
-                Some(name) => {
-                    names.unset(&name);
-                    vec![name]
+            let untagged = match some {
+                Some(gone) => {
+                    gone.iter().for_each(|name| drop(names.unset(name)));
+                    gone
                 }
                 None => names.forget(digest),
             };
@@ -119,4 +128,17 @@ impl Store {
             Some(path) => Err(StoreError::ImageMounted { image: image.id(), path }),
         }
     }
+}
+
+/// Returns the names that go with `name`: with the last tag of a repository, its names by digest.
+fn gone_with(name: &Reference, names: &[Reference]) -> Vec<Reference> {
+    let beside = || names.iter().filter(|other| *other != name && other.is_beside(name));
+    let takes_digests = name.digest().is_none() && beside().all(|other| other.digest().is_some());
+    [name].into_iter().chain(beside().filter(|_| takes_digests)).cloned().collect()
+}
+
+/// Returns true if an image with these names counts as having one: a tag and names by digest, of one repository.
+fn is_one_name(names: &[Reference]) -> bool {
+    let tags = names.iter().filter(|name| name.digest().is_none()).count();
+    tags <= 1 && names.iter().all(|name| name.is_beside(&names[0]))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Store;
 use super::error::StoreError;
+use super::image::repo_digests;
 use super::images::{DamagedImage, Images, Listed, by_name};
 use super::lenders::damaged_elsewhere;
 use super::names::Named;
@@ -34,6 +35,13 @@ pub struct ImageSummary {
     pub artifact_type: Option<String>,
     /// The store that it belongs to, if that is another one that lends it.
     pub lent_by: Option<PathBuf>,
+}
+
+impl ImageSummary {
+    /// Returns its names by digest, as [`Image::repo_digests`](super::Image::repo_digests) does.
+    pub fn repo_digests(&self) -> Vec<Reference> {
+        repo_digests(&self.names, self.target.digest)
+    }
 }
 
 impl Listed for ImageSummary {

@@ -89,3 +89,64 @@ fn a_tag_that_is_none_refuses_the_archive() {
         assert!(matches!(&error, LoadError::InvalidTag { tag: found, .. } if found == tag), "{error}");
     }
 }
+
+#[test]
+fn tags_that_read_as_ids_are_left_out_with_a_warning() {
+    let layout = Layout::of(&web());
+    let id = layout.images[0].config.clone();
+    for tag in [id.clone(), "sha256:cafe".to_owned(), format!("{}:1", &id[7..])] {
+        let mut files = layout.docker_files();
+        edit(&mut files, "manifest.json", |items| items[0]["RepoTags"] = json!(["fine:1", tag]));
+        let loaded = Shop::new().load(pack(&files));
+        assert_eq!(names(&loaded[0]), ["fine:1"], "{tag}");
+        assert_eq!(loaded[0].warnings, [Warning::NameReadsAsId { text: tag }]);
+    }
+    // The digest of a manifest that is made here cannot have been known.
+    let mut files = layout.docker_files();
+    let name = format!("fine@{id}");
+    edit(&mut files, "manifest.json", |items| items[0]["RepoTags"] = json!([name]));
+    let loaded = Shop::new().load(pack(&files));
+    assert_eq!(loaded[0].names, []);
+    let expected = Warning::FalseDigest {
+        name: Reference::parse_familiar(&name).unwrap(),
+        digest: loaded[0].target.digest,
+    };
+    assert_eq!(loaded[0].warnings, [expected]);
+}
+
+#[test]
+fn layers_that_have_no_file_name_are_told_by_their_diff_ids() {
+    // Buildpacks leave the layers of the base out like this.
+    let layout = Layout::of(&web());
+    let mut files = layout.docker_files();
+    edit(&mut files, "manifest.json", |items| {
+        for layer in items[0]["Layers"].as_array_mut().unwrap() {
+            *layer = json!("");
+        }
+    });
+    let error = refuse(pack(&files));
+    let text = error.to_string();
+    assert!(matches!(&error, LoadError::MissingLayers { .. }), "{text}");
+    assert!(!text.contains("\"\""), "{text}");
+    for diff_id in &layout.images[0].diff_ids {
+        assert!(text.contains(diff_id), "{text}");
+    }
+    let mut files = layout.docker_files();
+    edit(&mut files, "manifest.json", |items| items[0]["Config"] = json!(""));
+    let text = refuse(pack(&files)).to_string();
+    assert!(text.starts_with("a member without a name is missing"), "{text}");
+}
+
+#[test]
+fn a_tag_of_2015_that_reads_as_an_id_is_left_out_with_a_warning() {
+    let id = "ab".repeat(32);
+    let mut files = std::collections::BTreeMap::new();
+    files.insert("top/json".to_owned(), json!({"id": "top"}).to_string().into_bytes());
+    files.insert("top/VERSION".to_owned(), b"1.0".to_vec());
+    files.insert("top/layer.tar".to_owned(), layer("top"));
+    let repositories = json!({"sha256": {&id: "top"}, "web": {"1": "top"}});
+    files.insert("repositories".to_owned(), repositories.to_string().into_bytes());
+    let loaded = Shop::new().load(pack(&files));
+    assert_eq!(names(&loaded[0]), ["web:1"]);
+    assert!(loaded[0].warnings.contains(&Warning::NameReadsAsId { text: format!("sha256:{id}") }));
+}

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
 mod commands;
+mod digests;
 mod errors;
 mod forms;
 mod import;

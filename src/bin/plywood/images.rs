@@ -58,7 +58,9 @@ pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
         StoreError::Lent { store, .. } => {
             Some(format!("`plywood --root {}` is where it can be changed", store.display()))
         }
-        StoreError::SeveralNames { .. } => Some("say one of the names, or use -f for all".to_owned()),
+        StoreError::SeveralNames { .. } => {
+            Some("say one of the names, the whole id, or use -f for all".to_owned())
+        }
         StoreError::Blob(_) | StoreError::Image { .. } => Some(MEND.to_owned()),
         _ => None,
     }
@@ -69,12 +71,23 @@ pub(crate) fn names(image: &Image) -> Vec<String> {
     image.names().iter().map(Reference::familiar).collect()
 }
 
+/// Returns the name of `image` that a person typed. Of `name:tag@digest` that is the tag, if the image has it, and otherwise
+/// the name by digest.
+pub(crate) fn said_name<'i>(image: &'i Image, said: &str) -> Option<&'i Reference> {
+    let said = Reference::parse_familiar(said).ok()?;
+    let tag = said.tag().map(|_| said.without_digest());
+    let digest = said.digest().map(|digest| said.at_digest(*digest));
+    let forms = [tag, digest, Some(said)];
+    forms.iter().flatten().find_map(|form| image.names().iter().find(|name| *name == form))
+}
+
 /// One image of `images --json`.
 #[derive(Serialize)]
 struct Listed {
     id: String,
     digest: String,
     names: Vec<String>,
+    repo_digests: Vec<String>,
     size: u64,
     created: Option<String>,
     platform: Option<String>,
@@ -90,6 +103,7 @@ impl Listed {
             id: image.id.to_string(),
             digest: image.manifest_digest.to_string(),
             names: image.names.iter().map(Reference::familiar).collect(),
+            repo_digests: image.repo_digests().iter().map(Reference::familiar).collect(),
             size: image.size,
             created: image.created.clone(),
             platform: image.platform.as_ref().map(ToString::to_string),
@@ -99,11 +113,11 @@ impl Listed {
     }
 }
 
-/// How long ago something written as RFC 3339 was.
+/// Returns how long ago something written as RFC 3339 was.
 pub(crate) fn age(written: Option<&str>) -> String {
     let then = written.and_then(|written| time::parse(written).ok());
     let now = time::from_system(SystemTime::now());
-    then.map_or_else(|| "-".to_owned(), |then| human::age(then, now))
+    then.map_or_else(|| human::NO_TIME.to_owned(), |then| human::age(then, now))
 }
 
 /// `plywood images`
@@ -144,10 +158,14 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
         let unnamed = ["<none>:<none>".to_owned()];
         let names = image.names.iter().filter(|name| wanted.has_name(name));
         for name in names.chain(unnamed.iter().filter(|_| image.names.is_empty())) {
-            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
+            let (name, by_digest) = match name.split_once('@') {
+                Some((name, digest)) => (name, Some(digest)),
+                None => (&**name, None),
+            };
+            let (repository, tag) = split_tag(name);
             let lender = || image.lent_by.as_deref().map_or_else(|| "-".to_owned(), human::printable);
             let mut row = vec![repository.to_owned(), tag.to_owned()];
-            row.extend(args.digests.then(|| image.digest.clone()));
+            row.extend(args.digests.then(|| by_digest.unwrap_or(&image.digest).to_owned()));
             row.extend([
                 if args.no_trunc { image.id.clone() } else { human::short(&image.id).to_owned() },
                 age(image.created.as_deref()),
@@ -160,6 +178,14 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<(), Failure> 
         }
     }
     table.print(output)
+}
+
+/// Splits a name without a digest into repository and tag; the colon of a port stays.
+pub(crate) fn split_tag(name: &str) -> (&str, &str) {
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (name, "<none>"),
+    }
 }
 
 /// `plywood history`
@@ -242,8 +268,10 @@ pub(crate) fn referrers(context: &Context, args: &ReferrersArgs) -> Result<(), F
 pub(crate) fn tag(context: &Context, args: &TagArgs) -> Result<(), Failure> {
     let store = context.open()?;
     let image = find(&store, &args.source)?;
-    let name = reference(&args.target)?;
+    let name =
+        Reference::parse_familiar(&args.target).map_err(|error| Failure::Invalid(error.to_string()))?;
     let moved = store.tag(&image, &name)?;
+    let name = said_name(&find(&store, &image.digest().to_string())?, &args.target).cloned().unwrap_or(name);
     if let Some(moved) = &moved {
         let (name, from) = (moved.name.familiar(), moved.from);
         context.output.warn(&format!("{name} pointed at {from} until now, which is kept"));
@@ -253,7 +281,7 @@ pub(crate) fn tag(context: &Context, args: &TagArgs) -> Result<(), Failure> {
         return context.output.json(&json!({
             "id": image.id().to_string(),
             "digest": image.manifest_digest().to_string(),
-            "name": name.without_digest().familiar(),
+            "name": name.familiar(),
             "moved_from": moved,
         }));
     }
@@ -277,9 +305,9 @@ pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
     let name = Reference::parse_familiar(text).map_err(|error| Failure::Invalid(error.to_string()))?;
     match name.digest() {
         None => Ok(name),
-        Some(_) => {
-            Err(Failure::Invalid(format!("{text:?} has a digest, which nobody can choose: leave it out")))
-        }
+        Some(_) => Err(Failure::Invalid(format!(
+            "{text:?} has a digest, and the digest of a new image is not known before: leave it out"
+        ))),
     }
 }
 
@@ -302,12 +330,28 @@ pub(crate) fn untag(context: &Context, args: &UntagArgs) -> Result<(), Failure> 
 pub(crate) fn remove(context: &Context, args: &RmiArgs) -> Result<(), Failure> {
     let store = context.open()?;
     let output = context.output;
-    let how = if args.force { RemoveImage::Force } else { RemoveImage::Refuse };
     each(output, &args.images, |name| {
-        let removed = store.remove_image(name, how);
-        let removed = removed.map_err(|error| Failure::from(error).hinted(|error| hint(&store, error)))?;
-        let untagged: Vec<String> = removed.untagged.iter().map(Reference::familiar).collect();
+        // A whole id, as `images -q` prints it, is nobody's slip of the hand: it stands for all names, of all forms.
+        let whole = name.parse().or_else(|_| Digest::from_parts("sha256", name)).ok();
+        let how = match (args.force, whole) {
+            (true, _) => RemoveImage::Force,
+            (false, Some(_)) => RemoveImage::AllNames,
+            (false, None) => RemoveImage::Refuse,
+        };
+        let remove = || {
+            let removed = store.remove_image(name, how);
+            removed.map_err(|error| Failure::from(error).hinted(|error| hint(&store, error)))
+        };
+        let removed = remove()?;
+        let mut untagged: Vec<String> = removed.untagged.iter().map(Reference::familiar).collect();
         let deleted = removed.deleted.map(|id| id.to_string());
+        // An image may be there in several forms, compressed and not.
+        while whole.is_some()
+            && whole == removed.deleted
+            && store.image(name).is_ok_and(|image| image.lent_by().is_none())
+        {
+            untagged.extend(remove()?.untagged.iter().map(Reference::familiar));
+        }
         if !output.json && !output.quiet {
             let untagged = untagged.iter().map(|name| format!("Untagged: {name}"));
             output.lines(untagged.chain(deleted.iter().map(|id| format!("Deleted: {id}"))))?;
@@ -333,5 +377,17 @@ pub(crate) fn umount(context: &Context, args: &ImageUmountArgs) -> Result<(), Fa
     match context.output.json {
         true => context.output.maybe_path(path.as_deref()),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_tag;
+
+    #[test]
+    fn the_port_of_a_registry_is_no_tag() {
+        assert_eq!(split_tag("debian:12"), ("debian", "12"));
+        assert_eq!(split_tag("localhost:5000/x:1"), ("localhost:5000/x", "1"));
+        assert_eq!(split_tag("localhost:5000/x"), ("localhost:5000/x", "<none>"));
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Always JSON and always an array, one object for each name that was said.
 
-use std::collections::BTreeSet;
-
+use plywood::image::Reference;
 use plywood::{Container, Image, Platform, Store, StoreError};
 use serde_json::{Map, Value, json};
 
@@ -83,11 +82,9 @@ fn either(store: &Store, name: &str, platform: Option<&Platform>) -> Result<Valu
 }
 
 fn image(store: &Store, image: &Image) -> Result<Value, Failure> {
-    let digests: BTreeSet<String> = image
-        .names()
-        .iter()
-        .map(|name| format!("{}@{}", repository(&name.familiar()), image.digest()))
-        .collect();
+    let familiar = |names: &[&Reference]| names.iter().map(|name| name.familiar()).collect::<Vec<_>>();
+    let tags: Vec<_> = image.names().iter().filter(|name| name.digest().is_none()).collect();
+    let digests = image.repo_digests();
     let layers: Vec<_> = image.diff_ids().iter().map(ToString::to_string).collect();
     let config = image.config();
     let platform = image.platform();
@@ -95,8 +92,8 @@ fn image(store: &Store, image: &Image) -> Result<Value, Failure> {
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
     put("Id", json!(image.id().to_string()));
-    put("RepoTags", json!(image_commands::names(image)));
-    put("RepoDigests", json!(digests));
+    put("RepoTags", json!(familiar(&tags)));
+    put("RepoDigests", json!(familiar(&digests.iter().collect::<Vec<_>>())));
     put("Descriptor", json!(image.target()));
     put("ManifestDigest", json!(image.manifest_digest().to_string()));
     put("Created", json!(config.and_then(|config| config.created.as_ref())));
@@ -127,14 +124,6 @@ fn image(store: &Store, image: &Image) -> Result<Value, Failure> {
     Ok(Value::Object(object))
 }
 
-/// A name without its tag; the colon of a port stays.
-fn repository(familiar: &str) -> &str {
-    match familiar.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => familiar,
-    }
-}
-
 fn container(container: &Container) -> Result<Value, Failure> {
     let (status, path) = crate::containers::describe(container.state()?);
     let mut state = json!({"Status": status});
@@ -155,16 +144,4 @@ fn container(container: &Container) -> Result<Value, Failure> {
         "Config": {"Image": container.image_name(), "Labels": container.labels()},
         "Metadata": container.metadata(),
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::repository;
-
-    #[test]
-    fn the_port_of_a_registry_is_no_tag() {
-        assert_eq!(repository("debian:12"), "debian");
-        assert_eq!(repository("localhost:5000/x:1"), "localhost:5000/x");
-        assert_eq!(repository("localhost:5000/x"), "localhost:5000/x");
-    }
 }

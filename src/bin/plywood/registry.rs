@@ -85,10 +85,12 @@ fn destination(image: &Image, args: &PushArgs) -> Result<Reference, Failure> {
     if let Some(destination) = &args.destination {
         return parse(destination);
     }
-    let said = Reference::parse_familiar(&args.image).ok().map(|name| name.without_digest());
-    match (said.filter(|name| image.names().contains(name)), image.names()) {
-        (Some(name), _) => Ok(name),
-        (None, [name]) => Ok(name.clone()),
+    // A registry gives digests itself.
+    let said = images::said_name(image, &args.image).filter(|name| name.digest().is_none());
+    let tags: Vec<_> = image.names().iter().filter(|name| name.digest().is_none()).collect();
+    match (said, &tags[..]) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, [name]) => Ok((*name).clone()),
         _ => Err(Failure::Usage("where to? say it by name, or say a DESTINATION".to_owned())),
     }
 }

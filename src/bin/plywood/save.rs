@@ -6,7 +6,6 @@ use std::path::Path;
 
 use plywood::archive::Warning;
 use plywood::fs::{Dir, Staging, Workspace};
-use plywood::image::Reference;
 use plywood::{ArchiveFormat, ExportOptions, Image, Known, SaveOptions, Store, StoreError};
 use serde_json::{Value, json};
 
@@ -80,7 +79,7 @@ struct Room {
 }
 
 impl Room {
-    /// For a store that can only be read, which has none itself.
+    /// For a read-only store, which has none itself.
     fn beside(store: &Store) -> Result<Option<Self>, Failure> {
         if !store.is_read_only() {
             return Ok(None);
@@ -123,9 +122,8 @@ fn wanted(store: &Store, said: &[String]) -> Result<Vec<Image>, Failure> {
     let mut wanted: Vec<Image> = Vec::new();
     for said in said {
         let image = images::find(store, said)?;
-        let name = Reference::parse_familiar(said).ok().map(|name| name.without_digest());
-        let names = match name.filter(|name| image.names().contains(name)) {
-            Some(name) => vec![name],
+        let names = match images::said_name(&image, said) {
+            Some(name) => vec![name.clone()],
             None => image.names().to_vec(),
         };
         match wanted.iter_mut().find(|known| known.digest() == image.digest()) {

@@ -6,6 +6,7 @@ use plywood::{Container, ImageSummary, Store};
 use crate::args::{ContainerFilter, ImageFilter, ImagesArgs, PsArgs};
 use crate::containers::{self, image_of};
 use crate::errors::Failure;
+use crate::images::split_tag;
 
 /// Which images a list shows.
 pub(crate) struct Wanted<'a> {
@@ -85,10 +86,8 @@ pub(crate) fn shows(args: &PsArgs, container: &Container) -> Result<bool, Failur
 
 /// Whether an image has the name that `pattern` stands for, with or without its tag.
 fn is_called(familiar: &str, pattern: &str) -> bool {
-    let repository = match familiar.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => familiar,
-    };
+    let (name, _) = familiar.split_once('@').unwrap_or((familiar, ""));
+    let (repository, _) = split_tag(name);
     // People may say the whole name, too.
     let said = Reference::parse_familiar(pattern).map(|name| name.familiar());
     fits(familiar, pattern) || fits(repository, pattern) || said.is_ok_and(|said| said == familiar)

@@ -57,7 +57,7 @@ pub(crate) struct ImagesArgs {
     /// Only what this filter lets through; may be given more than once, see below
     #[arg(short, long = "filter", value_name = "FILTER", value_parser = image_filter)]
     pub(crate) filters: Vec<super::ImageFilter>,
-    /// Also show the digests of manifests
+    /// Also show digests: of a name by digest that digest, otherwise that of the manifest
     #[arg(long)]
     pub(crate) digests: bool,
     /// Do not shorten ids
@@ -112,7 +112,8 @@ pub(crate) struct ReferrersArgs {
 
 /// Give an image one more name
 ///
-/// A name that another image has moves to this one.
+/// A name that another image has moves to this one. A name with a digest (`name@sha256:…`) must have the digest of the image. A
+/// name that reads as an image id or a digest is refused.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
@@ -136,12 +137,14 @@ pub(crate) struct UntagArgs {
 
 /// Remove images
 ///
-/// By one of several names, only that name goes. What no other image and no container needs is removed from disk by
-/// `plywood gc`.
+/// By one of several names, including `name@sha256:…`, only that name is removed. A complete id, as `plywood images -q` prints
+/// it, removes the image with all its names; the beginning of an id is refused if there are several. `plywood gc` then removes
+/// from disk what no other image and no container needs.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Example:
-  plywood rmi debian:12 && plywood gc")]
+Examples:
+  plywood rmi debian:12 && plywood gc
+  plywood rmi $(plywood images -q)")]
 pub(crate) struct RmiArgs {
     /// Remove an image with all its names, also where containers use it: they keep what they need
     #[arg(short, long)]
