@@ -212,3 +212,28 @@ fn a_password_is_needed_where_one_is_wanted_and_a_digest_decides() {
     assert_eq!(pulled.image.id(), image.id());
     assert_eq!(pulled.names, [name(&server.address, "me/web:other")]);
 }
+
+#[test]
+fn what_a_digest_brings_is_found_and_kept_by_it() {
+    let Some(server) = Server::start() else { return };
+    let dir = scratch();
+    let (source, image) = load(&dir.path().join("source"), &Layout::of(&web()));
+    let there = name(&server.address, "me/web:1");
+    let digest = source.push(&image, &there, &client(), &PushOptions::default()).unwrap().target.digest;
+    let store = Store::create(dir.path().join("store")).unwrap();
+    let by_digest = there.at_digest(digest);
+    let pulled = store.pull(&by_digest, &client(), &FetchOptions::default()).unwrap();
+    assert_eq!(pulled.names, [by_digest.clone()]);
+    store.prune(&plywood::PruneOptions::images(plywood::PruneImages::Dangling)).unwrap();
+    store.gc(&plywood::GcOptions::default()).unwrap();
+    for text in [by_digest.familiar(), there.with_digest(digest).familiar()] {
+        let found = store.image(&text).unwrap();
+        assert_eq!((found.id(), found.repo_digests()), (image.id(), vec![by_digest.clone()]));
+    }
+    // With a tag beside it, the image gets both, and the digest keeps it when the tag moves.
+    let with_tag = there.with_digest(digest);
+    store.pull(&with_tag, &client(), &FetchOptions::default()).unwrap();
+    assert_eq!(store.image(&digest.to_string()).unwrap().names(), [there.clone(), by_digest.clone()]);
+    store.untag(&there).unwrap();
+    assert_eq!(store.image(&by_digest.familiar()).unwrap().id(), image.id());
+}
