@@ -141,6 +141,9 @@ impl Known {
     }
 }
 
+/// Returns the length of a layer as a tar, if it is known.
+type TarBytes<'a> = &'a (dyn Fn(&DiffId) -> Option<u64> + Sync);
+
 /// How images are saved.
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -167,7 +170,7 @@ pub struct SaveOptions<'a> {
     pub cancel: Option<&'a AtomicBool>,
     /// Returns the length of a layer as a tar, if it is known. Such a layer is decompressed while it is written, and needs
     /// no room in the workspace.
-    pub(crate) tar_bytes: Option<&'a (dyn Fn(&DiffId) -> Option<u64> + Sync)>,
+    pub(crate) tar_bytes: Option<TarBytes<'a>>,
 }
 
 impl fmt::Debug for SaveOptions<'_> {
