@@ -3,6 +3,7 @@
 //! Every number is far above what real images hold and far below what would hurt the host. None of them limits what
 //! the caller itself puts in.
 
+use crate::path::LONGEST_PATH;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,10 +15,11 @@ pub struct Limits {
     /// Entries of one layer. Default 5 million: the largest layers in the field have about one million, and each
     /// costs an inode and, for directories, about 200 bytes of memory.
     pub entries: u64,
-    /// Bytes of one entry's path. Default 4096 (`PATH_MAX`).
+    /// Bytes of one entry's path. Default 4095: `PATH_MAX` without the NUL, beyond which no system call takes a path.
     pub path_bytes: usize,
-    /// Slashes in one entry's path. Default 256: every level is a directory, which a path of few bytes makes without an
-    /// entry of its own, and which is looked up again for each that lies below it.
+    /// Slashes in one entry's path, as the archive spells it. Default 2,050, which a path of 4,095 bytes does not exceed.
+    /// Every level is a directory, which a path of few bytes makes without an entry of its own; `layer_memory` bounds how
+    /// many of them one layer has.
     pub path_depth: usize,
     /// Bytes of one symbolic or hard link's target. Default 4096 (`PATH_MAX`): no kernel stores a longer symlink.
     pub link_bytes: usize,
@@ -109,8 +111,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             entries: 5_000_000,
-            path_bytes: 4096,
-            path_depth: 256,
+            path_bytes: LONGEST_PATH,
+            path_depth: 2050,
             link_bytes: 4096,
             header_bytes: 1 << 20,
             xattr_bytes: 256 << 10,

@@ -9,6 +9,9 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// Bytes of a path at most: the kernel's `PATH_MAX` without the NUL. That is room for 2,048 components of one letter.
+pub const LONGEST_PATH: usize = 4095;
+
 /// A path below the root of a layer: components joined by single slashes, no leading or trailing slash; the root
 /// itself is empty.
 ///
@@ -135,8 +138,19 @@ pub fn is_file_name(name: &[u8]) -> bool {
 }
 
 impl Ord for LayerPath {
+    /// Orders as the lists of components. Long paths have long beginnings in common, so those are compared in blocks.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.components().cmp(other.components())
+        const BLOCK: usize = 64;
+        let (one, two) = (self.0.chunks(BLOCK), other.0.chunks(BLOCK));
+        let same = one.zip(two).take_while(|(one, two)| one == two).count() * BLOCK;
+        // A shorter component comes first, whatever follows it in the other path.
+        let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
+        let [one, two] = [self, other].map(|path| path.0.get(same..).unwrap_or_default());
+        let differs = one.iter().zip(two).position(|(one, two)| one != two);
+        match differs {
+            Some(at) => rank(&one[at]).cmp(&rank(&two[at])),
+            None => one.len().cmp(&two.len()),
+        }
     }
 }
 
@@ -193,6 +207,20 @@ mod tests {
         let mut paths = ["a-b", "a/b", "a", "", "a/b/c", "b"].map(path);
         paths.sort();
         assert_eq!(paths, ["", "a", "a/b", "a/b/c", "a-b", "b"].map(path));
+    }
+
+    #[test]
+    fn paths_are_ordered_as_their_components() {
+        let long = "d/".repeat(100);
+        let names = ["a", "a/b", "a/b/c", "ab", "a-b", "a\u{1}", "b", "d", "d/e", "dd"];
+        let long = names.map(|name| format!("{long}{name}"));
+        let paths: Vec<_> =
+            names.iter().map(|name| path(name)).chain(long.iter().map(|name| path(name))).collect();
+        for one in &paths {
+            for two in &paths {
+                assert_eq!(one.cmp(two), one.components().cmp(two.components()), "{one} {two}");
+            }
+        }
     }
 
     #[test]

@@ -380,10 +380,14 @@ fn names_that_are_deep_and_many_are_bounded() {
                 .unfinished()
         });
         assert_eq!(limit_of(unpack(parts(attributed))), "layer_memory");
-        for (levels, limit) in [(2000, "path_depth"), (3000, "path_bytes")] {
-            let deeper = tar().file("a/".repeat(levels), "").finish();
-            assert_eq!(limit_of(unpack(&deeper[..])), limit);
+        for name in ["a/".repeat(2048), "a/".repeat(3000), "a".repeat(250) + &"/a".repeat(1923)] {
+            let deeper = tar().file(name + "a", "").finish();
+            assert_eq!(limit_of(unpack(&deeper[..])), "path_bytes");
         }
+        let mut shallow = Limits::default();
+        shallow.path_depth = 256;
+        let deeper = tar().file("a/".repeat(300), "").finish();
+        assert_eq!(limit_of(unpack_with(shallow, &deeper[..])), "path_depth");
     });
 }
 

@@ -21,6 +21,9 @@ use crate::codec::Input;
 use crate::limits::Limits;
 use crate::path::LayerPath;
 
+/// Bytes that a name may have beside its path: a leading `./`, a trailing slash, the prefix of a whiteout or an opaque marker.
+const SPELLING: usize = 16;
+
 pub(crate) use member::{Member, MemberKind, begins_like_tar};
 
 type Result<T> = std::result::Result<T, ChangesetError>;
@@ -315,7 +318,8 @@ impl<R: Read> Reader<R> {
     fn check_name(&self, index: u64, raw: &[u8]) -> Result<()> {
         let too_much = |what, most: usize| Err(limit(index, &printable(raw), what, most as u64));
         let Limits { path_bytes, path_depth, .. } = self.limits;
-        if raw.len() > path_bytes {
+        // The path itself is measured when it is known; a marker, `./` and a trailing slash are no part of it.
+        if raw.len() > path_bytes.saturating_add(SPELLING) {
             return too_much("path_bytes", path_bytes);
         }
         if raw.iter().filter(|&&byte| byte == b'/').count() > path_depth {
@@ -359,6 +363,9 @@ impl<R: Read> Reader<R> {
                 (path, kind)
             }
         };
+        if path.as_bytes().len() > self.limits.path_bytes {
+            return Err(limit(index, &printable(&raw), "path_bytes", self.limits.path_bytes as u64));
+        }
         let metadata = headers.metadata(&self.limits, &path)?;
         self.body.name = raw;
         if !matches!(kind, EntryKind::File { .. } | EntryKind::AufsLink { .. }) {

@@ -11,16 +11,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::error::DriverError;
 use super::record::{self, Record};
 use super::{
     Access, Driver, DriverKind, MountPlan, MountPoint, Prepared, Root, RootSpec, Unmount, Usage, Writable,
     mount_api, usage,
 };
-use crate::fs::{Dir, Durability, Error, FileType, Kind, Metadata, Stat, Timestamp, copy_content, duplicate};
-use crate::path::LayerPath;
+use crate::fs::{
+    Dir, Durability, Error, FileType, Kind, Metadata, Stat, Timestamp, copy_content, duplicate, twins,
+};
+use crate::path::{LONGEST_PATH, LayerPath};
 use crate::stack::marks::Marks;
-use crate::stack::object::{self, Object, Style};
+use crate::stack::object::{self, Loss, Lost, Object, Style};
 use crate::stack::{Found, Tree};
 
 pub(super) const ROOT: &str = "root";
@@ -82,25 +86,31 @@ impl Driver for CopyDriver {
         let known = Record::read(from, DriverKind::Copy)?.copied(from, tree)?;
         spec.dir.create_private_dir(ROOT)?;
         let root = spec.dir.open_dir(ROOT)?;
-        let (mut directories, mut touched) = (Vec::new(), Vec::new());
+        let (mut directories, mut is_touched) = (Vec::new(), false);
         let (mut oldest, mut newest) = (None, Timestamp::default());
         duplicate::<DriverError>(&known.root.dir, &root, &mut |copied| {
             saw(&mut oldest, &mut newest, copied.to);
-            let path = layer_path(copied.path)?;
-            if copied.from.kind == Kind::Directory && known.is_original(&path, copied.from) {
-                directories.push((path.clone(), copied.to.inode));
+            // Every directory of a layer has a path that can be stored; a container makes deeper ones.
+            if copied.from.kind == Kind::Directory && copied.path.as_os_str().len() <= LONGEST_PATH {
+                let path = layer_path(copied.path)?;
+                if known.is_original(&path, copied.from) {
+                    directories.push((path, copied.to.inode));
+                }
             }
-            if !known.is_untouched(copied.from) {
-                touched.push(path);
-            }
+            is_touched |= !known.is_untouched(copied.from);
             Ok(())
         })?;
         let watermark = watermark(spec.dir, newest)?;
         directories.sort();
         let record = Record::copy(oldest.unwrap_or(watermark)..watermark, &directories);
         // What was changed in the original is changed here: this gives it a change time after the watermark.
-        for path in &touched {
-            root.set_mtime(path.as_path(), root.stat(path.as_path())?.mtime)?;
+        if is_touched {
+            twins::<DriverError>(&known.root.dir, &root, &mut |twin| {
+                if !known.is_untouched(twin.from) {
+                    twin.dir.set_mtime(twin.name, twin.to.mtime)?;
+                }
+                Ok(())
+            })?;
         }
         record.write(spec.dir, spec.options.durability)?;
         if spec.options.durability == Durability::Full {
@@ -211,12 +221,19 @@ impl<'a> Copy<'a> {
         let into = self.into.open(&self.root, parent.clone())?;
         if found.stat.links > 1 && !found.is_directory() {
             match self.linked.entry((found.tree(), found.stat.inode)) {
-                Entry::Occupied(first) => {
-                    self.root.hard_link(first.get().as_path(), into, name)?;
-                    let stat = into.stat(name)?;
-                    self.saw(&stat);
-                    return Ok(());
-                }
+                Entry::Occupied(mut first) => match self.root.hard_link(first.get().as_path(), into, name) {
+                    // The file system counts no further: this name and those that follow share the next copy.
+                    Err(source) if source.errno() == Some(Errno::MLINK) => {
+                        self.prepared.losses.push(Loss { path: path.clone(), what: Lost::Link, source });
+                        first.insert(path.clone());
+                    }
+                    done => {
+                        done?;
+                        let stat = into.stat(name)?;
+                        self.saw(&stat);
+                        return Ok(());
+                    }
+                },
                 Entry::Vacant(first) => drop(first.insert(path.clone())),
             }
         }

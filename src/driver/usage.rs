@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::rc::Rc;
 
-use crate::fs::{Dir, Kind, Optional, Result};
+use crate::fs::{Descent, Dir, Kind, Optional, Result};
 
 /// What a directory tree takes on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -20,36 +18,30 @@ pub struct Usage {
     pub inodes: u64,
 }
 
-/// A container decides how deep its tree is. So many levels are reached by one path; then a handle is the new
-/// beginning, which keeps paths below the kernel's limit and handles few.
-const LEVELS: usize = 12;
-
 /// Measures everything below `dir`. What vanishes meanwhile is not counted: the tree may be in use.
 pub(super) fn of(dir: Dir) -> Result<Usage> {
     let mut usage = Usage::default();
     let mut linked = BTreeSet::new();
-    let mut pending = vec![(Rc::new(dir), PathBuf::from("."))];
-    while let Some((base, path)) = pending.pop() {
-        let Some(opened) = base.open_dir(&path).optional()? else { continue };
-        let opened = Rc::new(opened);
-        let names = opened.names()?;
-        let (base, path) = if path.components().count() < LEVELS {
-            (base, path)
-        } else {
-            (opened.clone(), PathBuf::from("."))
+    let mut names = vec![dir.names()?.into_iter()];
+    let mut way = Descent::new(dir)?;
+    while let Some(left) = names.last_mut() {
+        let Some(entry) = left.next() else {
+            names.pop();
+            way.leave()?;
+            continue;
         };
-        for entry in names {
-            let name = OsStr::from_bytes(&entry.name);
-            let Some(stat) = opened.stat(name).optional()? else { continue };
-            if stat.kind == Kind::Directory {
-                pending.push((base.clone(), path.join(name)));
-            } else if stat.links > 1 && !linked.insert((stat.device, stat.inode)) {
-                continue;
+        let name = OsStr::from_bytes(&entry.name);
+        let Some(stat) = way.dir().find(name)? else { continue };
+        if stat.kind == Kind::Directory {
+            if way.enter(name).fitting()?.is_some() {
+                names.push(way.dir().names()?.into_iter());
             }
-            usage.inodes += 1;
-            usage.allocated += stat.allocated;
-            usage.content += if stat.kind == Kind::File { stat.size } else { 0 };
+        } else if stat.links > 1 && !linked.insert((stat.device, stat.inode)) {
+            continue;
         }
+        usage.inodes += 1;
+        usage.allocated += stat.allocated;
+        usage.content += if stat.kind == Kind::File { stat.size } else { 0 };
     }
     Ok(usage)
 }

@@ -87,6 +87,12 @@ impl Dir {
         sys::fstatvfs(&self.0).is_ok_and(|left| left.f_files > 0 && left.f_favail == 0 && left.f_bavail > 0)
     }
 
+    /// Opens the directory that this one is in, wherever that is by now. The caller verifies that it is the right one.
+    pub(super) fn open_parent(&self) -> Result<Self> {
+        let opened = sys::openat(&self.0, "..", OPEN_DIR | OFlags::NOFOLLOW, Mode::empty());
+        opened.map(Self).map_err(|error| self.fault("open", "..", error))
+    }
+
     /// Opens `path` with `flags` below this directory, following nothing.
     fn open_beneath(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;

@@ -2,22 +2,26 @@
 //!
 //! Marks of overlayfs, whiteouts and records of owners come over because they are not looked at. Names of one inode stay
 //! names of one inode, holes stay holes, and content is shared where the file system can share it. What cannot be kept
-//! is an error: a copy that lacks a mark is another tree.
+//! is an error: a copy that lacks a mark is another tree. Memory and handles do not depend on the depth of the tree, but for
+//! the names in the directories on the way.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+
+use rustix::io::Errno;
 
 use super::copy::copy_content;
-use super::dir::Dir;
+use super::descent::Descent;
+use super::dir::{Dir, Name};
 use super::error::{Error, Result};
+use super::staging::unique_name;
 use super::stat::{Kind, Stat};
 
-/// A container decides how deep its tree is. So many levels are reached by one path; then a handle is the new
-/// beginning, which keeps paths below the kernel's limit and handles few.
-const LEVELS: usize = 12;
+/// Files with several names are found again by the path of the first name, if that is no longer than this. All others get
+/// a further name in a directory of their own while the copy is made: a tree may have any number of long paths.
+const SHORT: usize = 512;
 
 /// What was copied, as the visitor of [`duplicate`] is told. Directories come after what is in them.
 #[derive(Clone, Copy, Debug)]
@@ -40,80 +44,188 @@ pub fn duplicate<E: From<Error>>(
     to: &Dir,
     visit: &mut dyn FnMut(Duplicated<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let root = Place {
-        from: Rc::new(from.try_clone()?),
-        to: Rc::new(to.try_clone()?),
-        near: PathBuf::new(),
-        path: PathBuf::new(),
-    };
-    let mut steps = vec![Step::Enter(root)];
-    let mut linked: HashMap<(u64, u64), (Rc<Dir>, PathBuf)> = HashMap::new();
-    while let Some(step) = steps.pop() {
-        match step {
-            Step::Enter(place) => {
-                let (dir, into) = (place.open(&place.from)?, place.open(&place.to)?);
-                let names = dir.names()?;
-                let inside = if place.near.components().count() < LEVELS {
-                    (place.from.clone(), place.to.clone(), place.near.clone())
-                } else {
-                    (Rc::new(dir.try_clone()?), Rc::new(into.try_clone()?), PathBuf::new())
-                };
-                let path = place.path.clone();
-                steps.push(Step::Leave(place));
-                for entry in names {
-                    let name = OsStr::from_bytes(&entry.name);
-                    let path = path.join(name);
-                    let stat = dir.stat(name)?;
-                    if stat.kind == Kind::Directory {
-                        into.create_private_dir(name)?;
-                        let (from, to, near) = (inside.0.clone(), inside.1.clone(), inside.2.join(name));
-                        steps.push(Step::Enter(Place { from, to, near, path }));
-                        continue;
-                    }
-                    let first = linked.get(&(stat.device, stat.inode)).filter(|_| stat.links > 1);
-                    match first {
-                        Some((base, first)) => base.hard_link(first, &into, name)?,
-                        None => {
-                            one(&dir, &into, name, &stat)?;
-                            if stat.links > 1 {
-                                let first = (inside.1.clone(), inside.2.join(name));
-                                linked.insert((stat.device, stat.inode), first);
-                            }
-                        }
-                    }
-                    visit(Duplicated { path: &path, from: &stat, to: &into.stat(name)? })?;
-                }
+    let mut way = Way::new(from, to)?;
+    let mut links = Links::new(to);
+    while let Some(entry) = way.next() {
+        let Some(Name { name, .. }) = entry else {
+            // What was put into it changed its time, and its mode may forbid that.
+            let (dir, into) = (way.from.dir(), way.to.dir());
+            if way.names.len() == 1 {
+                links.remove()?;
             }
-            Step::Leave(place) => {
-                // What was put into it changed its time, and its mode may forbid that.
-                let (dir, into) = (place.open(&place.from)?, place.open(&place.to)?);
-                let stat = dir.stat(".")?;
-                metadata(&dir, &into, OsStr::new("."), &stat)?;
-                visit(Duplicated { path: &place.path, from: &stat, to: &into.stat(".")? })?;
+            let stat = dir.stat(".")?;
+            metadata(dir, into, OsStr::new("."), &stat)?;
+            visit(Duplicated { path: &way.path, from: &stat, to: &into.stat(".")? })?;
+            way.leave()?;
+            continue;
+        };
+        let name = OsStr::from_bytes(&name);
+        let stat = way.from.dir().stat(name)?;
+        if stat.kind == Kind::Directory {
+            way.to.dir().create_private_dir(name)?;
+            way.enter(name)?;
+            continue;
+        }
+        way.path.push(name);
+        let (dir, into) = (way.from.dir(), way.to.dir());
+        if stat.links == 1 || !links.find((stat.device, stat.inode), into, name)? {
+            one(dir, into, name, &stat)?;
+            if stat.links > 1 {
+                links.add((stat.device, stat.inode), into, name, &way.path)?;
             }
+        }
+        visit(Duplicated { path: &way.path, from: &stat, to: &into.stat(name)? })?;
+        way.path.pop();
+    }
+    Ok(())
+}
+
+/// One name that is in both of two trees, as the visitor of [`twins`] is given it.
+#[derive(Clone, Copy, Debug)]
+pub struct Twin<'a> {
+    /// What the first tree has.
+    pub from: &'a Stat,
+    /// What the second tree has.
+    pub to: &'a Stat,
+    /// The directory of the second tree that it is in; of the top, the top itself.
+    pub dir: &'a Dir,
+    /// Its name there; `.` for the top.
+    pub name: &'a OsStr,
+}
+
+/// Visits every name that is both in the directory `from` and in its copy `to`. Directories come after what is in them.
+///
+/// # Errors
+///
+/// What `visit` returns, or [`Error`] if something cannot be read.
+pub fn twins<E: From<Error>>(
+    from: &Dir,
+    to: &Dir,
+    visit: &mut dyn FnMut(Twin<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut way = Way::new(from, to)?;
+    while let Some(entry) = way.next() {
+        let Some(Name { name, .. }) = entry else {
+            let (from, to) = (way.from.dir().stat(".")?, way.to.dir().stat(".")?);
+            visit(Twin { from: &from, to: &to, dir: way.to.dir(), name: OsStr::new(".") })?;
+            way.leave()?;
+            continue;
+        };
+        let name = OsStr::from_bytes(&name);
+        let (Some(from), Some(to)) = (way.from.dir().find(name)?, way.to.dir().find(name)?) else { continue };
+        match (from.kind, to.kind) {
+            (Kind::Directory, Kind::Directory) => way.enter(name)?,
+            _ => visit(Twin { from: &from, to: &to, dir: way.to.dir(), name })?,
         }
     }
     Ok(())
 }
 
-enum Step {
-    Enter(Place),
-    Leave(Place),
-}
-
-/// One directory in both trees.
-struct Place {
-    from: Rc<Dir>,
-    to: Rc<Dir>,
-    /// The path from those two.
-    near: PathBuf,
-    /// The path from both roots.
+/// A way through two trees at once. It holds the names of the directories on the way, and a bounded number of handles.
+struct Way {
+    from: Descent,
+    to: Descent,
+    /// The names that are left in each directory on the way.
+    names: Vec<std::vec::IntoIter<Name>>,
+    /// The path of the present directory.
     path: PathBuf,
 }
 
-impl Place {
-    fn open(&self, base: &Dir) -> Result<Dir> {
-        if self.near.as_os_str().is_empty() { base.try_clone() } else { base.open_dir(&self.near) }
+impl Way {
+    fn new(from: &Dir, to: &Dir) -> Result<Self> {
+        let names = vec![from.names()?.into_iter()];
+        let (from, to) = (Descent::new(from.try_clone()?)?, Descent::new(to.try_clone()?)?);
+        Ok(Self { from, to, names, path: PathBuf::new() })
+    }
+
+    /// The next name in the present directory; `Some(None)` if there are no more, `None` at the very end.
+    #[allow(clippy::option_option)]
+    fn next(&mut self) -> Option<Option<Name>> {
+        self.names.last_mut().map(Iterator::next)
+    }
+
+    fn enter(&mut self, name: &OsStr) -> Result<()> {
+        self.from.enter(name)?;
+        self.to.enter(name)?;
+        self.names.push(self.from.dir().names()?.into_iter());
+        self.path.push(name);
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        self.names.pop();
+        self.path.pop();
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        self.from.leave()?;
+        self.to.leave()
+    }
+}
+
+/// The copies of files that have several names.
+struct Links<'a> {
+    top: &'a Dir,
+    /// By device and inode of the original: a name of the copy.
+    first: HashMap<(u64, u64), First>,
+    /// The name of the directory that holds further names of copies, and the directory.
+    aside: Option<(String, Dir)>,
+    next: usize,
+}
+
+enum First {
+    /// A path below the top.
+    At(PathBuf),
+    /// A number in the directory of further names.
+    Aside(usize),
+}
+
+impl<'a> Links<'a> {
+    fn new(top: &'a Dir) -> Self {
+        Self { top, first: HashMap::new(), aside: None, next: 0 }
+    }
+
+    /// Makes `name` in `into` a further name of the copy of `original`. Returns `false` if there is no such copy, or if the
+    /// copy takes no more names: then the names that follow share the next one.
+    fn find(&self, original: (u64, u64), into: &Dir, name: &OsStr) -> Result<bool> {
+        let linked = match (self.first.get(&original), &self.aside) {
+            (Some(First::At(path)), _) => self.top.hard_link(path, into, name),
+            (Some(First::Aside(number)), Some((_, aside))) => aside.hard_link(number.to_string(), into, name),
+            _ => return Ok(false),
+        };
+        match linked {
+            Err(error) if error.errno() == Some(Errno::MLINK) => Ok(false),
+            done => done.map(|()| true),
+        }
+    }
+
+    /// Remembers that `name` in `into`, which is at `path` below the top, is a copy of `original`.
+    fn add(&mut self, original: (u64, u64), into: &Dir, name: &OsStr, path: &Path) -> Result<()> {
+        if path.as_os_str().len() <= SHORT {
+            self.first.insert(original, First::At(path.to_owned()));
+            return Ok(());
+        }
+        let (_, aside) = match &mut self.aside {
+            Some(aside) => aside,
+            none => {
+                let name = format!(".{}", unique_name()?);
+                let dir = self.top.ensure_dir(&name, 0o700)?;
+                none.insert((name, dir))
+            }
+        };
+        let number = self.next;
+        self.next += 1;
+        into.hard_link(name, aside, number.to_string())?;
+        self.first.insert(original, First::Aside(number));
+        Ok(())
+    }
+
+    /// Removes what is no part of the copy.
+    fn remove(&mut self) -> Result<()> {
+        match self.aside.take() {
+            Some((name, _)) => self.top.remove_all(name),
+            None => Ok(()),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::path::{LONGEST_PATH, LayerPath};
+
 /// The file system refused one step. The path is as complete as it was known when the step failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} {path:?}")]
@@ -28,6 +30,18 @@ impl From<NoInodes> for io::Error {
     }
 }
 
+/// The kernel said that there is no space for an attribute, and there is. The file system has a bound on the attributes of
+/// one file (one block on ext4), and this attribute goes beyond it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the file system has space, but cannot hold so much in the attributes of one file")]
+pub struct AttributeTooLarge;
+
+impl From<AttributeTooLarge> for io::Error {
+    fn from(error: AttributeTooLarge) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
 /// A regular file was wanted, and something else is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("it is not a regular file")]
@@ -42,6 +56,42 @@ impl From<NotRegular> for io::Error {
 /// What file system steps return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A path that no system call takes as a whole, and that no layer, archive or record of ours holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "its path has {bytes} bytes, and at most {LONGEST_PATH} can be stored; move it further up, or leave it out"
+)]
+pub struct PathTooLong {
+    /// Length of the path in bytes.
+    pub bytes: usize,
+}
+
+impl PathTooLong {
+    /// Refuses `name` in the directory `path` if that makes too long a path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] that names the two ends of the path.
+    pub(crate) fn check(path: &LayerPath, name: &[u8]) -> Result<()> {
+        let bytes = path.as_bytes().len() + 1 + name.len();
+        if bytes <= LONGEST_PATH {
+            return Ok(());
+        }
+        let whole = [path.as_bytes(), b"/", name].concat();
+        let [begin, end] = [&whole[..SHOWN], &whole[bytes - SHOWN..]].map(String::from_utf8_lossy);
+        Err(Error::new("read", format!("/{begin}…{end}"), Self { bytes }))
+    }
+}
+
+/// Bytes of each end of a long path that are shown.
+const SHOWN: usize = 64;
+
+impl From<PathTooLong> for io::Error {
+    fn from(error: PathTooLong) -> Self {
+        Self::new(io::ErrorKind::InvalidFilename, error)
+    }
+}
+
 impl Error {
     /// A failed `step` on `path`.
     pub fn new(step: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
@@ -50,9 +100,11 @@ impl Error {
 
     /// The kernel's error number, where it was the kernel that refused.
     pub fn errno(&self) -> Option<Errno> {
-        match self.source.get_ref().is_some_and(|inner| inner.is::<NoInodes>()) {
-            true => Some(Errno::NOSPC),
-            false => Errno::from_io_error(&self.source),
+        match self.source.get_ref() {
+            Some(inner) if inner.is::<NoInodes>() => Some(Errno::NOSPC),
+            Some(inner) if inner.is::<AttributeTooLarge>() => Some(Errno::TOOBIG),
+            Some(inner) if inner.is::<PathTooLong>() => Some(Errno::NAMETOOLONG),
+            _ => Errno::from_io_error(&self.source),
         }
     }
 
@@ -65,6 +117,12 @@ impl Error {
     pub fn is_other_kind(&self) -> bool {
         self.source.get_ref().is_some_and(|inner| inner.is::<NotRegular>())
             || matches!(self.errno(), Some(Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::NXIO))
+    }
+
+    /// Whether an attribute, its name or its value, is larger than the file or the file system can hold. A full disk and a
+    /// quota are other errors.
+    pub fn is_attribute_too_large(&self) -> bool {
+        matches!(self.errno(), Some(Errno::TOOBIG | Errno::RANGE))
     }
 
     /// Whether there is no room: no block, no inode, or no more of what a quota allows.

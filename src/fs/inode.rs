@@ -14,9 +14,10 @@ use rustix::fs::{self as sys, AtFlags, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::dir::{Dir, both_times, path_of, proc_path};
-use super::error::{Context, Result};
+use super::error::{Context, Error, Result};
 use super::meta::Timestamp;
 use super::stat::Stat;
+use super::xattr::refusal;
 
 /// One inode, held open.
 #[derive(Debug)]
@@ -95,7 +96,8 @@ impl<'a> Inode<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error`](super::Error) if the process may not, or the object or the file system cannot hold it.
+    /// [`Error`](super::Error) if the process may not, or the object or the file system cannot hold it. Where the kernel
+    /// reports a full disk and the disk is not full, it is [`AttributeTooLarge`](super::AttributeTooLarge).
     pub fn set_xattr(&self, name: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
         let (name, flags) = (OsStr::from_bytes(name.as_ref()), XattrFlags::empty());
         self.apply(
@@ -103,6 +105,10 @@ impl<'a> Inode<'a> {
             |path| sys::setxattr(path, name, value, flags),
             "set an attribute of",
         )
+        .map_err(|error| match error.errno() {
+            Some(errno) => Error { source: refusal(self, errno), ..error },
+            None => error,
+        })
     }
 
     /// Removes one extended attribute, which need not be there.

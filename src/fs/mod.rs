@@ -6,6 +6,7 @@
 mod aside;
 mod boot;
 mod copy;
+mod descent;
 mod dir;
 mod duplicate;
 mod error;
@@ -13,6 +14,7 @@ mod inode;
 mod lock;
 mod meta;
 mod namespace;
+mod overflow;
 mod remove;
 mod source;
 mod staging;
@@ -22,13 +24,15 @@ mod xattr;
 
 pub use boot::{Session, boot_id, file_system_id};
 pub use copy::{Extent, copy_content, next_extent};
+pub(crate) use descent::Descent;
 pub use dir::{Dir, Name, both_times, path_of};
-pub use duplicate::{Duplicated, duplicate};
-pub use error::{Context, Error, NoInodes, Optional, Result};
+pub use duplicate::{Duplicated, Twin, duplicate, twins};
+pub use error::{AttributeTooLarge, Context, Error, NoInodes, Optional, PathTooLong, Result};
 pub use inode::Inode;
 pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};
 pub use namespace::in_initial_user_namespace;
+pub(crate) use overflow::Overflow;
 pub use source::Source;
 pub use staging::{
     Durability, ParkedDir, ParkedFile, StagedDir, StagedFile, Staging, Workspace, unique_name,

@@ -4,6 +4,8 @@
 //! on; a path through `/proc/self/fd` reaches the very inode that the directory handle stands for.
 
 use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -11,9 +13,12 @@ use rustix::fs::{self as sys, XattrFlags};
 use rustix::io::Errno;
 
 use super::dir::{Dir, proc_path};
-use super::error::{Context, Result};
+use super::error::{AttributeTooLarge, Context, Result};
 use super::inode::Inode;
 use super::meta::Xattrs;
+
+/// Bytes that are free on a file system that has room: far more than all attributes of one file can take.
+const ROOM: u64 = 1 << 20;
 
 /// The kernel's bound on one value and on one list of names (`XATTR_SIZE_MAX`).
 const LARGEST: usize = 64 << 10;
@@ -57,11 +62,12 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// [`super::Error`] if the process may not, or the object or the file system cannot hold it.
+    /// [`super::Error`] if the process may not, or the object or the file system cannot hold it. Where the kernel reports a
+    /// full disk and the disk is not full, the attribute is what does not fit: [`AttributeTooLarge`] says so.
     pub fn set_xattr(&self, path: impl AsRef<Path>, name: impl AsRef<[u8]>, value: &[u8]) -> Result<()> {
         let target = self.xattr_path(path.as_ref())?;
         sys::lsetxattr(&target.path, OsStr::from_bytes(name.as_ref()), value, XattrFlags::empty())
-            .map_err(|error| self.fault("set an attribute of", &path, error))
+            .map_err(|error| self.fault("set an attribute of", &path, refusal(self, error)))
     }
 
     /// Removes one extended attribute of `path`, which is not followed; it need not be there.
@@ -103,6 +109,22 @@ impl Inode<'_> {
         let xattrs = all(|buffer| sys::listxattr(&path, buffer), get);
         xattrs.or_else(|(step, error)| Err(error).at_path(step, || self.path()))
     }
+}
+
+/// Tells an attribute that is too large from a full disk: both are `ENOSPC`.
+pub(super) fn refusal(on: impl AsFd, error: Errno) -> io::Error {
+    match error {
+        Errno::NOSPC if has_room(on) => AttributeTooLarge.into(),
+        _ => error.into(),
+    }
+}
+
+/// Whether the file system says that it has room left: blocks that this process may use, and inodes.
+fn has_room(on: impl AsFd) -> bool {
+    sys::fstatvfs(on).is_ok_and(|left| {
+        let blocks = left.f_blocks == 0 || left.f_bavail.saturating_mul(left.f_frsize) >= ROOM;
+        blocks && (left.f_files == 0 || left.f_favail > 0)
+    })
 }
 
 /// Reads every attribute that `list` names. An error comes with the step that failed.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::bind::{self, Assumptions};
+use super::bind::{self, Assumptions, Variant};
 use super::ensure::{Context, Ensured, Job, LayerSource, Made, Slot, Staged};
 use super::key::LayerKey;
 use super::record::Record;
@@ -115,13 +115,21 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         }
         // A variant would share its files, and so write to another's store.
         if here.crosses_link || layer.lent {
-            let again = self.context.work.directory()?;
-            let tree = LayerStore::stage_tree(&again)?;
-            let alone = self.context.unpack(source, &tree, None, None)?;
-            again.discard()?;
-            return self.unpack_on_base(source, bound, &alone);
+            return self.unpack_again(source, bound);
         }
-        self.variant(bound, &layer, here)
+        match self.variant(bound, &layer, here)? {
+            Some(variant) => Ok(variant),
+            None => self.unpack_again(source, bound),
+        }
+    }
+
+    /// Unpacks a layer that is there once more, with the layers below it in sight.
+    fn unpack_again(&mut self, source: &LayerSource<'_>, bound: LayerKey) -> Result<Layer, LayerError> {
+        let again = self.context.work.directory()?;
+        let tree = LayerStore::stage_tree(&again)?;
+        let alone = self.context.unpack(source, &tree, None, None)?;
+        again.discard()?;
+        self.unpack_on_base(source, bound, &alone)
     }
 
     /// Settles what a layer leaves open that was unpacked by itself.
@@ -195,17 +203,28 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         Ok(layer)
     }
 
-    /// Makes `layer` again with other assumptions, from its own files.
-    fn variant(&mut self, bound: LayerKey, layer: &Layer, here: Assumptions) -> Result<Layer, LayerError> {
+    /// Makes `layer` again with other assumptions, from its own files; `None` if they take no more names.
+    fn variant(
+        &mut self,
+        bound: LayerKey,
+        layer: &Layer,
+        here: Assumptions,
+    ) -> Result<Option<Layer>, LayerError> {
         let context = self.context;
         let _lock = context.lock(bound)?;
         if let State::Good(layer) = context.store.seek(bound)? {
-            return Ok(*layer);
+            return Ok(Some(*layer));
         }
         let dir = context.work.directory()?;
         let tree = LayerStore::stage_tree(&dir)?;
         let mut losses = Losses::new(context.unpack.losses);
-        bind::variant(&layer.tree.dir, &tree, &here, context.abilities, &mut losses)?;
+        match bind::variant(&layer.tree.dir, &tree, &here, context.abilities, &mut losses)? {
+            Variant::Made => {}
+            Variant::TooManyNames => {
+                dir.discard()?;
+                return Ok(None);
+            }
+        }
         let is_smaller = !here.absent.is_empty();
         let mut record = Record { assumed: here.directories, ..layer.record.clone() };
         record.written_in(context.store.session.as_ref());
@@ -214,7 +233,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         }
         let made = context.publish(bound, dir, record)?;
         self.note(bound, layer.record.diff_id, Some(losses));
-        Ok(made)
+        Ok(Some(made))
     }
 
     /// What was unpacked for this image of the layer `diff_id`; it is taken.

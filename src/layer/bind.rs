@@ -14,9 +14,11 @@ use rustix::io::Errno;
 use super::abilities::Abilities;
 use super::record::Assumed;
 use super::unpack::Losses;
-use crate::fs::{Context, Dir, FileType, Kind, Metadata, Optional, Result, Stat, copy_content};
+use crate::fs::{Context, Dir, FileType, Kind, Metadata, Optional, Overflow, Result, Stat, copy_content};
 use crate::path::LayerPath;
+use crate::stack::object::{Loss, Lost};
 use crate::stack::{Found, Stack, object, owner};
+use crate::whiteout::{self, Stored};
 
 /// What a base says of the directories that a layer does not describe.
 pub(super) struct Assumptions {
@@ -43,8 +45,9 @@ pub(super) fn assume<'p>(
 ) -> Result<Assumptions> {
     let mut assumptions =
         Assumptions { directories: Vec::new(), absent: BTreeSet::new(), crosses_link: false };
+    let mut lookups = Lookups::new(below);
     for (path, holds_only_deletions) in implied {
-        let found = below.lookup(path)?;
+        let found = lookups.find(path)?;
         if holds_only_deletions && !found.as_ref().is_some_and(Found::is_directory) {
             assumptions.crosses_link |= found.is_some_and(|found| found.stat.kind == Kind::Symlink);
             assumptions.absent.insert(path.clone());
@@ -58,6 +61,39 @@ pub(super) fn assume<'p>(
         assumptions.directories.push(Assumed { path: path.clone(), metadata, holds_only_deletions });
     }
     Ok(assumptions)
+}
+
+/// Lookups in a stack, of paths in order. Each begins at the directory that it has in common with the one before: a path of
+/// 2,000 components would otherwise be looked up from the root for each of its directories.
+struct Lookups<'a, 's> {
+    stack: &'a Stack<'s>,
+    /// The directories on the way to the last path, outermost first.
+    way: Vec<(LayerPath, Found)>,
+}
+
+impl<'a, 's> Lookups<'a, 's> {
+    fn new(stack: &'a Stack<'s>) -> Self {
+        Self { stack, way: Vec::new() }
+    }
+
+    fn find(&mut self, path: &LayerPath) -> Result<Option<Found>> {
+        self.way.truncate(self.way.iter().take_while(|(above, _)| path.starts_with(above)).count());
+        if self.way.is_empty() {
+            let Some(root) = self.stack.root()? else { return Ok(None) };
+            self.way.push((LayerPath::ROOT, root));
+        }
+        let depth = self.way.len() - 1;
+        for component in path.components().skip(depth) {
+            let Some((above, directory)) = self.way.last() else { return Ok(None) };
+            if !directory.is_directory() {
+                return Ok(None);
+            }
+            let Some(found) = self.stack.child(above, directory, component)? else { return Ok(None) };
+            let at = above.join(component);
+            self.way.push((at, found));
+        }
+        Ok(self.way.last().map(|(_, found)| found.clone()))
+    }
 }
 
 /// Makes the directories of `tree` look as assumed.
@@ -91,17 +127,28 @@ pub(super) fn prune(tree: &Dir, absent: &BTreeSet<LayerPath>) -> Result<()> {
     Ok(())
 }
 
-/// Makes in `into`, a fresh directory, the layer `from` with other assumptions. `assumed` and `absent` together name the
-/// same directories as those that `from` was made with.
+/// What became of a variant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Variant {
+    /// It is complete.
+    Made,
+    /// A file of the layer takes no more names: the file system counts no further. The variant would need a copy of the
+    /// file, and other names would share it than in the layer, so the layer has to be unpacked once more instead.
+    TooManyNames,
+}
+
+/// Makes in `into`, a fresh directory, the layer `from` with other assumptions. The directories of `here`, those that are
+/// absent included, are those that `from` was made with.
 pub(super) fn variant(
     from: &Dir,
     into: &Dir,
     here: &Assumptions,
     abilities: Abilities,
     losses: &mut Losses,
-) -> Result<()> {
+) -> Result<Variant> {
     let assumed = &here.directories;
     let mut directories = vec![LayerPath::ROOT];
+    let mut overflow = Overflow::default();
     let mut next = 0;
     // Paths instead of handles: a layer decides how deep it is.
     while let Some(path) = directories.get(next).cloned() {
@@ -110,21 +157,25 @@ pub(super) fn variant(
         for entry in source.names()? {
             let name = Path::new(OsStr::from_bytes(&entry.name));
             let stat = source.stat(name)?;
+            let path = path.join(&entry.name);
             if stat.kind == Kind::Directory {
-                let path = path.join(&entry.name);
-                if here.absent.contains(&path) {
-                    continue;
+                if !here.absent.contains(&path) {
+                    target.create_private_dir(name)?;
+                    directories.push(path);
                 }
-                target.create_private_dir(name)?;
-                directories.push(path);
-            } else {
-                match source.hard_link(name, &target, name) {
-                    // The file system counts no further, or does not let this process link this file.
-                    Err(error) if matches!(error.errno(), Some(Errno::MLINK | Errno::PERM)) => {
-                        copy(&source, &target, name, &stat)?;
-                    }
-                    done => done?,
+                continue;
+            }
+            match source.hard_link(name, &target, name) {
+                Err(error) if error.errno() == Some(Errno::MLINK) => return Ok(Variant::TooManyNames),
+                // The kernel lets this process give no second name to this file.
+                Err(error) if error.errno() == Some(Errno::PERM) => {
+                    let original = (stat.device, stat.inode);
+                    let mut lose = |loss| losses.add(loss);
+                    overflow.link(original, (into, path.as_path()), (&target, name), || {
+                        copy((&source, name), (&target, name), &stat, &mut lose, &path)
+                    })?;
                 }
+                done => done?,
             }
         }
     }
@@ -132,53 +183,78 @@ pub(super) fn variant(
     let is_assumed = |path: &LayerPath| assumed.binary_search_by(|one| one.path.cmp(path)).is_ok();
     for path in directories.iter().rev() {
         let only_marks = is_assumed(path);
-        copy_metadata(from, into, path.as_path(), only_marks)?;
+        let mut lose = |loss| losses.add(loss);
+        copy_metadata(from, into, path, only_marks, &mut lose)?;
     }
-    apply(into, assumed, abilities, losses)
+    apply(into, assumed, abilities, losses)?;
+    Ok(Variant::Made)
 }
 
-/// Copies a file with everything as it is on disk, marks and recorded owners included.
-pub(super) fn copy(source: &Dir, target: &Dir, name: &Path, stat: &Stat) -> Result<()> {
+/// Copies a file with everything as it is on disk, marks and recorded owners included. `path` is its name in reports.
+pub(super) fn copy(
+    (source, from): (&Dir, &Path),
+    (target, to): (&Dir, &Path),
+    stat: &Stat,
+    lose: &mut dyn FnMut(Loss),
+    path: &LayerPath,
+) -> Result<()> {
     match stat.kind {
         Kind::File => {
-            let to = target.create_file(name, 0o600)?;
-            copy_content(&source.open_file(name)?, &to, stat.size)
-                .at_path("copy to", || target.path_of(name))?;
+            let file = target.create_file(to, 0o600)?;
+            copy_content(&source.open_file(from)?, &file, stat.size)
+                .at_path("copy to", || target.path_of(to))?;
         }
-        Kind::Symlink => target.create_symlink(&source.read_link(name)?, name)?,
-        kind => target.create_node(name, kind, 0o600, stat.node)?,
+        Kind::Symlink => target.create_symlink(&source.read_link(from)?, to)?,
+        kind => target.create_node(to, kind, 0o600, stat.node)?,
     }
-    copy_raw(source, target, name, stat, |_| true)
+    copy_raw((source, from), (target, to), stat, |_| true, lose, path)
 }
 
-fn copy_metadata(from: &Dir, into: &Dir, path: &Path, only_marks: bool) -> Result<()> {
-    let stat = from.stat(path)?;
-    let keep =
-        |name: &[u8]| !only_marks || crate::whiteout::unescape(name) == crate::whiteout::Stored::Private;
-    copy_raw(from, into, path, &stat, keep)
-}
-
-/// Gives `path` in `into` the owner, mode, time and those attributes of `path` in `from` that are to be kept.
-pub(super) fn copy_raw(
+fn copy_metadata(
     from: &Dir,
     into: &Dir,
-    path: &Path,
+    path: &LayerPath,
+    only_marks: bool,
+    lose: &mut dyn FnMut(Loss),
+) -> Result<()> {
+    let at = path.as_path();
+    let stat = from.stat(at)?;
+    let keep = |name: &[u8]| !only_marks || whiteout::unescape(name) == Stored::Private;
+    copy_raw((from, at), (into, at), &stat, keep, lose, path)
+}
+
+/// Gives `to` the owner, mode, time and those attributes of `from` that are to be kept. An attribute that the file system
+/// cannot hold is a loss, unless it is a mark or a recorded owner.
+pub(super) fn copy_raw(
+    (source, from): (&Dir, &Path),
+    (target, to): (&Dir, &Path),
     stat: &Stat,
     keep: impl Fn(&[u8]) -> bool,
+    lose: &mut dyn FnMut(Loss),
+    path: &LayerPath,
 ) -> Result<()> {
-    let found = into.stat(path)?;
+    let found = target.stat(to)?;
     if (found.uid, found.gid) != (stat.uid, stat.gid) {
-        into.set_owner(path, stat.uid, stat.gid)?;
+        target.set_owner(to, stat.uid, stat.gid)?;
     }
     // Attributes before the mode: without privilege they need the right to write.
-    let present = into.xattrs(path)?; // labels that the machine gives every file, which not everyone may set
-    for (name, value) in from.xattrs(path)?.iter().filter(|(name, _)| keep(name)) {
-        if present.get(name) != Some(value) {
-            into.set_xattr(path, name, value)?;
+    let present = target.xattrs(to)?; // labels that the machine gives every file, which not everyone may set
+    for (name, value) in source.xattrs(from)?.iter().filter(|(name, _)| keep(name)) {
+        if present.get(name) == Some(value) {
+            continue;
+        }
+        let is_needed = name == owner::KEY
+            || name == b"security.capability"
+            || whiteout::unescape(name) == Stored::Private;
+        match target.set_xattr(to, name, value) {
+            Err(source) if source.is_attribute_too_large() && !is_needed => {
+                lose(Loss { path: path.clone(), what: Lost::Xattr(name.clone()), source });
+            }
+            done => done?,
         }
     }
     if stat.kind != Kind::Symlink {
-        into.set_mode(path, stat.mode)?;
+        target.set_mode(to, stat.mode)?;
     }
-    into.set_mtime(path, stat.mtime)
+    target.set_mtime(to, stat.mtime)
 }

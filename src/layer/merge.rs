@@ -22,9 +22,10 @@ use super::key::{LayerKey, merged_digest};
 use super::record::{HighestIds, Record};
 use super::store::{Layer, LayerError, LayerStore, State};
 use crate::digest::Digest;
-use crate::fs::{Dir, Result, Stat, Workspace};
+use crate::fs::{Dir, Overflow, Result, Stat, Workspace};
 use crate::path::LayerPath;
 use crate::stack::marks::Families;
+use crate::stack::object::Loss;
 use crate::stack::{Found, Stack};
 use crate::whiteout::{self, Stored};
 
@@ -154,7 +155,7 @@ fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> R
     }
     let mut directories = vec![Merging { path: LayerPath::ROOT, found: root, closed }];
     let (mut next, mut entries) = (0, 0);
-    let mut copies = Copies::default();
+    let (mut copies, mut overflow) = (Copies::default(), Overflow::default());
     while let Some(Merging { path, found, closed }) = directories.get(next) {
         next += 1;
         let target = into.open_dir(path.as_path())?;
@@ -189,7 +190,13 @@ fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> R
                     match source.hard_link(on_disk, &target, on_disk) {
                         // The file system counts no further, or does not let this process link this file.
                         Err(error) if matches!(error.errno(), Some(Errno::MLINK | Errno::PERM)) => {
-                            bind::copy(source, &target, on_disk, &found.stat)?;
+                            let (stat, path) = (&found.stat, path.join(&name));
+                            let original = (stat.device, stat.inode);
+                            let to = (&target, on_disk);
+                            let copied = overflow.link(original, (into, path.as_path()), to, || {
+                                bind::copy((source, on_disk), to, stat, &mut warn, &path)
+                            })?;
+                            copies.bytes += if copied { stat.allocated.min(stat.size) } else { 0 };
                         }
                         done => done?,
                     }
@@ -208,10 +215,17 @@ fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> R
         if let Some(tree) = tree {
             let stat = tree.dir.stat(path.as_path())?;
             let keep = |name: &[u8]| whiteout::unescape(name) != Stored::Private;
-            bind::copy_raw(&tree.dir, into, path.as_path(), &stat, keep)?;
+            let at = path.as_path();
+            bind::copy_raw((&tree.dir, at), (into, at), &stat, keep, &mut warn, path)?;
         }
     }
     Ok(Merged { entries, copied: copies.bytes })
+}
+
+/// A merged layer has no result that could list what is lost. Its layers are on the same file system but for those of
+/// additional stores, so this is rare.
+fn warn(loss: Loss) {
+    tracing::warn!(%loss, "a merged layer lacks this");
 }
 
 /// Files that are copied instead of getting a second name. Those that are one file stay one.
@@ -228,10 +242,14 @@ impl Copies {
         let at = path.as_path();
         let original = (stat.device, stat.inode);
         if let Some(copy) = self.made.get(&original) {
-            return into.hard_link(copy.as_path(), into, at);
+            match into.hard_link(copy.as_path(), into, at) {
+                // The next copy takes this name and those that follow.
+                Err(error) if error.errno() == Some(Errno::MLINK) => {}
+                done => return done,
+            }
         }
         let name = at.file_name().map_or(at, Path::new);
-        bind::copy(from, target, name, stat)?;
+        bind::copy((from, name), (target, name), stat, &mut warn, &path)?;
         self.bytes += stat.allocated.min(stat.size);
         if stat.links > 1 {
             self.made.insert(original, path);

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::marks::{Marks, Opacity};
 use super::object::{self, Object};
-use crate::fs::{Dir, Kind, Metadata, Result, Stat};
+use crate::fs::{Dir, Kind, Metadata, PathTooLong, Result, Stat};
 use crate::path::LayerPath;
 
 /// One tree of a stack.
@@ -255,6 +255,8 @@ impl<'a> Stack<'a> {
             let dir = tree.dir.open_dir(here.as_path())?;
             let opacity = opacity(tree, here)?;
             for entry in dir.names()? {
+                // A container can make deeper trees than a path can name.
+                PathTooLong::check(path, &entry.name)?;
                 if let Some(deleted) = tree.marks.deletes(&dir, &entry.name)? {
                     let merge = Merge::of(directory, &deleted);
                     merges.entry(deleted).or_insert(merge).closed = true;

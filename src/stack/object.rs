@@ -129,6 +129,9 @@ pub enum Lost {
     },
     /// An extended attribute.
     Xattr(Vec<u8>),
+    /// That this name and further ones are names of the same file as the names before. The file system counts no more names
+    /// of one file: these share a copy of it.
+    Link,
 }
 
 impl std::fmt::Display for Loss {
@@ -138,6 +141,7 @@ impl std::fmt::Display for Loss {
             Lost::Xattr(name) => {
                 write!(f, "{}: attribute {} cannot be kept", self.path, name.escape_ascii())?
             }
+            Lost::Link => write!(f, "{}: this and further names share a copy of the file", self.path)?,
         }
         match (&self.what, self.source.errno()) {
             (Lost::Owner { .. }, Some(Errno::INVAL)) => f.write_str(
@@ -222,6 +226,18 @@ pub fn set_metadata(
     if !is_symlink {
         inode.set_mode(metadata.mode | needed | writable)?;
     }
+    // First of the attributes: where not all fit, those of the image give way.
+    if recorded {
+        let meant = Override { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, node: None };
+        match inode.set_xattr(owner::KEY, &meant.to_value(file_type)) {
+            Ok(()) => {}
+            Err(source) if is_loss(&source, owner::KEY, style) => {
+                let what = Lost::Owner { uid: metadata.uid, gid: metadata.gid };
+                lose(Loss { path: name.clone(), what, source });
+            }
+            Err(error) => return Err(error),
+        }
+    }
     for (key, value) in &metadata.xattrs {
         let stored = style.families.and_then(|_| whiteout::escape(key));
         match inode.set_xattr(stored.as_deref().unwrap_or(key), value) {
@@ -230,13 +246,6 @@ pub fn set_metadata(
                 lose(Loss { path: name.clone(), what: Lost::Xattr(key.clone()), source });
             }
             Err(error) => return Err(error),
-        }
-    }
-    if recorded {
-        let meant = Override { uid: metadata.uid, gid: metadata.gid, mode: metadata.mode, node: None };
-        if let Err(source) = inode.set_xattr(owner::KEY, &meant.to_value(file_type)) {
-            let what = Lost::Owner { uid: metadata.uid, gid: metadata.gid };
-            lose(Loss { path: name.clone(), what, source });
         }
     }
     if metadata.mode & writable != writable {
@@ -249,10 +258,10 @@ pub fn set_metadata(
 fn is_loss(error: &Error, key: &[u8], style: Style) -> bool {
     let root = style.families == Some(Families::Both);
     match error.errno() {
-        Some(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL) => {
-            !(root && key == b"security.capability")
-        }
-        Some(Errno::RANGE | Errno::TOOBIG) => true,
+        // Too large for the file or the file system; a full disk is another error.
+        Some(
+            Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::RANGE | Errno::TOOBIG,
+        ) => !(root && key == b"security.capability"),
         _ => false,
     }
 }

@@ -6,7 +6,7 @@ use plywood::layer::{Abilities, UnpackError, UnpackOptions, Unpacked, unpack};
 use crate::common::privilege::{self, Privilege};
 use crate::common::tar::{Tar, tar};
 use crate::common::{self, is_real_root, skip};
-use crate::lab::{chain, lab, meant};
+use crate::lab::{chain, lab, meant, seen};
 use crate::laws::both_ways;
 
 /// `cap_net_raw` permitted and effective, as version 2 and 3 of the attribute have it; the latter only counts in
@@ -306,5 +306,67 @@ fn a_pipe_and_a_device_need_no_privilege_to_be_remembered() {
         let layer =
             tar().fifo("pipe").mode(0o600).char_device("null", 1, 3).mode(0o666).block_device("disk", 8, 1);
         both_ways(&[layer]);
+    });
+}
+
+#[test]
+fn an_attribute_too_large_for_the_file_system_is_a_loss_while_there_is_space() {
+    privilege::under(privilege::ALL, |_| {
+        let lab = lab();
+        // One block on ext4, more on others.
+        for size in [5000, 20_000, 65_000] {
+            let layer = tar()
+                .dir("dir")
+                .xattr("user.large", vec![b'd'; size])
+                .file("dir/file", "x")
+                .owner(7, 7)
+                .mode(0o600)
+                .xattr("user.large", vec![b'f'; size])
+                .xattr("user.small", "kept")
+                .file("other", "y");
+            let tars = [tar().file("below", "").finish(), layer.finish()];
+            let ensured = lab.try_ensure(&tars).unwrap_or_else(|error| panic!("{}", chain(&error)));
+            let losses: Vec<_> = ensured.made.iter().flat_map(|made| &made.losses.described).collect();
+            let tree = seen(&ensured.layers);
+            for path in ["dir", "dir/file"] {
+                let name = format!("/{path}: attribute user.large cannot be kept: ");
+                let is_lost = losses.iter().any(|loss| loss.to_string().starts_with(&name));
+                let is_there = tree.at(path).xattrs.contains_key(&b"user.large"[..]);
+                assert!(is_lost != is_there, "{path}, {size} bytes: {losses:?}");
+            }
+            assert_eq!(tree.at("dir/file").xattrs[&b"user.small"[..]], b"kept");
+            assert_eq!((tree.at("dir/file").uid, tree.at("dir/file").mode), (7, 0o600));
+            assert_eq!(tree.names(), ["below", "dir", "dir/file", "other"]);
+        }
+    });
+}
+
+#[test]
+fn an_attribute_that_does_not_fit_a_full_disk_is_an_error() {
+    privilege::under(&[Privilege::Root], |_| {
+        let scratch = common::scratch();
+        let (image, at) = (scratch.path().join("disk"), scratch.path().join("mounted"));
+        if !common::have(&["mkfs.ext4", "mount"]) {
+            return skip("needs mkfs.ext4");
+        }
+        std::fs::create_dir(&at).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        common::run("mkfs.ext4", ["-q".as_ref(), "-m0".as_ref(), image.as_os_str()]);
+        common::run("mount", ["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()]);
+        let dir = plywood::fs::Dir::open_ambient(&at).unwrap();
+        dir.create_file("file", 0o644).unwrap();
+        let large = dir.set_xattr("file", "user.large", &[1; 20_000]).unwrap_err();
+        assert!(large.is_attribute_too_large() && !large.is_no_space(), "{large:?}");
+        let mut filler = dir.create_file("filler", 0o644).unwrap();
+        let full = loop {
+            if let Err(error) = std::io::Write::write_all(&mut filler, &[7; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        let none = dir.set_xattr("file", "user.block", &[1; 3000]).unwrap_err();
+        assert!(none.is_no_space() && !none.is_attribute_too_large(), "{none:?}");
+        drop((dir, filler));
+        common::run("umount", [&at]);
     });
 }

@@ -49,9 +49,7 @@ impl Lab {
     pub fn try_ensure(&self, tars: &[Vec<u8>]) -> Result<Ensured, LayerError> {
         let sources: Vec<_> = tars.iter().map(|tar| source(tar)).collect();
         let work = self.staging.workspace().unwrap();
-        let mut options = EnsureOptions::default();
-        options.limits.path_depth = 2048; // as deep as a path can be
-        let ensured = self.store.ensure(&sources, &work, &options);
+        let ensured = self.store.ensure(&sources, &work, &EnsureOptions::default());
         work.close().unwrap();
         ensured
     }

@@ -10,6 +10,7 @@ mod deletions;
 mod holes;
 mod lab;
 mod laws;
+mod many_names;
 mod merging;
 mod sharing;
 mod squashing;

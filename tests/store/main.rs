@@ -14,6 +14,7 @@ mod convert;
 mod copies;
 mod costs;
 mod deletions;
+mod depth;
 mod digest_names;
 mod fetching;
 mod filesystems;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::links::{self, Groups};
 use super::{CopyRecord, Diff, DiffError, Shape};
-use crate::fs::{self, Dir, Kind, Optional, Stat};
+use crate::fs::{self, Dir, Kind, Optional, PathTooLong, Stat};
 use crate::path::LayerPath;
 use crate::stack::Found;
 use crate::stack::marks::Opacity;
@@ -70,6 +70,8 @@ pub(super) type Names = Vec<(Vec<u8>, LayerPath, Stat)>;
 pub(super) fn names(path: &LayerPath, dir: &Dir) -> fs::Result<Names> {
     let mut names = Vec::new();
     for entry in dir.names()? {
+        // A container can make deeper trees than a path can name.
+        PathTooLong::check(path, &entry.name)?;
         if let Some(stat) = dir.find(OsStr::from_bytes(&entry.name))? {
             let path = path.join(&entry.name);
             names.push((entry.name, path, stat));

@@ -16,7 +16,7 @@ use super::place::{Of, Places, Waiting};
 use super::writers::Outbox;
 use super::{Below, HighestIds, Losses, UnpackOptions};
 use crate::changeset::{Entry, EntryKind, Reader};
-use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, unique_name};
+use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, Overflow, unique_name};
 use crate::layer::{Abilities, Measure};
 use crate::path::LayerPath;
 use crate::stack::object;
@@ -38,6 +38,8 @@ pub(super) struct Unpacker<'a> {
     pub(super) measure: Measure,
     pub(super) highest_ids: HighestIds,
     aside: Option<Aside>,
+    /// Copies of files that have as many names as the file system can count.
+    pub(super) overflow: Overflow,
     /// Takes files that other threads are to write; `None` if there are no other threads.
     pub(super) outbox: Option<Outbox<'a>>,
 }
@@ -85,6 +87,7 @@ impl<'a> Unpacker<'a> {
             measure: Measure::default(),
             highest_ids: HighestIds::default(),
             aside: None,
+            overflow: Overflow::default(),
             outbox,
         })
     }
@@ -221,7 +224,7 @@ impl<'a> Unpacker<'a> {
         if let Some((kept, dir)) = aside {
             let (kept, dir) = (kept.clone(), dir.try_clone()?);
             self.places.clear(&place.dir, &path)?;
-            return Ok(dir.hard_link(kept, &place.dir, OsStr::from_bytes(name))?);
+            return self.add_name((&dir, OsStr::new(&kept)), &place, OsStr::from_bytes(name), &path);
         }
         let located = self.places.locate(&target, of)?;
         if located.as_ref() == Some(&path) {
@@ -272,11 +275,11 @@ impl<'a> Unpacker<'a> {
         let (into, link) = split(path);
         let place = self.places.directory(&into, of)?;
         let (name, link) = (OsStr::from_bytes(name), OsStr::from_bytes(link));
-        match from.dir.hard_link(name, &place.dir, link) {
+        match self.add_name((&from.dir, name), &place, link, path) {
             // Something of the same name came before; the link replaces it, also if it is the same file.
-            Err(error) if error.is_exists() => {
+            Err(UnpackError::Io(error)) if error.is_exists() => {
                 self.places.clear(&place.dir, path)?;
-                from.dir.hard_link(name, &place.dir, link)?;
+                self.add_name((&from.dir, name), &place, link, path)?;
             }
             done => done?,
         }

@@ -5,13 +5,17 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::content::Written;
 use super::entries::{Unpacker, refused, split};
 use super::error::UnpackError;
-use super::place::{Of, Waiting};
+use super::place::{Of, Place, Waiting};
 use super::{Below, BelowLink};
 use crate::fs::{Context, Dir, FileType, copy_content};
+use crate::layer::bind;
 use crate::path::LayerPath;
+use crate::stack::object::{Loss, Lost};
 use crate::stack::{Found, object};
 
 /// What became of a waiting link.
@@ -146,9 +150,51 @@ impl Unpacker<'_> {
             let (parent, base) = split(name);
             let place = self.places.directory(&parent, of)?;
             self.places.clear(&place.dir, &place.path.join(base))?;
-            from.hard_link(&copy, &place.dir, OsStr::from_bytes(base))?;
+            let path = place.path.join(base);
+            self.add_name((&from, OsStr::new(&copy)), &place, OsStr::from_bytes(base), &path)?;
         }
         Ok(true)
+    }
+
+    /// Makes `name` in `place`, which is `path` in the layer, one more name of the file `from`. A file that takes no more
+    /// names gets a copy, which this name and the next ones share.
+    pub(super) fn add_name(
+        &mut self,
+        (dir, from): (&Dir, &OsStr),
+        place: &Place,
+        name: &OsStr,
+        path: &LayerPath,
+    ) -> Result<(), UnpackError> {
+        let source = match dir.hard_link(from, &place.dir, name) {
+            Err(error) if error.errno() == Some(Errno::MLINK) => error,
+            done => return Ok(done?),
+        };
+        // The content may still be on its way to the disk.
+        if let Some(outbox) = &mut self.outbox {
+            self.written += outbox.settle()?;
+        }
+        let stat = dir.stat(from)?;
+        let losses = &mut self.losses;
+        let at = Path::new(name);
+        let copied = self.overflow.link(
+            (stat.device, stat.inode),
+            (self.places.root, path.as_path()),
+            (&place.dir, at),
+            || {
+                bind::copy(
+                    (dir, Path::new(from)),
+                    (&place.dir, at),
+                    &stat,
+                    &mut |loss| losses.add(loss),
+                    path,
+                )
+            },
+        )?;
+        if copied {
+            self.losses.add(Loss { path: path.clone(), what: Lost::Link, source });
+            self.written += Written::of(stat.size.min(stat.allocated));
+        }
+        Ok(())
     }
 
     /// Copies the file `found` of the layers below into `dir`, as `name`.

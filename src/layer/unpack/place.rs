@@ -17,7 +17,7 @@ use super::{Below, Deletions};
 use crate::changeset::ChangesetError;
 use crate::fs::{Dir, FileType, Kind, Metadata, Optional, Stat};
 use crate::limits::Limits;
-use crate::path::{LayerPath, is_file_name};
+use crate::path::{LONGEST_PATH, LayerPath, is_file_name};
 
 /// Symbolic links followed for one name at most, as in the kernel.
 const LINKS: usize = 40;
@@ -27,9 +27,6 @@ const OPEN: usize = 16;
 
 /// What an item takes beside its path, in maps that are about half full.
 const ITEM: usize = 300;
-
-/// Bytes of a path at most: the kernel's `PATH_MAX` without the NUL. A chain of links could make longer ones.
-const LONGEST: usize = 4095;
 
 /// A directory of the layer, opened.
 #[derive(Debug)]
@@ -350,7 +347,7 @@ impl<'a> Places<'a> {
                 _ => {}
             }
             let next = at.join(&component);
-            if next.as_bytes().len() > LONGEST {
+            if next.as_bytes().len() > LONGEST_PATH {
                 return Err(of.misplaced("links on the way lead to a path that is too long"));
             }
             if self.known.contains_key(&next) {
