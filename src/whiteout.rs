@@ -6,6 +6,8 @@
 //! ([overlayfs.rst](https://docs.kernel.org/filesystems/overlayfs.html#whiteouts-and-opaque-directories)). This file
 //! knows names and attribute keys only; `stack` reads and writes them on disk.
 
+use serde::{Deserialize, Serialize};
+
 /// What begins the name of every whiteout.
 pub const PREFIX: &[u8] = b".wh.";
 
@@ -47,8 +49,10 @@ pub fn meaning(name: &[u8]) -> Result<Meaning<'_>, InvalidWhiteout> {
     }
 }
 
-/// The two families of overlayfs attributes; a mount obeys one of them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+/// The two families of overlayfs attributes. A mount obeys one of them, and treats the attributes of the other as it treats
+/// any attribute.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Namespace {
     /// `trusted.overlay.*`: mounts made with privilege in the initial user namespace.
@@ -57,9 +61,29 @@ pub enum Namespace {
     User,
 }
 
+/// The marks of layers. Layers with a record of version 1 carry them in both families.
+pub(crate) const MARKS: [&str; 3] = ["opaque", "origin", "whiteout"];
+
 impl Namespace {
     /// Both families.
     pub const ALL: [Self; 2] = [Self::Trusted, Self::User];
+
+    /// The other family.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Trusted => Self::User,
+            Self::User => Self::Trusted,
+        }
+    }
+
+    /// Returns its name: `trusted` or `user`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::User => "user",
+        }
+    }
 
     /// What begins the family's attribute names.
     pub fn prefix(self) -> &'static str {
@@ -73,16 +97,41 @@ impl Namespace {
     pub fn key(self, key: &str) -> String {
         format!("{}{key}", self.prefix())
     }
-}
 
-/// How an attribute that came with an image is stored so that overlayfs never obeys it: one level of `overlay.` is
-/// put in front. `None` if the name is none of overlayfs's and can stay.
-///
-/// The kernel takes the level away again when it shows the file (`overlayfs.rst`, nesting), and so does
-/// [`unescape`] when a layer is written.
-pub fn escape(name: &[u8]) -> Option<Vec<u8>> {
-    let prefix = overlay_prefix(name)?;
-    Some([prefix, b"overlay.", &name[prefix.len()..]].concat())
+    /// Returns the name under which a tree with marks of this family stores the attribute `name` of an image, or `None` if
+    /// the attribute keeps its name. An attribute of this family gets one more level of `overlay.`, so that overlayfs
+    /// never obeys it. An attribute of the other family keeps its name.
+    ///
+    /// The kernel removes the level when it shows the file (`overlayfs.rst`, nesting), and so does
+    /// [`Namespace::unescape`] when a layer is written.
+    pub fn escape(self, name: &[u8]) -> Option<Vec<u8>> {
+        let rest = name.strip_prefix(self.prefix().as_bytes())?;
+        Some([self.prefix().as_bytes(), b"overlay.", rest].concat())
+    }
+
+    /// Tells the marks of this family from the attributes of the image; the reverse of [`Namespace::escape`].
+    pub fn unescape(self, name: &[u8]) -> Stored {
+        let prefix = self.prefix().as_bytes();
+        match name.strip_prefix(prefix) {
+            None => Stored::Plain,
+            Some(rest) => match rest.strip_prefix(b"overlay.") {
+                Some(rest) => Stored::Escaped([prefix, rest].concat()),
+                None => Stored::Private,
+            },
+        }
+    }
+
+    /// Does the same for an attribute of this family in a writable directory whose mounts obeyed the *other* family, on layers
+    /// that carried the marks of both. A mount copied those marks up with their directories; any other name is one that a
+    /// process wrote.
+    pub fn unescape_copied_up(self, name: &[u8]) -> Stored {
+        match (self.unescape(name), name.strip_prefix(self.prefix().as_bytes())) {
+            (Stored::Private, Some(mark)) if MARKS.iter().all(|known| known.as_bytes() != mark) => {
+                Stored::Plain
+            }
+            (stored, _) => stored,
+        }
+    }
 }
 
 /// What an attribute found on disk is called in a layer tar.
@@ -95,22 +144,6 @@ pub enum Stored {
     Private,
     /// It was escaped; this is its real name.
     Escaped(Vec<u8>),
-}
-
-/// Tells overlayfs's own attributes from those of the image; the reverse of [`escape`].
-pub fn unescape(name: &[u8]) -> Stored {
-    match overlay_prefix(name) {
-        None => Stored::Plain,
-        Some(prefix) => match name[prefix.len()..].strip_prefix(b"overlay.") {
-            Some(rest) => Stored::Escaped([prefix, rest].concat()),
-            None => Stored::Private,
-        },
-    }
-}
-
-/// The overlayfs prefix that `name` begins with.
-fn overlay_prefix(name: &[u8]) -> Option<&'static [u8]> {
-    Namespace::ALL.into_iter().map(|space| space.prefix().as_bytes()).find(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -137,13 +170,31 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_attribute_comes_back_and_a_private_one_does_not() {
-        for name in [&b"trusted.overlay.opaque"[..], b"user.overlay.redirect", b"user.overlay.overlay.x"] {
-            assert_eq!(unescape(&escape(name).unwrap()), Stored::Escaped(name.to_vec()));
-            assert_ne!(unescape(name), Stored::Plain);
+    fn an_attribute_of_the_own_family_is_escaped_and_comes_back() {
+        for family in Namespace::ALL {
+            for key in ["opaque", "redirect", "x", "overlay.x"] {
+                let name = family.key(key).into_bytes();
+                let stored = family.escape(&name).unwrap();
+                assert_eq!(family.unescape(&stored), Stored::Escaped(name.clone()));
+                assert_ne!(family.unescape(&name), Stored::Plain);
+                assert_eq!(family.other().escape(&name), None);
+                assert_eq!(family.other().unescape(&name), Stored::Plain);
+                assert_eq!(family.other().unescape(&stored), Stored::Plain);
+            }
+            assert_eq!(family.unescape(family.key("opaque").as_bytes()), Stored::Private);
+            assert_eq!(family.escape(b"user.mime_type"), None);
+            assert_eq!(family.unescape(b"user.mime_type"), Stored::Plain);
         }
-        assert_eq!(unescape(b"trusted.overlay.opaque"), Stored::Private);
-        assert_eq!(escape(b"user.mime_type"), None);
-        assert_eq!(unescape(b"user.mime_type"), Stored::Plain);
+    }
+
+    #[test]
+    fn of_what_was_copied_up_only_marks_are_left_behind() {
+        let stored = |key: &str| Namespace::User.unescape_copied_up(Namespace::User.key(key).as_bytes());
+        for mark in ["opaque", "origin", "whiteout"] {
+            assert_eq!(stored(mark), Stored::Private);
+        }
+        assert_eq!(stored("written"), Stored::Plain);
+        assert_eq!(stored("overlay.x"), Stored::Escaped(b"user.overlay.x".to_vec()));
+        assert_eq!(Namespace::User.unescape_copied_up(b"user.x"), Stored::Plain);
     }
 }

@@ -39,7 +39,7 @@ pub struct CopyDriver {
 impl CopyDriver {
     /// For a process that is or is not above permission checks on its own files. A [`super::Probe`] finds out.
     pub fn new(privileged: bool) -> Self {
-        Self { style: Style { families: None, privileged } }
+        Self { style: Style { family: None, privileged } }
     }
 
     fn refuse<T>(reason: String) -> Result<T, DriverError> {

@@ -84,8 +84,12 @@ pub enum DriverError {
         /// The private directory.
         path: PathBuf,
     },
-    /// The root's marks are in attributes that this process cannot read.
-    #[error("{path:?} has its marks in {}*, but the mount would obey {}*", .recorded.prefix(), .obeyed.prefix())]
+    /// A directory has its marks in attributes that a mount would not obey, or that this process cannot read: deleted files
+    /// would come back.
+    #[error(
+        "{path:?} has its marks in {}*, but the mount would obey {}*; work as the user that made it, or export the container and import it here",
+        .recorded.prefix(), .obeyed.prefix()
+    )]
     ForeignMarks {
         /// The private directory or layer.
         path: PathBuf,

@@ -6,6 +6,10 @@
 //! is told by the kernel. A server gives its mount a name that is not the root's, so the mount is known by its place: it
 //! is always at `merged/` in the private directory, and what is to be seen elsewhere is a second mount of the same.
 //!
+//! The server hides attributes of both families of overlayfs's, also those that came with an image, and does not copy them
+//! up. As root it obeys `user.overlay.opaque` beside `trusted.overlay.opaque`, which is why directories of layers have a
+//! shield against the former where it is an attribute of the image ([`Namespace::shield`]).
+//!
 //! Layers are handed over as handles of this process, so that no path matters. The writable directory is in
 //! fuse-overlayfs's own form of overlayfs's ([`Marks::Fuse`]). Writes reach it before they return (`writeback=0`): so it
 //! can be read while the root is in use, as with every driver. Owners that this process cannot set are recorded in the
@@ -29,9 +33,10 @@ use super::{
 };
 use crate::fs::{Context, Dir, Optional};
 use crate::stack::Tree;
-use crate::stack::marks::{Families, Marks};
+use crate::stack::marks::Marks;
 use crate::stack::object::Style;
 use crate::stack::owner;
+use crate::whiteout::Namespace;
 
 pub(super) use program::{Program, files};
 
@@ -46,10 +51,10 @@ pub struct FuseDriver {
 }
 
 impl FuseDriver {
-    /// For a process that can write these families of attributes, and is or is not above permission checks. A
+    /// For a process whose marks are of `family`, and that is or is not above permission checks. A
     /// [`super::Probe`] finds out. `program` is fuse-overlayfs; `None` stands for the one that is installed.
-    pub fn new(families: Families, privileged: bool, program: Option<PathBuf>) -> Self {
-        Self { style: Style { families: Some(families), privileged }, program }
+    pub fn new(family: Namespace, privileged: bool, program: Option<PathBuf>) -> Self {
+        Self { style: Style { family: Some(family), privileged }, program }
     }
 
     fn refuse<T>(reason: String) -> Result<T, DriverError> {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::fs::{Dir, Optional};
 use crate::stack::Tree;
-use crate::stack::marks::{Families, Marks};
+use crate::stack::marks::Marks;
 use crate::stack::object::Style;
 use crate::whiteout::Namespace;
 
@@ -29,25 +29,31 @@ pub struct OverlayDriver {
 }
 
 impl OverlayDriver {
-    /// For a process that can write these families of attributes, and is or is not above permission checks. A
-    /// [`super::Probe`] finds out.
-    pub fn new(families: Families, privileged: bool) -> Self {
-        Self { style: Style { families: Some(families), privileged } }
+    /// For a process whose marks are of `family`, and that is or is not above permission checks. A [`super::Probe`] finds
+    /// out.
+    pub fn new(family: Namespace, privileged: bool) -> Self {
+        Self { style: Style { family: Some(family), privileged } }
     }
 
-    /// The families that this process can write.
-    fn families(&self) -> Families {
-        self.style.families.unwrap_or(Families::User)
+    /// The family that mounts by this process obey if no layer has the other.
+    fn own_family(&self) -> Namespace {
+        self.style.family.unwrap_or(Namespace::User)
     }
 
-    /// The family that a mount of these layers obeys: the own, unless a layer has the other one only.
-    fn family(&self, spec: &RootSpec<'_>) -> Namespace {
-        let trees = spec.layers.trees();
-        if trees.iter().any(|tree| tree.marks == Marks::Overlay(Namespace::User)) {
-            Namespace::User
-        } else {
-            self.families().own()
+    /// The family of the layers' marks; `None` if any serves. Layers with different ones cannot be stacked: a mount obeys
+    /// one, and what the others hide would come back.
+    fn family_of_layers(&self, spec: &RootSpec<'_>) -> Result<Option<Namespace>, DriverError> {
+        let mut obeyed = None;
+        for tree in spec.layers.trees() {
+            let Marks::Overlay(recorded) = tree.marks else { continue };
+            let obeyed = *obeyed.get_or_insert(recorded);
+            let is_visible = (recorded, self.own_family()) != (Namespace::Trusted, Namespace::User);
+            if recorded != obeyed || !is_visible {
+                let obeyed = if is_visible { obeyed } else { self.own_family() };
+                return Err(DriverError::ForeignMarks { path: tree.dir.path_of(""), recorded, obeyed });
+            }
         }
+        Ok(obeyed)
     }
 
     /// What all mounts of this root have in common.
@@ -63,7 +69,7 @@ impl OverlayDriver {
 
     /// Refuses what needs more than this process has.
     fn check(&self, settings: &Settings) -> Result<(), DriverError> {
-        if self.families() == Families::Both {
+        if self.own_family() == Namespace::Trusted {
             return Ok(());
         }
         let asked = [
@@ -103,7 +109,8 @@ impl OverlayDriver {
         // Both writable directories have to be seen through one mount.
         let translated = translate(spec.dir)?;
         let private = translated.as_ref().unwrap_or(spec.dir);
-        let mut obeyed = self.family(spec);
+        let of_layers = self.family_of_layers(spec)?;
+        let mut obeyed = of_layers.unwrap_or(self.own_family());
         // The kernel does not ask whether the root of a lower layer is opaque; what it would hide is left out instead.
         let root = spec.layers.root()?;
         let shown = |position: &usize| root.as_ref().is_some_and(|root| root.includes(*position));
@@ -115,14 +122,13 @@ impl OverlayDriver {
         let changes = match spec.options.access {
             Access::Writable => {
                 let recorded = Record::read(spec.dir, DriverKind::Overlay)?.marks(spec.dir)?;
-                if (recorded, obeyed) == (Namespace::Trusted, Namespace::User) {
+                if recorded != obeyed && (of_layers.is_some() || recorded == Namespace::Trusted) {
                     return Err(DriverError::ForeignMarks {
                         path: spec.dir.path_of(UPPER),
                         recorded,
                         obeyed,
                     });
                 }
-                // Layers with `trusted.*` marks carry the others too; this directory may not.
                 obeyed = recorded;
                 refuse_volatile(spec.dir)?;
                 if lowers.is_empty() {
@@ -221,7 +227,11 @@ impl Driver for OverlayDriver {
         let settings = Settings::of(&spec.options);
         self.check(&settings)?;
         let record = match spec.options.access {
-            Access::Writable => Some(Record::overlay(self.family(spec), settings)),
+            Access::Writable => {
+                let family = self.family_of_layers(spec)?.unwrap_or(self.own_family());
+                let single_family = spec.layers.trees().iter().all(|tree| tree.marks != Marks::Both);
+                Some(Record::overlay(family, single_family, settings))
+            }
             Access::ReadOnly => None,
         };
         private::fill(spec, self.style, record.as_ref())
@@ -281,14 +291,15 @@ impl Driver for OverlayDriver {
     fn writable(&self, dir: &Dir) -> Result<Writable, DriverError> {
         let record = Record::read(dir, DriverKind::Overlay)?;
         let recorded = record.marks(dir)?;
-        let obeyed = self.families().own();
+        let obeyed = self.own_family();
         if (recorded, obeyed) == (Namespace::Trusted, Namespace::User) {
             return Err(DriverError::ForeignMarks { path: dir.path_of(UPPER), recorded, obeyed });
         }
         let dir = dir.open_dir(UPPER)?;
         let settings = record.settings();
         let (follows, translates) = (settings.redirect_dir || settings.metacopy, settings.ids.is_some());
-        let marks = Marks::Upper { family: recorded, follows, translates };
+        let copied_marks = record.has_copied_marks();
+        let marks = Marks::Upper { family: recorded, follows, copied_marks, translates };
         Ok(Writable::Upper(Tree { dir, marks, declares_root: true }))
     }
 

@@ -9,14 +9,14 @@ mod trial;
 use std::fmt;
 use std::path::PathBuf;
 
-use rustix::thread::{CapabilitySet, capabilities};
 use serde::{Deserialize, Serialize};
 
 use super::error::DriverError;
 use super::fuse::Program;
 use super::{CopyDriver, Driver, DriverKind, FuseDriver, OverlayDriver};
-use crate::fs::{Dir, in_initial_user_namespace};
-use crate::stack::marks::Families;
+use crate::fs::Dir;
+use crate::stack::marks;
+use crate::whiteout::Namespace;
 
 pub use circumstances::Circumstances;
 
@@ -80,8 +80,8 @@ pub struct Probe {
     pub fuse: Option<Result<String, Refusal>>,
     /// Whether extended attributes can hold the marks of layers.
     pub attributes: Result<(), Refusal>,
-    /// The families of marks that this process can write.
-    pub families: Families,
+    /// The family of marks that its mounts obey.
+    pub family: Namespace,
     /// Whether this process is above permission checks on its own files.
     pub privileged: bool,
     /// Whether a copy of a file can share its blocks.
@@ -109,8 +109,8 @@ impl fmt::Display for Probe {
             None => {}
         }
         write!(f, "using {}", self.chosen)?;
-        match (self.chosen, self.families) {
-            (DriverKind::Overlay, Families::User) => f.write_str(" with userxattr"),
+        match (self.chosen, self.family) {
+            (DriverKind::Overlay, Namespace::User) => f.write_str(" with userxattr"),
             (DriverKind::Copy, _) if self.reflink => f.write_str(" with reflinks"),
             _ => Ok(()),
         }
@@ -146,18 +146,18 @@ impl Probe {
     fn run_in(dir: &Dir, options: &ProbeOptions) -> Result<Self, DriverError> {
         let privileged = trial::is_privileged(dir)?;
         let reflink = trial::can_reflink(dir)?;
-        let (families, attributes) = trial::attributes(dir)?;
+        let (family, attributes) = trial::attributes(dir)?;
         let needed = || Refusal("extended attributes are needed".to_owned());
         let overlay = match &attributes {
-            Ok(()) => trial::overlay(dir, families, privileged),
+            Ok(()) => trial::overlay(dir, family, privileged),
             Err(_) => Err(needed()),
         };
         let program = options.fuse_overlayfs.clone();
         let fuse = (overlay.is_err() || options.fuse_in_any_case).then(|| {
             attributes.as_ref().map_err(|_| needed())?;
             let found = Program::find(program.as_deref()).map_err(Refusal::plain)?;
-            let driver = FuseDriver::new(families, privileged, program.clone());
-            trial::fuse(dir, families, &driver)?;
+            let driver = FuseDriver::new(family, privileged, program.clone());
+            trial::fuse(dir, family, &driver)?;
             Ok(found.version())
         });
         let chosen = match (&overlay, &fuse) {
@@ -165,7 +165,7 @@ impl Probe {
             (_, Some(Ok(_))) => DriverKind::Fuse,
             _ => DriverKind::Copy,
         };
-        Ok(Self { overlay, fuse, attributes, families, privileged, reflink, chosen, program })
+        Ok(Self { overlay, fuse, attributes, family, privileged, reflink, chosen, program })
     }
 
     /// The driver `kind`, or the chosen one.
@@ -192,32 +192,25 @@ impl Probe {
     /// The driver `kind`, whether or not it can mount here: for what needs no mount, such as reading what changed in a
     /// root or removing one that was made elsewhere.
     pub fn driver_anyway(&self, kind: DriverKind) -> Box<dyn Driver> {
-        driver(kind, self.families, self.privileged, self.program.clone())
+        driver(kind, self.family, self.privileged, self.program.clone())
     }
 }
 
 /// The driver `kind` for a process that only reads what is in roots, where nothing can be tried.
 pub fn reader(kind: DriverKind) -> Box<dyn Driver> {
-    let families = if sees_trusted() { Families::Both } else { Families::User };
-    driver(kind, families, false, None)
-}
-
-/// Whether this process is shown `trusted.*` attributes, as far as can be told without making one. Where it cannot be told
-/// it is not: to whom deletions are hidden, deleted files would come back.
-fn sees_trusted() -> bool {
-    in_initial_user_namespace()
-        && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+    let family = if marks::sees_trusted() { Namespace::Trusted } else { Namespace::User };
+    driver(kind, family, false, None)
 }
 
 fn driver(
     kind: DriverKind,
-    families: Families,
+    family: Namespace,
     privileged: bool,
     program: Option<PathBuf>,
 ) -> Box<dyn Driver> {
     match kind {
-        DriverKind::Overlay => Box::new(OverlayDriver::new(families, privileged)),
-        DriverKind::Fuse => Box::new(FuseDriver::new(families, privileged, program)),
+        DriverKind::Overlay => Box::new(OverlayDriver::new(family, privileged)),
+        DriverKind::Fuse => Box::new(FuseDriver::new(family, privileged, program)),
         DriverKind::Copy => Box::new(CopyDriver::new(privileged)),
     }
 }

@@ -13,7 +13,6 @@ use super::{DriverKind, IdMap, RootOptions};
 use crate::fs::{Context, Dir, Durability, Kind, Optional, Stat, Timestamp, Workspace};
 use crate::path::LayerPath;
 use crate::stack::Tree;
-use crate::stack::marks::Families;
 use crate::text::{escape, salvage, unescape};
 use crate::whiteout::Namespace;
 
@@ -35,7 +34,11 @@ pub(super) struct Record {
     pub(super) driver: DriverKind,
     /// Overlay: the family of attributes that hold the marks of `upper/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    marks: Option<MarkFamily>,
+    marks: Option<Namespace>,
+    /// Overlay: whether no layer below `upper/` ever carried marks of the other family. Roots that were made when layers
+    /// carried both do not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", rename = "singleFamily")]
+    single_family: bool,
     /// Overlay: what all its mounts have in common.
     #[serde(default, skip_serializing_if = "Settings::is_default")]
     settings: Settings,
@@ -80,13 +83,6 @@ impl Settings {
     }
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum MarkFamily {
-    Trusted,
-    User,
-}
-
 /// The state of a copied root at the moment it was complete.
 #[derive(Debug, Serialize, Deserialize)]
 struct Snapshot {
@@ -127,18 +123,28 @@ impl Copied {
 }
 
 impl Record {
-    pub(super) fn overlay(family: Namespace, settings: Settings) -> Self {
-        let marks = match family {
-            Namespace::Trusted => MarkFamily::Trusted,
-            Namespace::User => MarkFamily::User,
-        };
+    /// Of a root whose mounts obey `family`; `single_family` says whether its layers carry no marks of the other.
+    pub(super) fn overlay(family: Namespace, single_family: bool, settings: Settings) -> Self {
         let driver = DriverKind::Overlay;
-        Self { version: VERSION, driver, marks: Some(marks), settings, source: None, copied: None }
+        Self { marks: Some(family), single_family, settings, ..Self::new(driver) }
+    }
+
+    fn new(driver: DriverKind) -> Self {
+        let settings = Settings::default();
+        Self {
+            version: VERSION,
+            driver,
+            marks: None,
+            single_family: false,
+            settings,
+            source: None,
+            copied: None,
+        }
     }
 
     pub(super) fn fuse(source: &str, settings: Settings) -> Self {
         let source = Some(source.to_owned());
-        Self { version: VERSION, driver: DriverKind::Fuse, marks: None, settings, source, copied: None }
+        Self { settings, source, ..Self::new(DriverKind::Fuse) }
     }
 
     /// The same for a root of another name.
@@ -158,8 +164,7 @@ impl Record {
             watermark: (untouched.end.seconds, untouched.end.nanos),
             directories: directories.iter().map(|(path, inode)| (escape(path.as_bytes()), *inode)).collect(),
         };
-        let (driver, settings, copied) = (DriverKind::Copy, Settings::default(), Some(snapshot));
-        Self { version: VERSION, driver, marks: None, settings, source: None, copied }
+        Self { copied: Some(snapshot), ..Self::new(DriverKind::Copy) }
     }
 
     /// Writes the record into `dir`, which has none yet.
@@ -201,11 +206,12 @@ impl Record {
 
     /// The family that the marks of an overlay's upper directory are in.
     pub(super) fn marks(&self, dir: &Dir) -> Result<Namespace, DriverError> {
-        match self.marks {
-            Some(MarkFamily::Trusted) => Ok(Namespace::Trusted),
-            Some(MarkFamily::User) => Ok(Namespace::User),
-            None => Err(damaged(dir, &"it does not say which attributes hold the marks")),
-        }
+        self.marks.ok_or_else(|| damaged(dir, &"it does not say which attributes hold the marks"))
+    }
+
+    /// Whether directories of an overlay's upper directory may carry marks of the other family, which were copied up.
+    pub(super) fn has_copied_marks(&self) -> bool {
+        !self.single_family
     }
 
     /// What all mounts of an overlay have in common.
@@ -248,7 +254,7 @@ pub enum MendedRecord {
 }
 
 /// Writes the `root.json` of the root named `source` in `dir` again, from what is left of it and otherwise as of a root with
-/// the default options on layers with marks of `families`; or only tells. What is left of it is kept beside it. One that a later
+/// the default options on layers with marks of `family`; or only tells. What is left of it is kept beside it. One that a later
 /// version wrote is left as it is.
 ///
 /// # Errors
@@ -258,7 +264,7 @@ pub fn mend_record(
     kind: DriverKind,
     dir: &Dir,
     source: &str,
-    families: Families,
+    family: Namespace,
     to: Option<(&Workspace, Durability)>,
 ) -> Result<MendedRecord, DriverError> {
     let holds = if kind == DriverKind::Copy { "root" } else { "upper" };
@@ -282,7 +288,10 @@ pub fn mend_record(
     let settings = settings.unwrap_or_default();
     let record = match kind {
         DriverKind::Overlay => {
-            let mut record = Record::overlay(families.own(), settings);
+            // It is only written where it is true, and one of its words is left where a byte is wrong.
+            let has = |word: &[u8]| left.windows(word.len()).any(|text| text == word);
+            let single_family = has(b"single") || has(b"Family");
+            let mut record = Record::overlay(family, single_family, settings);
             record.marks = salvage(&left, "marks").or(record.marks);
             record
         }
@@ -366,7 +375,7 @@ mod tests {
         let error = Record::read(&dir, DriverKind::Overlay).unwrap_err().to_string();
         assert!(error.ends_with("version 7 is not known, only 1"), "{error}");
         dir.create_dir("upper", 0o755).unwrap();
-        let mended = mend_record(DriverKind::Overlay, &dir, "plywood:x", Families::Both, None).unwrap();
+        let mended = mend_record(DriverKind::Overlay, &dir, "plywood:x", Namespace::Trusted, None).unwrap();
         assert_eq!(mended, MendedRecord::Left("a later version wrote its root.json"));
     }
 }

@@ -3,7 +3,6 @@
 use rustix::io::Errno;
 
 use crate::fs::{Dir, Error, Result};
-use crate::stack::marks::Families;
 use crate::stack::object::Style;
 use crate::whiteout::Namespace;
 
@@ -11,8 +10,9 @@ use crate::whiteout::Namespace;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Abilities {
-    /// The marks that it can write. Root in the initial user namespace can write both families.
-    pub families: Families,
+    /// The family of marks that its layers get: `trusted.overlay.*` where it may write that, as root in the initial user
+    /// namespace may.
+    pub family: Namespace,
     /// Whether it passes permission checks on its own files (`CAP_DAC_OVERRIDE`).
     pub privileged: bool,
 }
@@ -32,17 +32,17 @@ impl Abilities {
             Err(error) => Err(error),
         };
         let trusted = match scratch.set_xattr(&name, Namespace::Trusted.key("probe"), b"") {
-            Ok(()) => Ok(Families::Both),
-            Err(error) if may_be_forbidden(&error) => Ok(Families::User),
+            Ok(()) => Ok(Namespace::Trusted),
+            Err(error) if may_be_forbidden(&error) => Ok(Namespace::User),
             Err(error) => Err(error),
         };
         scratch.remove_file(&name)?;
-        Ok(Self { families: trusted?, privileged: privileged? })
+        Ok(Self { family: trusted?, privileged: privileged? })
     }
 
     /// How objects of a layer are written with these.
     pub(crate) fn style(self) -> Style {
-        Style { families: Some(self.families), privileged: self.privileged }
+        Style { family: Some(self.family), privileged: self.privileged }
     }
 }
 

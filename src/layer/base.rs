@@ -92,6 +92,10 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
                 Slot::Staged(staged) => return self.staged(source, bound, *staged),
                 Slot::Open => {}
             }
+            // One that cannot be made again may have become good enough meanwhile.
+            if let State::Good(layer) = store.seek(bound)? {
+                return Ok(*layer);
+            }
             if let State::Good(layer) = store.seek(free)? {
                 return self.on_this_base(source, bound, *layer);
             }
@@ -218,7 +222,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         let dir = context.work.directory()?;
         let tree = LayerStore::stage_tree(&dir)?;
         let mut losses = Losses::new(context.unpack.losses);
-        match bind::variant(&layer.tree.dir, &tree, &here, context.abilities, &mut losses)? {
+        match bind::variant(&layer.tree, &tree, &here, context.abilities, &mut losses)? {
             Variant::Made => {}
             Variant::TooManyNames => {
                 dir.discard()?;

@@ -16,9 +16,10 @@ use super::record::Assumed;
 use super::unpack::Losses;
 use crate::fs::{Context, Dir, FileType, Kind, Metadata, Optional, Overflow, Result, Stat, copy_content};
 use crate::path::LayerPath;
+use crate::stack::marks::Marks;
 use crate::stack::object::{Loss, Lost};
-use crate::stack::{Found, Stack, object, owner};
-use crate::whiteout::{self, Stored};
+use crate::stack::{Found, Stack, Tree, object, owner};
+use crate::whiteout::{Namespace, Stored};
 
 /// What a base says of the directories that a layer does not describe.
 pub(super) struct Assumptions {
@@ -140,7 +141,7 @@ pub(super) enum Variant {
 /// Makes in `into`, a fresh directory, the layer `from` with other assumptions. The directories of `here`, those that are
 /// absent included, are those that `from` was made with.
 pub(super) fn variant(
-    from: &Dir,
+    Tree { dir: from, marks, .. }: &Tree,
     into: &Dir,
     here: &Assumptions,
     abilities: Abilities,
@@ -184,7 +185,7 @@ pub(super) fn variant(
     for path in directories.iter().rev() {
         let only_marks = is_assumed(path);
         let mut lose = |loss| losses.add(loss);
-        copy_metadata(from, into, path, only_marks, &mut lose)?;
+        copy_metadata(from, into, path, only_marks.then_some(*marks), &mut lose)?;
     }
     apply(into, assumed, abilities, losses)?;
     Ok(Variant::Made)
@@ -210,16 +211,17 @@ pub(super) fn copy(
     copy_raw((source, from), (target, to), stat, |_| true, lose, path)
 }
 
+/// Copies owner, mode, time and attributes of a directory; of the attributes the marks alone if they are given.
 fn copy_metadata(
     from: &Dir,
     into: &Dir,
     path: &LayerPath,
-    only_marks: bool,
+    only_marks: Option<Marks>,
     lose: &mut dyn FnMut(Loss),
 ) -> Result<()> {
     let at = path.as_path();
     let stat = from.stat(at)?;
-    let keep = |name: &[u8]| !only_marks || whiteout::unescape(name) == Stored::Private;
+    let keep = |name: &[u8]| only_marks.is_none_or(|marks| marks.stored(name) == Stored::Private);
     copy_raw((from, at), (into, at), &stat, keep, lose, path)
 }
 
@@ -245,7 +247,7 @@ pub(super) fn copy_raw(
         }
         let is_needed = name == owner::KEY
             || name == b"security.capability"
-            || whiteout::unescape(name) == Stored::Private;
+            || Namespace::ALL.iter().any(|family| family.unescape(name) == Stored::Private);
         match target.set_xattr(to, name, value) {
             Err(source) if source.is_attribute_too_large() && !is_needed => {
                 lose(Loss { path: path.clone(), what: Lost::Xattr(name.clone()), source });

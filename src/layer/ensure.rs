@@ -8,7 +8,7 @@
 //! one lock while holding another that someone may be waiting for, so they cannot wait for each other: in the first step
 //! a lock that is taken is left for later, and before the second step waits it gives up those that it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -215,6 +215,7 @@ impl LayerStore {
             abilities: self.abilities(work)?,
             options,
             unpack: options.for_unpacking(&stop),
+            outdated: Mutex::default(),
         };
         let Found { ready, missing } = context.look_for(sources)?;
         let jobs = context.unpack_all(missing, &failed)?;
@@ -237,6 +238,8 @@ pub(super) struct Context<'c> {
     pub(super) abilities: Abilities,
     pub(super) options: &'c EnsureOptions<'c>,
     pub(super) unpack: UnpackOptions<'c>,
+    /// Layers that are there with the marks of both families, and serve as they are where they cannot be made again.
+    outdated: Mutex<BTreeMap<DiffId, BTreeSet<LayerKey>>>,
 }
 
 impl<'c> Context<'c> {
@@ -251,20 +254,45 @@ impl<'c> Context<'c> {
             if found.missing.contains_key(&diff_id) || found.ready.contains_key(&diff_id) {
                 continue;
             }
-            match self.store.seek(LayerKey::Free(diff_id))? {
+            let free = self.store.seek(LayerKey::Free(diff_id))?;
+            self.note_outdated(diff_id, &free);
+            match free {
                 // What assumes nothing is the same on every base, and no other form of it was ever made.
                 State::Good(layer) if layer.record.assumed.is_empty() => {
                     found.ready.insert(diff_id, *layer);
                 }
                 State::Good(_) => {}
-                State::Absent | State::Untrusted => {
-                    if !matches!(self.store.seek(LayerKey::Bound(top))?, State::Good(_)) {
+                State::Absent | State::Untrusted | State::Other(_) => {
+                    let bound = self.store.seek(LayerKey::Bound(top))?;
+                    self.note_outdated(diff_id, &bound);
+                    if !matches!(bound, State::Good(_)) {
                         found.missing.insert(diff_id, Job { source, slot: Slot::Open });
                     }
                 }
             }
         }
         Ok(found)
+    }
+
+    fn note_outdated(&self, diff_id: DiffId, state: &State) {
+        if let State::Other(layer) = state
+            && layer.has_both_families()
+        {
+            let mut outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+            outdated.entry(diff_id).or_default().insert(layer.key);
+        }
+    }
+
+    /// Whether there are forms of a layer that serve although it cannot be made again: they are used as they are.
+    fn keep_outdated(&self, diff_id: DiffId, error: &LayerError) -> bool {
+        if matches!(error, LayerError::Cancelled) {
+            return false;
+        }
+        let outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(keys) = outdated.get(&diff_id) else { return false };
+        tracing::warn!(%diff_id, %error, "a layer of an older version of the store cannot be made again, and is used as it is");
+        keys.iter().for_each(|key| self.store.keep(*key));
+        true
     }
 
     /// Unpacks what nobody else is unpacking, all at the same time.
@@ -367,7 +395,13 @@ impl<'c> Context<'c> {
             None => {
                 let dir = self.work.directory()?;
                 let tree = LayerStore::stage_tree(&dir)?;
-                let unpacked = self.unpack(source, &tree, None, crew)?;
+                let unpacked = match self.unpack(source, &tree, None, crew) {
+                    Err(error) if self.keep_outdated(source.diff_id, &error) => {
+                        dir.discard()?;
+                        return Ok(Slot::Published(None));
+                    }
+                    unpacked => unpacked?,
+                };
                 (dir, tree, unpacked)
             }
         };
@@ -415,8 +449,8 @@ impl<'c> Context<'c> {
         unpacked: &Unpacked,
         assumed: Vec<Assumed>,
     ) -> Record {
-        let (families, session) = (self.abilities.families, self.store.session.as_ref());
-        Record::new(source.diff_id, source.blob, families, unpacked, assumed, session)
+        let (family, session) = (self.abilities.family, self.store.session.as_ref());
+        Record::new(source.diff_id, source.blob, family, unpacked, assumed, session)
     }
 
     /// Gives a layer its name; the caller holds its lock.

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::key::LayerKey;
 use super::record::Record;
 use crate::fs::{Stat, Timestamp};
 
@@ -36,17 +35,17 @@ impl Seen {
 
 /// What this process has read.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashMap<LayerKey, Seen>>);
+pub(super) struct Known(Mutex<HashMap<String, Seen>>);
 
 impl Known {
-    /// What was read of a layer, be it true or not any more.
-    pub(super) fn get(&self, key: LayerKey) -> Option<Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    /// What was read in the directory `name` of a layer, be it true or not any more.
+    pub(super) fn get(&self, name: &str) -> Option<Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Keeps a record of `length` bytes that was read in `dir`, after `dir` was looked at, and that after the same file
     /// system had given something else the change time `passed`.
-    pub(super) fn keep(&self, key: LayerKey, record: &Record, length: usize, dir: &Stat, passed: Timestamp) {
+    pub(super) fn keep(&self, name: &str, record: &Record, length: usize, dir: &Stat, passed: Timestamp) {
         if length > LONGEST || passed <= dir.ctime {
             return;
         }
@@ -55,6 +54,6 @@ impl Known {
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(key, Seen { record: record.clone(), device, inode, ctime });
+        known.insert(name.to_owned(), Seen { record: record.clone(), device, inode, ctime });
     }
 }

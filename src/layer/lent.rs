@@ -8,6 +8,7 @@
 //! the image's as seen by the user who unpacked it, and under another map of ids they would be somebody else's.
 
 use crate::fs::{self, Dir};
+use crate::whiteout::Namespace;
 
 use super::key::LayerKey;
 use super::store::{Layer, LayerError, LayerStore, State};
@@ -29,10 +30,10 @@ impl LentLayers {
         Ok(Self(LayerStore::new(layers, clock)))
     }
 
-    /// The layer `key`, if it is there and can be used here. One that cannot be read is not there: whoever wants it has
-    /// other ways to get it.
-    pub fn find(&self, key: LayerKey) -> Option<Layer> {
-        match self.look(key) {
+    /// The layer `key`, if it is there and can be read here, preferably with the marks of `family`. One that cannot be read is
+    /// not there: whoever wants it has other ways to get it.
+    pub fn find(&self, key: LayerKey, family: Namespace) -> Option<Layer> {
+        match self.look(key, family) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(layer = %key, %error, "a layer of another store cannot be used");
@@ -41,10 +42,12 @@ impl LentLayers {
         }
     }
 
-    fn look(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
-        let State::Good(layer) = self.0.look(key)? else { return Ok(None) };
+    fn look(&self, key: LayerKey, family: Namespace) -> Result<Option<Layer>, LayerError> {
+        let (State::Good(layer) | State::Other(layer)) = self.0.look_for(key, family)? else {
+            return Ok(None);
+        };
         // Whoever unpacks a layer makes its directory.
-        let Some(made) = self.0.layers.find(key.to_string())? else { return Ok(None) };
+        let Some(made) = self.0.layers.find(&layer.directory)? else { return Ok(None) };
         if made.uid != rustix::process::geteuid().as_raw() {
             tracing::debug!(layer = %key, owner = made.uid, "a layer that another user unpacked is not used");
             return Ok(None);

@@ -24,10 +24,9 @@ use super::store::{Layer, LayerError, LayerStore, State};
 use crate::digest::Digest;
 use crate::fs::{Dir, Overflow, Result, Stat, Workspace};
 use crate::path::LayerPath;
-use crate::stack::marks::Families;
 use crate::stack::object::Loss;
 use crate::stack::{Found, Stack};
-use crate::whiteout::{self, Stored};
+use crate::whiteout::{Namespace, Stored};
 
 /// Layers that are stacked as they are: the kernel's 500 directories, less the one that a root without a writable
 /// directory has of its own.
@@ -85,7 +84,15 @@ impl LayerStore {
         if let State::Good(layer) = self.seek(key)? {
             return Ok(*layer);
         }
-        self.merge_again(layers, digest, work)
+        let outdated = matches!(self.seek(key)?, State::Other(layer) if layer.has_both_families());
+        match self.merge_again(layers, digest, work) {
+            Err(error) if outdated && !matches!(error, LayerError::Cancelled) => {
+                tracing::warn!(layer = %key, %error, "a merged layer of an older version of the store cannot be made again, and is used as it is");
+                self.keep(key);
+                self.find(key)?.ok_or(error)
+            }
+            made => made,
+        }
     }
 
     /// Makes the layer that `layers` are merged into once more, and puts it in the place of the one that is there.
@@ -110,12 +117,12 @@ impl LayerStore {
         let open = |key: &LayerKey| self.find(*key)?.ok_or(LayerError::Gone { key: *key });
         let opened = layers.iter().map(open).collect::<Result<Vec<Layer>, _>>()?;
         let stack = Stack::new(opened.iter().rev().map(|layer| &layer.tree));
-        let families = self.abilities(work)?.families;
+        let family = self.abilities(work)?.family;
         let staged = work.directory()?;
         let tree = Self::stage_tree(&staged)?;
         // Highest first, as the trees of a stack.
         let lent: Vec<bool> = opened.iter().rev().map(|layer| layer.lent).collect();
-        let Merged { entries, copied } = merge(&stack, &lent, &tree, families)?;
+        let Merged { entries, copied } = merge(&stack, &lent, &tree, family)?;
         let declares_root = opened.iter().any(|layer| layer.tree.declares_root);
         let mut highest = HighestIds::default();
         for HighestIds { uid, gid } in opened.iter().map(|layer| layer.record.highest_ids) {
@@ -123,7 +130,7 @@ impl LayerStore {
         }
         let session = self.session.as_ref();
         let mut record =
-            Record::merged(digest, layers.to_vec(), families, entries, declares_root, highest, session);
+            Record::merged(digest, layers.to_vec(), family, entries, declares_root, highest, session);
         record.data_bytes = copied;
         self.publish(key, staged, record, work, false)
     }
@@ -147,11 +154,11 @@ struct Merged {
 
 /// Makes in `into`, a fresh directory, what `layers` show, with their effect on what is below them. Files of layers that
 /// are `lent` are copied: a second name would be written to another's store.
-fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> Result<Merged> {
+fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, family: Namespace) -> Result<Merged> {
     let Some(root) = layers.root()? else { return Ok(Merged { entries: 0, copied: 0 }) };
     let closed = layers.hides_below()?;
     if closed {
-        families.mark_opaque(into, Path::new("."))?;
+        family.mark_opaque(into, Path::new("."))?;
     }
     let mut directories = vec![Merging { path: LayerPath::ROOT, found: root, closed }];
     let (mut next, mut entries) = (0, 0);
@@ -167,11 +174,11 @@ fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> R
             match entry.found {
                 // Where nothing is seen of what is below there is nothing to delete.
                 None if *closed => {}
-                None => families.whiteout(&target, Path::new("."), on_disk)?,
+                None => family.whiteout(&target, Path::new("."), on_disk)?,
                 Some(found) if found.is_directory() => {
                     target.create_private_dir(on_disk)?;
                     if entry.hides_below && !closed {
-                        families.mark_opaque(&target, on_disk)?;
+                        family.mark_opaque(&target, on_disk)?;
                     }
                     let closed = *closed || entry.hides_below;
                     below.push(Merging { path: path.join(&name), found, closed });
@@ -214,9 +221,10 @@ fn merge(layers: &Stack<'_>, lent: &[bool], into: &Dir, families: Families) -> R
         };
         if let Some(tree) = tree {
             let stat = tree.dir.stat(path.as_path())?;
-            let keep = |name: &[u8]| whiteout::unescape(name) != Stored::Private;
+            let keep = |name: &[u8]| tree.marks.stored(name) != Stored::Private;
             let at = path.as_path();
             bind::copy_raw((&tree.dir, at), (into, at), &stat, keep, &mut warn, path)?;
+            family.shield(into, at)?;
         }
     }
     Ok(Merged { entries, copied: copies.bytes })

@@ -34,7 +34,7 @@ pub use lent::LentLayers;
 pub use measure::Measure;
 pub use merge::{MOST_STACKED, Stacking};
 pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory};
-pub use record::{Assumed, Form, HighestIds, Record, RecordError};
+pub use record::{Assumed, Families, Form, HighestIds, Record, RecordError};
 pub use replaced::Replaced;
 pub use store::{Layer, LayerError, LayerStore};
 pub use unpack::{Below, BelowLink, Losses, UnpackError, UnpackOptions, Unpacked, unpack, unpack_layer};

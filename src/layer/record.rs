@@ -14,11 +14,16 @@ use super::unpack::Unpacked;
 use crate::digest::{DiffId, Digest};
 use crate::fs::{Metadata, Session, Timestamp};
 use crate::path::LayerPath;
-use crate::stack::marks::Families;
+use crate::stack::marks::Marks;
 use crate::text::{escape, unescape};
+use crate::whiteout::Namespace;
 
-/// The version of the record's format that this crate writes.
-pub(super) const VERSION: u32 = 1;
+/// The version of the record's format that this crate writes. Version 1 is read: its layers have the marks of both families
+/// if root unpacked them, and are else the same.
+pub(super) const VERSION: u32 = 2;
+
+/// The oldest version of the record's format that this crate reads.
+const OLDEST: u32 = 1;
 
 /// What is known of an unpacked layer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,7 +36,6 @@ pub struct Record {
     /// How the layer is held.
     pub form: Form,
     /// Which marks its tree carries.
-    #[serde(with = "families")]
     pub families: Families,
     /// The blob it was unpacked from.
     pub blob: Digest,
@@ -68,6 +72,48 @@ pub struct Record {
     pub file_system: Option<String>,
     /// Whether the tree is known to be on disk.
     pub settled: bool,
+}
+
+/// The families of marks that a layer carries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Families {
+    /// `trusted.overlay.*`: root unpacked it.
+    Trusted,
+    /// `user.overlay.*`: somebody unpacked it who may not write `trusted.*`.
+    User,
+    /// Both: root unpacked it, and its record has version 1. Such a layer is made again at its next use.
+    Both,
+}
+
+impl Families {
+    /// Returns the marks that its tree carries.
+    pub fn marks(self) -> Marks {
+        match self {
+            Self::Trusted => Marks::Overlay(Namespace::Trusted),
+            Self::User => Marks::Overlay(Namespace::User),
+            Self::Both => Marks::Both,
+        }
+    }
+
+    /// Returns the family, if there is one only.
+    pub fn single(self) -> Option<Namespace> {
+        match self {
+            Self::Trusted => Some(Namespace::Trusted),
+            Self::User => Some(Namespace::User),
+            Self::Both => None,
+        }
+    }
+}
+
+impl From<Namespace> for Families {
+    fn from(family: Namespace) -> Self {
+        match family {
+            Namespace::Trusted => Self::Trusted,
+            Namespace::User => Self::User,
+        }
+    }
 }
 
 /// The highest user and the highest group that something belongs to.
@@ -116,7 +162,9 @@ pub enum RecordError {
     #[error("it is damaged")]
     Damaged(#[from] serde_json::Error),
     /// It was written by a newer version of this crate.
-    #[error("its format has version {found}, expected {VERSION}")]
+    #[error(
+        "its format has version {found}, expected {VERSION} or less; use a newer version of plywood, or remove the layer: it is unpacked again"
+    )]
     Version {
         /// What it says.
         found: u32,
@@ -128,7 +176,7 @@ impl Record {
     pub(super) fn new(
         diff_id: DiffId,
         blob: Digest,
-        families: Families,
+        family: Namespace,
         unpacked: &Unpacked,
         assumed: Vec<Assumed>,
         session: Option<&Session>,
@@ -137,7 +185,7 @@ impl Record {
             version: VERSION,
             diff_id,
             form: Form::Tree,
-            families,
+            families: family.into(),
             blob,
             tar_bytes: unpacked.tar_bytes,
             data_bytes: unpacked.data_bytes,
@@ -158,7 +206,7 @@ impl Record {
     pub(super) fn merged(
         digest: Digest,
         layers: Vec<LayerKey>,
-        families: Families,
+        family: Namespace,
         entries: u64,
         declares_root: bool,
         highest_ids: HighestIds,
@@ -168,7 +216,7 @@ impl Record {
             version: VERSION,
             diff_id: DiffId::of_tar(digest),
             form: Form::Tree,
-            families,
+            families: family.into(),
             blob: digest,
             tar_bytes: 0,
             data_bytes: 0,
@@ -207,12 +255,25 @@ impl Record {
             version: u32,
         }
         match serde_json::from_slice::<Self>(json) {
-            Ok(record) if record.version == VERSION => Ok(record),
+            Ok(record) if record.is_known() => Ok(record),
             // A newer record may lack what this one needs, and is not damaged for that.
             failed => match serde_json::from_slice::<Versioned>(json)?.version {
-                VERSION => Ok(failed?),
+                OLDEST..=VERSION => match failed {
+                    Ok(_) => Err(serde::de::Error::custom("no record of its version has these families")),
+                    Err(error) => Err(error),
+                }
+                .map_err(RecordError::Damaged),
                 found => Err(RecordError::Version { found }),
             },
+        }
+    }
+
+    /// Whether a record of its version can say what it says.
+    fn is_known(&self) -> bool {
+        match self.version {
+            1 => self.families != Families::Trusted,
+            VERSION => self.families != Families::Both,
+            _ => false,
         }
     }
 
@@ -244,26 +305,6 @@ impl Record {
     /// was mounted again, or two processes share the store through mounts that have no id in common.
     pub(super) fn is_of_another_mount(&self, session: &Session) -> bool {
         self.boot.as_deref() == Some(&session.boot) && !self.is_of(session)
-    }
-}
-
-/// [`Families`] by name.
-mod families {
-    use super::*;
-
-    pub(super) fn serialize<S: serde::Serializer>(families: &Families, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(match families {
-            Families::Both => "both",
-            Families::User => "user",
-        })
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Families, D::Error> {
-        match &*String::deserialize(from)? {
-            "both" => Ok(Families::Both),
-            "user" => Ok(Families::User),
-            other => Err(serde::de::Error::unknown_variant(other, &["both", "user"])),
-        }
     }
 }
 
@@ -330,7 +371,7 @@ mod tests {
             version: VERSION,
             diff_id: diff,
             form: Form::Tree,
-            families: Families::Both,
+            families: Families::Trusted,
             blob: Digest::of(b"blob"),
             tar_bytes: 1024,
             data_bytes: 0,
@@ -372,14 +413,28 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_no_damage_and_damage_is_no_unknown_version() {
-        let newer = br#"{"version":2,"anything":[]}"#;
-        assert!(matches!(Record::parse(newer), Err(RecordError::Version { found: 2 })));
+        let newer = br#"{"version":3,"anything":[]}"#;
+        assert!(matches!(Record::parse(newer), Err(RecordError::Version { found: 3 })));
         let json = record().to_json();
         for cut in [0, 1, json.len() / 2, json.len() - 3] {
             assert!(matches!(Record::parse(&json[..cut]), Err(RecordError::Damaged(_))), "{cut}");
         }
         let wrong = String::from_utf8(json).unwrap().replace("2711", "2811");
         assert!(matches!(Record::parse(wrong.as_bytes()), Err(RecordError::Damaged(_))));
+    }
+
+    #[test]
+    fn a_record_of_version_1_is_read_and_stays_one() {
+        for families in [Families::Both, Families::User] {
+            let old = Record { version: 1, families, ..record() };
+            let read = Record::parse(&old.to_json()).unwrap();
+            assert_eq!(read, old);
+            assert_eq!(read.to_json(), old.to_json());
+        }
+        for (version, families) in [(1, Families::Trusted), (VERSION, Families::Both)] {
+            let never = Record { version, families, ..record() }.to_json();
+            assert!(matches!(Record::parse(&never), Err(RecordError::Damaged(_))), "{version}");
+        }
     }
 
     #[test]

@@ -105,13 +105,13 @@ impl LayerStore {
     /// [`LayerError`]; the old layer is then still there.
     pub fn replace(&self, found: &Layer, made: StagedDir<'_>, work: &Workspace) -> Result<bool, LayerError> {
         let _lock = self.lock(found.key)?;
-        let name = found.key.to_string();
-        let there = self.layers.find(Path::new(&name).join(TREE))?;
+        let name = &found.directory;
+        let there = self.layers.find(Path::new(name).join(TREE))?;
         let compared = found.tree.dir.stat(".")?;
         if !there.is_some_and(|there| there.is_same_inode(&compared)) {
             return Ok(false);
         }
-        self.put(found.key, made, work)?;
+        self.put(found.key, name, made, work)?;
         Ok(true)
     }
 
@@ -125,39 +125,47 @@ impl LayerStore {
         let _lock = self.lock(key)?;
         match self.look(key) {
             Ok(State::Good(_)) => Ok(false),
-            Ok(State::Absent | State::Untrusted) | Err(LayerError::Record { .. }) => {
-                self.put(key, made, work)?;
+            Ok(State::Absent | State::Untrusted | State::Other(_)) | Err(LayerError::Record { .. }) => {
+                let record = made.dir().find_content(RECORD, super::store::LONGEST_RECORD)?;
+                let record = record.and_then(|json| super::record::Record::parse(&json).ok());
+                let name = self.name_for(key, record.and_then(|record| record.families.single()))?;
+                self.put(key, &name, made, work)?;
                 Ok(true)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Whether something is there under `key`, be it whole or not.
+    /// Whether something is there under `key`, be it whole or not, and whatever its marks.
     ///
     /// # Errors
     ///
     /// [`LayerError`] if that cannot be told.
     pub fn has(&self, key: LayerKey) -> Result<bool, LayerError> {
-        Ok(self.layers.find(key.to_string())?.is_some_and(|there| there.kind == Kind::Directory))
+        for name in Self::directories(key) {
+            if self.layers.find(name)?.is_some_and(|there| there.kind == Kind::Directory) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    /// Gives `staged`, a whole layer, its name, and puts aside what had it. The caller holds the layer's lock.
+    /// Gives `staged`, a whole layer, the name `name`, and puts aside what had it. The caller holds the layer's lock.
     pub(super) fn put(
         &self,
         key: LayerKey,
+        name: &str,
         staged: StagedDir<'_>,
         work: &Workspace,
     ) -> Result<Dir, LayerError> {
-        let name = key.to_string();
         // What is no layer is nobody's to remove.
-        self.layers.put_aside(&name, Kind::Directory)?;
-        match self.layers.find(&name)? {
-            None => return Ok(staged.publish(&self.layers, &name)?),
-            Some(_) if self.may_be_seen(&name)? => {}
+        self.layers.put_aside(name, Kind::Directory)?;
+        match self.layers.find(name)? {
+            None => return Ok(staged.publish(&self.layers, name)?),
+            Some(_) if self.may_be_seen(name)? => {}
             Some(_) => {
-                work.discard(&self.layers, &name)?;
-                return Ok(staged.publish(&self.layers, &name)?);
+                work.discard(&self.layers, name)?;
+                return Ok(staged.publish(&self.layers, name)?);
             }
         }
         let aside = format!("{PREFIX}{}", unique_name()?);
@@ -168,13 +176,13 @@ impl LayerStore {
         write(outer.dir(), NOTE, &note)?;
         let dir = staged.publish(outer.dir(), LAYER)?;
         let outer = outer.publish(&self.layers, &aside)?;
-        match outer.exchange(LAYER, &self.layers, &name) {
+        match outer.exchange(LAYER, &self.layers, name) {
             // Some file systems cannot do both at once.
             Err(error) if matches!(error.errno(), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => {
                 let staged = "new";
                 outer.rename(LAYER, &outer, staged)?;
-                self.layers.rename(&name, &outer, LAYER)?;
-                outer.rename_new(staged, &self.layers, &name)?;
+                self.layers.rename(name, &outer, LAYER)?;
+                outer.rename_new(staged, &self.layers, name)?;
             }
             done => done?,
         }

@@ -4,14 +4,20 @@
 //! layers/<key>/           appears whole, by rename, and never changes but for the last line of its record
 //!     layer.json          see `record.rs`
 //!     tree/               the layer in overlayfs's form
+//! layers/<key>.<family>/  the same with the marks of the family `trusted` or `user`, where `<key>` has the other
 //! locks/layer-<key>       held while that layer is being made or removed; gone with its holder
 //! ```
+//!
+//! A layer carries the marks of one family, and only mounts of that family stack it. Root and a user namespace of the same
+//! user may share a store; each then has its own directory of a layer, and neither replaces the other's. A layer with both
+//! families, of a record of version 1, is made again at its next use ([`State::Other`]); where that fails it is used as it is.
 //!
 //! Reading takes no lock and writes nothing. How layers come to be is `ensure.rs`; which of them are needed is for others
 //! to know.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::abilities::Abilities;
 use super::key::LayerKey;
@@ -23,6 +29,8 @@ use super::unpack::UnpackError;
 use crate::digest::{DiffId, Digest};
 use crate::fs::{self, Dir, Kind, Lock, LockMode, Optional, Session, StagedDir, Workspace};
 use crate::stack::Tree;
+use crate::stack::marks::{self, Marks};
+use crate::whiteout::Namespace;
 
 pub(super) const RECORD: &str = "layer.json";
 pub(super) const TREE: &str = "tree";
@@ -41,6 +49,12 @@ pub struct LayerStore {
     /// The present boot and mounted file system, where the kernel tells.
     pub(super) session: Option<Session>,
     abilities: OnceLock<Abilities>,
+    /// The family of marks that is wanted in any case.
+    wanted: Option<Namespace>,
+    /// The family that this process wants as far as can be told without writing.
+    likely: OnceLock<Namespace>,
+    /// Layers with both families that could not be made again, and are used as they are.
+    kept: Mutex<BTreeSet<LayerKey>>,
     known: Known,
     /// Those of other stores, in the order in which they are asked.
     lent: Vec<LentLayers>,
@@ -58,13 +72,30 @@ pub struct Layer {
     pub record: Record,
     /// Whether it belongs to another store: nothing of it may be changed, not even the number of its files' names.
     pub lent: bool,
+    /// The name of its directory.
+    pub(super) directory: String,
 }
 
 impl Layer {
-    fn new(key: LayerKey, tree: Dir, record: Record) -> Self {
+    fn new(key: LayerKey, directory: &str, tree: Dir, record: Record) -> Self {
         let tree = Tree { dir: tree, marks: record.families.marks(), declares_root: record.declares_root };
-        Self { key, tree, record, lent: false }
+        Self { key, tree, record, lent: false, directory: directory.to_owned() }
     }
+
+    /// Returns true if this process is shown its marks. Otherwise files that it deletes would be seen.
+    pub fn shows_marks(&self) -> bool {
+        self.tree.marks != Marks::Overlay(Namespace::Trusted) || marks::sees_trusted()
+    }
+
+    /// Returns true if it has the marks of both families, as layers of records of version 1.
+    pub fn has_both_families(&self) -> bool {
+        self.tree.marks == Marks::Both
+    }
+}
+
+/// The directory of the layer `key` with the marks of `family`, where the first has others.
+fn beside(key: LayerKey, family: Namespace) -> String {
+    format!("{key}.{}", family.as_str())
 }
 
 /// Why a layer could not be had.
@@ -121,7 +152,54 @@ impl LayerStore {
                 None
             }
         };
-        Self { layers, locks, session, abilities: OnceLock::new(), known: Known::default(), lent: Vec::new() }
+        Self {
+            layers,
+            locks,
+            session,
+            abilities: OnceLock::new(),
+            wanted: None,
+            likely: OnceLock::new(),
+            kept: Mutex::default(),
+            known: Known::default(),
+            lent: Vec::new(),
+        }
+    }
+
+    /// Makes its layers with the marks of `family`, whatever this process can write.
+    #[must_use]
+    pub fn with_family(mut self, family: Namespace) -> Self {
+        self.wanted = Some(family);
+        self
+    }
+
+    /// Returns the family of marks that layers for this process carry: `trusted` where it may write that and the store is
+    /// its own, else `user`. Whoever works in the store of another user does as that user would.
+    pub fn family(&self) -> Namespace {
+        if let Some(family) = self.wanted.or_else(|| self.abilities.get().map(|known| known.family)) {
+            return family;
+        }
+        *self.likely.get_or_init(|| match marks::sees_trusted() && self.is_own() {
+            true => Namespace::Trusted,
+            false => Namespace::User,
+        })
+    }
+
+    /// Whether the store belongs to this process's user.
+    fn is_own(&self) -> bool {
+        self.layers.stat(".").is_ok_and(|stat| stat.uid == rustix::process::geteuid().as_raw())
+    }
+
+    /// Returns the key of the layer whose directory has this name, or `None` if no layer's has.
+    pub fn key_of(name: &str) -> Option<LayerKey> {
+        let suffix = |family: Namespace| name.strip_suffix(family.as_str())?.strip_suffix('.');
+        let key = Namespace::ALL.into_iter().find_map(suffix).unwrap_or(name);
+        key.parse().ok()
+    }
+
+    /// The names that directories of the layer `key` may have.
+    pub(super) fn directories(key: LayerKey) -> [String; 3] {
+        let [first, second] = Namespace::ALL.map(|family| beside(key, family));
+        [key.to_string(), first, second]
     }
 
     /// The same with other stores that lend theirs: what is not here is taken from the first that has it.
@@ -140,6 +218,31 @@ impl LayerStore {
     pub fn find(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
         match self.seek(key)? {
             State::Good(layer) => Ok(Some(*layer)),
+            State::Absent | State::Untrusted | State::Other(_) => Ok(None),
+        }
+    }
+
+    /// Opens a layer, be it lent: unlike [`LayerStore::find`] also one with marks that mounts by this process do not obey. Its
+    /// content is only as the image means it if [`Layer::shows_marks`].
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if that cannot be told.
+    pub fn find_any(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
+        match self.seek(key)? {
+            State::Good(layer) | State::Other(layer) => Ok(Some(*layer)),
+            State::Absent | State::Untrusted => Ok(None),
+        }
+    }
+
+    /// Opens a layer of this store: unlike [`LayerStore::get`] also one with marks that mounts by this process do not obey.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if that cannot be told.
+    pub fn get_any(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
+        match self.look(key)? {
+            State::Good(layer) | State::Other(layer) => Ok(Some(*layer)),
             State::Absent | State::Untrusted => Ok(None),
         }
     }
@@ -152,7 +255,7 @@ impl LayerStore {
     pub fn get(&self, key: LayerKey) -> Result<Option<Layer>, LayerError> {
         match self.look(key)? {
             State::Good(layer) => Ok(Some(*layer)),
-            State::Absent | State::Untrusted => Ok(None),
+            State::Absent | State::Untrusted | State::Other(_) => Ok(None),
         }
     }
 
@@ -164,7 +267,7 @@ impl LayerStore {
     pub fn list(&self) -> Result<Vec<LayerKey>, LayerError> {
         let mut keys = Vec::new();
         for entry in self.layers.names()? {
-            let key = str::from_utf8(&entry.name).ok().and_then(|name| name.parse().ok());
+            let key = str::from_utf8(&entry.name).ok().and_then(Self::key_of);
             if let Some(key) = key
                 && self.layers.is_of_kind(&entry, Kind::Directory)?
             {
@@ -172,6 +275,7 @@ impl LayerStore {
             }
         }
         keys.sort_unstable();
+        keys.dedup();
         Ok(keys)
     }
 
@@ -183,7 +287,11 @@ impl LayerStore {
     /// [`LayerError`] if it cannot be moved; it is where it was then.
     pub fn remove(&self, key: LayerKey, rubbish: &Workspace) -> Result<bool, LayerError> {
         let Some(_lock) = self.try_lock(key)? else { return Ok(false) };
-        Ok(rubbish.discard(&self.layers, key.to_string()).optional()?.is_some())
+        let mut removed = false;
+        for name in Self::directories(key) {
+            removed |= rubbish.discard(&self.layers, name).optional()?.is_some();
+        }
+        Ok(removed)
     }
 
     /// Makes every trusted layer survive the end of this boot or mount: waits until all are on disk and notes that in their
@@ -197,7 +305,9 @@ impl LayerStore {
         let (mut settled, mut unsettled) = (0, Vec::new());
         let keys = self.list()?;
         for (number, key) in keys.iter().enumerate() {
-            unsettled.extend(self.unsettled(*key)?);
+            for name in Self::directories(*key) {
+                unsettled.extend(self.unsettled(*key, &name)?);
+            }
             // Each is an open directory, of which a process may have no more than a thousand.
             if unsettled.len() == SETTLED_AT_ONCE || number + 1 == keys.len() {
                 settled += self.settle_these(std::mem::take(&mut unsettled), work)?;
@@ -206,11 +316,11 @@ impl LayerStore {
         Ok(settled)
     }
 
-    /// Opens a layer that may not be on disk, with what its record will be once it is.
-    fn unsettled(&self, key: LayerKey) -> Result<Option<(Dir, Record)>, LayerError> {
+    /// Opens a layer that may not be on disk, in the directory `name`, with what its record will be once it is.
+    fn unsettled(&self, key: LayerKey, name: &str) -> Result<Option<(Dir, Record)>, LayerError> {
         // Opened first: under its name there may be another by the time that this one is on disk.
-        let Some(dir) = self.directory(&key.to_string())? else { return Ok(None) };
-        let State::Good(layer) = self.look(key)? else { return Ok(None) };
+        let Some(dir) = self.directory(name)? else { return Ok(None) };
+        let State::Good(layer) = self.look_in(key, name)? else { return Ok(None) };
         if layer.record.settled {
             return Ok(None);
         }
@@ -247,28 +357,92 @@ impl LayerStore {
         if let Some(known) = self.abilities.get() {
             return Ok(*known);
         }
-        let found = Abilities::probe(work.dir())?;
+        let mut found = Abilities::probe(work.dir())?;
+        if let Some(family) = self.wanted {
+            found.family = family;
+        } else if !self.is_own() {
+            found.family = Namespace::User;
+        }
         Ok(*self.abilities.get_or_init(|| found))
+    }
+
+    /// Uses a layer with the marks of both families as it is from now on, because it cannot be made again.
+    pub(super) fn keep(&self, key: LayerKey) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    /// Uses every one of these layers as it is that has the marks of both families.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] if it cannot be told which do.
+    pub fn keep_outdated(&self, keys: &[LayerKey]) -> Result<(), LayerError> {
+        for &key in keys {
+            if let State::Other(layer) = self.seek(key)?
+                && layer.has_both_families()
+            {
+                self.keep(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether mounts by this process, which obey `family`, can stack the layer.
+    fn is_fit(&self, layer: &Layer, family: Namespace) -> bool {
+        match layer.tree.marks {
+            Marks::Both => self.kept.lock().unwrap_or_else(PoisonError::into_inner).contains(&layer.key),
+            marks => marks == Marks::Overlay(family),
+        }
     }
 
     /// What there is under `key`, here or lent.
     pub(super) fn seek(&self, key: LayerKey) -> Result<State, LayerError> {
-        let here = self.look(key)?;
-        if matches!(here, State::Good(_)) {
-            return Ok(here);
+        let mut best = self.look(key)?;
+        for lender in &self.lent {
+            if matches!(best, State::Good(_)) {
+                break;
+            }
+            match lender.find(key, self.family()) {
+                Some(layer) if self.is_fit(&layer, self.family()) => best = State::Good(Box::new(layer)),
+                Some(layer) if !matches!(best, State::Other(_)) => best = State::Other(Box::new(layer)),
+                _ => {}
+            }
         }
-        let lent = self.lent.iter().find_map(|lender| lender.find(key));
-        Ok(lent.map_or(here, |layer| State::Good(Box::new(layer))))
+        Ok(best)
     }
 
     /// What is here under `key`.
     pub(super) fn look(&self, key: LayerKey) -> Result<State, LayerError> {
-        let name = key.to_string();
-        if let Some(layer) = self.look_again(key, &name)? {
+        self.look_for(key, self.family())
+    }
+
+    /// What is here under `key` for mounts that obey `family`.
+    pub(super) fn look_for(&self, key: LayerKey, family: Namespace) -> Result<State, LayerError> {
+        let first = self.look_in(key, &key.to_string())?;
+        match first {
+            State::Good(layer) if self.is_fit(&layer, family) => return Ok(State::Good(layer)),
+            // Only beside a layer of the other family there is another.
+            State::Good(layer) if layer.has_both_families() => return Ok(State::Other(layer)),
+            _ => {}
+        }
+        if let State::Good(layer) = self.look_in(key, &beside(key, family))?
+            && self.is_fit(&layer, family)
+        {
+            return Ok(State::Good(layer));
+        }
+        Ok(match first {
+            State::Good(layer) => State::Other(layer),
+            other => other,
+        })
+    }
+
+    /// What is in the directory `name` of the layer `key`, whatever its marks.
+    fn look_in(&self, key: LayerKey, name: &str) -> Result<State, LayerError> {
+        if let Some(layer) = self.look_again(key, name)? {
             return Ok(State::Good(Box::new(layer)));
         }
         loop {
-            if let Some(state) = self.look_closely(key, &name)? {
+            if let Some(state) = self.look_closely(key, name)? {
                 return Ok(state);
             }
         }
@@ -306,13 +480,13 @@ impl LayerStore {
         if !is_held || !self.layers.find(name)?.is_some_and(|there| there.is_same_inode(&seen)) {
             return Ok(None);
         }
-        self.known.keep(key, &record, json.len(), &seen, passed);
-        Ok(Some(State::Good(Box::new(Layer::new(key, tree, record)))))
+        self.known.keep(name, &record, json.len(), &seen, passed);
+        Ok(Some(State::Good(Box::new(Layer::new(key, name, tree, record)))))
     }
 
     /// The layer under `key`, if it is the one whose record was read before.
     fn look_again(&self, key: LayerKey, name: &str) -> Result<Option<Layer>, LayerError> {
-        let Some(seen) = self.known.get(key) else { return Ok(None) };
+        let Some(seen) = self.known.get(name) else { return Ok(None) };
         let tree = self.layers.find_dir(Path::new(name).join(TREE));
         let Some(tree) = tree.fitting()?.flatten() else { return Ok(None) };
         if !tree.hold()? {
@@ -320,7 +494,7 @@ impl LayerStore {
         }
         // Not before: what is the same now was the same when the tree was opened, and will stay while it is held.
         let is_same = self.layers.find(name)?.is_some_and(|dir| seen.is_in(&dir));
-        Ok(is_same.then(|| Layer::new(key, tree, seen.record)))
+        Ok(is_same.then(|| Layer::new(key, name, tree, seen.record)))
     }
 
     /// Gives a layer its name. The caller holds its lock.
@@ -332,8 +506,9 @@ impl LayerStore {
         work: &Workspace,
         synced: bool,
     ) -> Result<Layer, LayerError> {
+        let name = self.name_for(key, record.families.single())?;
         // Without a name for this boot and mount nobody could tell later whether to trust it.
-        record.settled = synced || record.file_system.is_none() || self.was_made_elsewhere(key)?;
+        record.settled = synced || record.file_system.is_none() || self.was_made_elsewhere(&name)?;
         if record.measure.is_none() {
             record.measure = Some(Measure::of(&staged.dir().open_dir(TREE)?)?);
         }
@@ -342,21 +517,36 @@ impl LayerStore {
             staged.dir().sync_file_system()?;
         }
         // One that is not trusted may stand in the way.
-        let dir = self.put(key, staged, work)?;
+        let dir = self.put(key, &name, staged, work)?;
         if record.settled {
             self.layers.sync()?;
         }
         let tree = dir.open_dir(TREE)?;
         tree.hold()?;
-        Ok(Layer::new(key, tree, record))
+        Ok(Layer::new(key, &name, tree, record))
     }
 
-    /// Returns whether an unsettled layer stands under `key` that was written in this boot through another mount. If two
+    /// The name of the directory for a layer that was made with the marks of `family`. One that is made for mounts of the
+    /// other family is left alone: its user would make it again, and so on.
+    pub(super) fn name_for(&self, key: LayerKey, family: Option<Namespace>) -> Result<String, LayerError> {
+        let name = key.to_string();
+        let there = match self.look_in(key, &name) {
+            Ok(State::Good(layer)) => layer.record.families.single(),
+            Ok(_) | Err(LayerError::Record { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(match (there, family) {
+            (Some(there), Some(family)) if there != family => beside(key, family),
+            _ => name,
+        })
+    }
+
+    /// Returns whether an unsettled layer stands in the directory `name` that was written in this boot through another mount. If two
     /// processes share the store through mounts that have no id in common, each would make the other's layers again, for
     /// ever; so the second to make one syncs it, and both trust it.
-    fn was_made_elsewhere(&self, key: LayerKey) -> Result<bool, LayerError> {
+    fn was_made_elsewhere(&self, name: &str) -> Result<bool, LayerError> {
         let Some(session) = &self.session else { return Ok(false) };
-        let record = self.layers.find_content(Path::new(&key.to_string()).join(RECORD), LONGEST_RECORD);
+        let record = self.layers.find_content(Path::new(name).join(RECORD), LONGEST_RECORD);
         let record = record.fitting()?.flatten().and_then(|json| Record::parse(&json).ok());
         Ok(record.is_some_and(|record| record.is_of_another_mount(session)))
     }
@@ -386,6 +576,9 @@ pub(super) enum State {
     Absent,
     /// Something that was not synced before the machine stopped, or is damaged.
     Untrusted,
+    /// A whole layer whose marks mounts by this process do not obey, or with the marks of both families. To be stacked it is
+    /// made again.
+    Other(Box<Layer>),
     Good(Box<Layer>),
 }
 

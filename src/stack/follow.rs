@@ -112,7 +112,7 @@ mod tests {
 
     fn tree(root: &Path, name: &str, follows: bool) -> Tree {
         let dir = Dir::ensure_ambient(root.join(name)).unwrap();
-        let marks = Marks::Upper { family: Namespace::User, follows, translates: false };
+        let marks = Marks::Upper { family: Namespace::User, follows, copied_marks: false, translates: false };
         Tree { dir, marks, declares_root: false }
     }
 

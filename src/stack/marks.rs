@@ -8,20 +8,23 @@
 //!            a directory that it merges with nothing as a name that cannot be looked up
 //! ```
 //!
-//! `overlay.` stands for `trusted.overlay.` or `user.overlay.`; which family a mount obeys depends on who made it, so
-//! trees that root writes carry both. fuse-overlayfs has more forms of its own, which are only read ([`Marks::Fuse`]).
-//! Attributes of either family that came *with* an image are stored escaped (see [`crate::whiteout::escape`]) and are not
-//! marks.
+//! `overlay.` stands for `trusted.overlay.` or `user.overlay.`. A tree carries the marks of one family, which the mounts that
+//! stack it obey: the first where this process may write it (root in the initial user namespace), else the second.
+//! fuse-overlayfs has more forms of its own, which are only read ([`Marks::Fuse`]).
+//!
+//! Attributes of the tree's own family that came *with* an image are stored escaped ([`Namespace::escape`]) and are not
+//! marks. Those of the other family are attributes like any other. fuse-overlayfs obeys `user.overlay.opaque` as root too,
+//! unless the directory has `trusted.overlay.opaque`: so a directory of an image with the former gets the latter with the
+//! value `n`, which means nothing to anybody ([`Namespace::shield`]).
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::fs::{DeviceNumber, Dir, Kind, Result, Stat, in_initial_user_namespace};
+use crate::whiteout::{self, Namespace, Stored};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
-
-use crate::fs::{DeviceNumber, Dir, Kind, Result, Stat};
-use crate::whiteout::{self, Namespace};
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// Which marks a tree carries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -31,7 +34,8 @@ pub enum Marks {
     None,
     /// Overlayfs's, of this family, in a layer.
     Overlay(Namespace),
-    /// Overlayfs's, of both families, in a layer: root wrote it, and whoever reads may obey the one or the other.
+    /// Overlayfs's, of both families, in a layer with a record of version 1 that root unpacked. Attributes of the image are
+    /// escaped in both families. Such layers are read, and replaced at their next use.
     Both,
     /// Overlayfs's, of this family, in an upper directory.
     Upper {
@@ -40,6 +44,9 @@ pub enum Marks {
         /// Whether a directory may be merged with one of another name, and a file may have its content elsewhere
         /// (`redirect_dir`, `metacopy`), as only mounts with these options leave it.
         follows: bool,
+        /// Whether it was begun on layers with the marks of both families, so that directories that were copied up may
+        /// carry marks of the family that its mounts do not obey.
+        copied_marks: bool,
         /// Whether the mounts translate ids, so that [`super::owner::HOST_ROOT`] may own something.
         translates: bool,
     },
@@ -47,6 +54,13 @@ pub enum Marks {
     /// `user.fuseoverlayfs.*` attributes, `.wh.` files beside or in place of what they delete, and
     /// `.wh..wh..opq`: empty, with the mode 0700. Not every version refuses to make other things of such a name.
     Fuse,
+}
+
+/// Returns true if this process is shown `trusted.*` attributes, as far as can be told without making one. Where it cannot be
+/// told it is not: whoever does not see deletions would bring deleted files back.
+pub fn sees_trusted() -> bool {
+    in_initial_user_namespace()
+        && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// fuse-overlayfs's own mark where it may not write `trusted.overlay.opaque`.
@@ -59,6 +73,30 @@ impl Marks {
             Self::None | Self::Fuse => None,
             Self::Overlay(family) | Self::Upper { family, .. } => Some(family),
             Self::Both => Some(Namespace::User),
+        }
+    }
+
+    /// Tells what the attribute `name` of an object in such a tree is called in an image.
+    pub fn stored(self, name: &[u8]) -> Stored {
+        match self {
+            Self::None => Stored::Plain,
+            Self::Overlay(family) => family.unescape(name),
+            Self::Both => match Namespace::Trusted.unescape(name) {
+                Stored::Plain => Namespace::User.unescape(name),
+                stored => stored,
+            },
+            Self::Upper { family, copied_marks, .. } => match family.unescape(name) {
+                Stored::Plain if copied_marks => family.other().unescape_copied_up(name),
+                stored => stored,
+            },
+            // The server writes `trusted.overlay.*` and attributes of its own. It does not escape what a process writes.
+            Self::Fuse if name.starts_with(super::owner::FUSE_PREFIX) => Stored::Private,
+            Self::Fuse => match (Namespace::Trusted.unescape(name), Namespace::User.unescape_copied_up(name))
+            {
+                (Stored::Plain, Stored::Escaped(_)) => Stored::Plain,
+                (Stored::Plain, stored) => stored,
+                _ => Stored::Private,
+            },
         }
     }
 
@@ -162,41 +200,28 @@ pub enum Opacity {
     Opaque,
 }
 
-/// The families of marks that are written into one tree.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Families {
-    /// `trusted.overlay.*` and `user.overlay.*`: root's trees, which a rootless reader can share.
-    Both,
-    /// `user.overlay.*` only: whoever may not write `trusted.*`.
-    User,
-}
-
-impl Families {
-    fn namespaces(self) -> &'static [Namespace] {
-        match self {
-            Self::Both => &[Namespace::Trusted, Namespace::User],
-            Self::User => &[Namespace::User],
-        }
-    }
-
-    /// What a tree written with these carries.
-    pub fn marks(self) -> Marks {
-        match self {
-            Self::Both => Marks::Both,
-            Self::User => Marks::Overlay(Namespace::User),
-        }
-    }
-
-    /// The family that a mount made by whoever writes these marks obeys.
-    pub fn own(self) -> Namespace {
-        self.namespaces()[0]
-    }
-
-    /// Sets `overlay.<key>` in every family.
+/// Writing marks of this family.
+impl Namespace {
+    /// Sets `overlay.<key>`.
     fn set(self, dir: &Dir, path: &Path, key: &str, value: &[u8]) -> Result<()> {
-        self.namespaces().iter().try_for_each(|space| dir.set_xattr(path, space.key(key), value))
+        dir.set_xattr(path, self.key(key), value)
+    }
+
+    /// Keeps fuse-overlayfs from obeying `user.overlay.opaque` on the directory `path`, which is an attribute of the image.
+    /// A directory with a mark of its own keeps that.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::fs::Error`] if an attribute cannot be read or set.
+    pub fn shield(self, dir: &Dir, path: &Path) -> Result<()> {
+        let own = self.key("opaque");
+        if self == Self::User
+            || dir.xattr(path, Self::User.key("opaque"))?.is_none()
+            || dir.xattr(path, &own)?.is_some()
+        {
+            return Ok(());
+        }
+        dir.set_xattr(path, own, b"n")
     }
 
     /// Makes the directory `path` hide everything below it.
@@ -221,7 +246,7 @@ impl Families {
                 dir.make_file(&path, 0o600)?;
                 self.set(dir, &path, "whiteout", b"")?;
                 // Never weaken an opaque directory; it needs no whiteouts anyway.
-                match self.marks().opacity(dir, parent)? {
+                match Marks::Overlay(self).opacity(dir, parent)? {
                     Opacity::Merged => self.set(dir, parent, "opaque", b"x"),
                     Opacity::MergedWithMarkedFiles | Opacity::Opaque => Ok(()),
                 }
@@ -235,11 +260,37 @@ impl Families {
 pub(super) mod tests {
     use super::*;
 
-    /// The marks that the tests' process can write in `dir`: being root is not enough, it may be a user namespace's.
-    pub(in super::super) fn families(dir: &Dir) -> Families {
+    /// The family of marks that the tests' process can write in `dir`: being root is not enough, it may be a user
+    /// namespace's.
+    pub(in super::super) fn family(dir: &Dir) -> Namespace {
         let key = Namespace::Trusted.key("test");
         let allowed = dir.set_xattr(".", &key, b"").is_ok();
         dir.remove_xattr(".", &key).unwrap_or_default();
-        if allowed { Families::Both } else { Families::User }
+        if allowed { Namespace::Trusted } else { Namespace::User }
+    }
+
+    #[test]
+    fn an_attribute_of_the_image_does_not_make_a_directory_opaque_for_fuse_overlayfs() {
+        let temp = tempfile::tempdir_in(".").unwrap();
+        let dir = Dir::open_ambient(temp.path()).unwrap();
+        let family = family(&dir);
+        for name in ["plain", "image", "both"] {
+            dir.create_dir(name, 0o755).unwrap();
+        }
+        for name in ["image", "both"] {
+            dir.set_xattr(name, Namespace::User.key("opaque"), b"y").unwrap();
+        }
+        family.mark_opaque(&dir, Path::new("both")).unwrap();
+        for name in ["plain", "image", "both"] {
+            family.shield(&dir, Path::new(name)).unwrap();
+        }
+        if family == Namespace::Trusted {
+            let value = |name: &str| dir.xattr(name, family.key("opaque")).unwrap();
+            assert_eq!(value("plain"), None);
+            assert_eq!(value("image").as_deref(), Some(&b"n"[..]));
+            assert_eq!(value("both").as_deref(), Some(&b"y"[..]));
+            let opacity = |name| Marks::Overlay(family).opacity(&dir, Path::new(name)).unwrap();
+            assert_eq!((opacity("image"), opacity("both")), (Opacity::Merged, Opacity::Opaque));
+        }
     }
 }

@@ -449,13 +449,13 @@ impl Merge {
 mod tests {
     use std::path::Path;
 
-    use super::super::marks::tests::families;
+    use super::super::marks::tests::family;
     use super::*;
 
     fn tree(root: &Path, name: &str, make: impl Fn(&Dir)) -> Tree {
         let dir = Dir::ensure_ambient(root.join(name)).unwrap();
         make(&dir);
-        let marks = Marks::Overlay(families(&dir).own());
+        let marks = Marks::Overlay(family(&dir));
         Tree { dir, marks, declares_root: false }
     }
 
@@ -488,11 +488,11 @@ mod tests {
         });
         let middle = tree(temp.path(), "middle", |dir| {
             dir.create_dir("a", 0o755).unwrap();
-            families(dir).whiteout(dir, Path::new("a"), Path::new("one")).unwrap();
+            family(dir).whiteout(dir, Path::new("a"), Path::new("one")).unwrap();
             dir.create_dir("b", 0o755).unwrap();
-            families(dir).mark_opaque(dir, Path::new("b")).unwrap();
+            family(dir).mark_opaque(dir, Path::new("b")).unwrap();
             file(dir, "b/three");
-            families(dir).whiteout(dir, Path::new(""), Path::new("c")).unwrap();
+            family(dir).whiteout(dir, Path::new(""), Path::new("c")).unwrap();
         });
         let top = tree(temp.path(), "top", |dir| {
             dir.create_dir("c", 0o755).unwrap();

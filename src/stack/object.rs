@@ -7,11 +7,11 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::marks::{Families, Marks};
+use super::marks::Marks;
 use super::owner::{self, Override};
 use crate::fs::{DeviceNumber, Dir, Error, FileType, Kind, Metadata, Result, Stat};
 use crate::path::LayerPath;
-use crate::whiteout::{self, Stored};
+use crate::whiteout::{Namespace, Stored};
 
 /// One object of a tree, as the image means it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,13 +57,10 @@ pub fn read(dir: &Dir, path: &Path, marks: Marks) -> Result<Object> {
             }
             continue;
         }
-        if marks == Marks::Fuse && name.starts_with(owner::FUSE_PREFIX) {
-            continue;
-        }
-        match (marks, whiteout::unescape(&name)) {
-            (Marks::None, _) | (_, Stored::Plain) => drop(metadata.xattrs.insert(name, value)),
-            (_, Stored::Escaped(real)) => drop(metadata.xattrs.insert(real, value)),
-            (_, Stored::Private) => {}
+        match marks.stored(&name) {
+            Stored::Plain => drop(metadata.xattrs.insert(name, value)),
+            Stored::Escaped(real) => drop(metadata.xattrs.insert(real, value)),
+            Stored::Private => {}
         }
     }
     let file_type = match kind {
@@ -97,8 +94,8 @@ fn needed(kind: Kind) -> u32 {
 /// How objects are put on disk: what this process may do and who will read them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Style {
-    /// The marks of the tree; `None` for an ordinary directory, where attributes keep their names.
-    pub families: Option<Families>,
+    /// The family of the tree's marks; `None` for an ordinary directory, where attributes keep their names.
+    pub family: Option<Namespace>,
     /// Whether the process passes permission checks on its own files (`CAP_DAC_OVERRIDE`). If not, every file stays
     /// readable and every directory usable for its owner, and the mode that was meant is recorded.
     pub privileged: bool,
@@ -238,8 +235,10 @@ pub fn set_metadata(
             Err(error) => return Err(error),
         }
     }
+    let mut needs_shield = false;
     for (key, value) in &metadata.xattrs {
-        let stored = style.families.and_then(|_| whiteout::escape(key));
+        needs_shield |= stat.kind == Kind::Directory && key.as_slice() == USER_OPAQUE;
+        let stored = style.family.and_then(|family| family.escape(key));
         match inode.set_xattr(stored.as_deref().unwrap_or(key), value) {
             Ok(()) => {}
             Err(source) if is_loss(&source, key, style) => {
@@ -248,15 +247,21 @@ pub fn set_metadata(
             Err(error) => return Err(error),
         }
     }
+    if let Some(family) = style.family.filter(|_| needs_shield) {
+        family.shield(dir, path)?;
+    }
     if metadata.mode & writable != writable {
         inode.set_mode(metadata.mode | needed)?;
     }
     inode.set_mtime(metadata.mtime)
 }
 
+/// An attribute of the image that fuse-overlayfs would obey, see [`Namespace::shield`].
+const USER_OPAQUE: &[u8] = b"user.overlay.opaque";
+
 /// Whether a refused attribute is reported and done without.
 fn is_loss(error: &Error, key: &[u8], style: Style) -> bool {
-    let root = style.families == Some(Families::Both);
+    let root = style.family == Some(Namespace::Trusted);
     match error.errno() {
         // Too large for the file or the file system; a full disk is another error.
         Some(
@@ -270,15 +275,14 @@ fn is_loss(error: &Error, key: &[u8], style: Style) -> bool {
 mod tests {
     use super::*;
     use crate::fs::Timestamp;
-    use crate::whiteout::Namespace;
 
     #[test]
     fn what_is_written_is_read_back() {
         let temp = tempfile::tempdir_in(".").unwrap();
         let dir = Dir::open_ambient(temp.path()).unwrap();
-        let families = super::super::marks::tests::families(&dir);
-        let root = families == Families::Both;
-        let style = Style { families: Some(families), privileged: root };
+        let family = super::super::marks::tests::family(&dir);
+        let root = family == Namespace::Trusted;
+        let style = Style { family: Some(family), privileged: root };
         let device = DeviceNumber { major: 1, minor: 3 };
         let types = [
             FileType::File { size: 0 },
@@ -304,7 +308,7 @@ mod tests {
             create(&dir, path.as_path(), &file_type).unwrap();
             let mut lose = |loss: Loss| panic!("{loss}");
             set_metadata(&dir, path.as_path(), &file_type, &metadata, style, &mut lose, &path).unwrap();
-            let object = read(&dir, path.as_path(), Marks::Overlay(families.own())).unwrap();
+            let object = read(&dir, path.as_path(), Marks::Overlay(family)).unwrap();
             assert_eq!((object.file_type, object.metadata), (file_type, metadata));
         }
     }
@@ -335,7 +339,7 @@ mod tests {
         let meant = Override { uid: 4, gid: 5, mode: 0o600, node };
         let value = meant.to_value(&FileType::BlockDevice(DeviceNumber { major: 8, minor: 0 }));
         dir.set_xattr(path, owner::KEY, &value).unwrap();
-        let upper = |family| Marks::Upper { family, follows: false, translates: false };
+        let upper = |family| Marks::Upper { family, follows: false, copied_marks: false, translates: false };
         for (marks, counts) in [
             (Marks::Both, true),
             (Marks::Overlay(Namespace::User), true),

@@ -13,9 +13,11 @@ use super::{Inner, Store};
 use crate::container::{
     Copied, CopyError, CopyInOptions, CopyOutOptions, Located, copy_in, copy_out, resolve,
 };
-use crate::driver::DriverKind;
+use crate::driver::{DriverKind, Writable};
 use crate::fs::{Dir, Durability};
 use crate::layer::{Abilities, UnpackOptions};
+use crate::stack::marks::Marks;
+use crate::whiteout::Namespace;
 
 impl Mounted {
     /// What `path` means in this root, see [`resolve`].
@@ -25,7 +27,7 @@ impl Mounted {
     /// [`StoreError::Copy`] if a directory on the way is missing.
     pub fn resolve(&self, path: impl AsRef<Path>, follow: bool) -> Result<Located, StoreError> {
         let mut found = resolve(self.root(), path, follow)?;
-        found.shows_marks = self.container().driver() != DriverKind::Copy;
+        found.shows_marks = self.container().copied_marks()?;
         Ok(found)
     }
 
@@ -165,11 +167,29 @@ impl Store {
     }
 }
 
+impl Container {
+    /// The family that its mounts do not obey, and therefore show, if directories may carry marks of it: they were copied up
+    /// from layers with both families.
+    fn copied_marks(&self) -> Result<Option<Namespace>, StoreError> {
+        if self.driver() != DriverKind::Overlay {
+            return Ok(None);
+        }
+        let inner = &self.store.inner;
+        let Writable::Upper(upper) = inner.driver(self.driver())?.writable(&self.dir()?)? else {
+            return Ok(None);
+        };
+        Ok(match upper.marks {
+            Marks::Upper { family, copied_marks: true, .. } => Some(family.other()),
+            _ => None,
+        })
+    }
+}
+
 impl Inner {
     /// What this process can put in the staging directory.
     fn abilities(&self) -> Result<Abilities, StoreError> {
         let probe = self.probe()?;
-        Ok(Abilities { families: probe.families, privileged: probe.privileged })
+        Ok(Abilities { family: probe.family, privileged: probe.privileged })
     }
 
     fn unpack_options(&self) -> UnpackOptions<'static> {

@@ -290,7 +290,7 @@ impl<'a> Collection<'a> {
             Err(error) if error.is_damage() => {
                 tracing::warn!(container = record.id, %error, "the image of a container is damaged; its layers stay");
                 for &key in &record.stack {
-                    let layer = self.inner.layers.get(key)?;
+                    let layer = self.inner.layers.get_any(key)?;
                     needed.blobs.extend(layer.map(|layer| layer.record.blob.to_string()));
                 }
             }
@@ -397,7 +397,7 @@ impl<'a> Collection<'a> {
                 continue;
             }
             cancel::refuse(self.cancel)?;
-            let bytes = layers.get(key)?.map_or(0, |layer| layer.record.data_bytes);
+            let bytes = layers.get_any(key)?.map_or(0, |layer| layer.record.data_bytes);
             // One that is being made is pinned, or its maker is about to find its pins.
             if !self.dry_run && !layers.remove(key, self.workspace)? {
                 continue;

@@ -48,7 +48,7 @@ impl Store {
         let (mut unsettled, mut layer_bytes) = (0, 0);
         let keys = inner.layers.list()?;
         for key in &keys {
-            if let Some(layer) = inner.layers.get(*key)? {
+            if let Some(layer) = inner.layers.get_any(*key)? {
                 layer_bytes += layer.record.data_bytes;
                 unsettled += u64::from(!layer.record.settled);
             } else {

@@ -12,12 +12,14 @@ use super::{Inner, Store};
 use crate::blob::{BlobError, BlobSource};
 use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
+use crate::driver::DriverError;
 use crate::fs::Source;
 use crate::image::Descriptor;
 use crate::layer::{
-    Early, EnsureOptions, Ensured, Layer, LayerKey, LayerSource, LayerStore, MOST_STACKED, Progress,
-    Stacking, agree,
+    Early, EnsureOptions, Ensured, Layer, LayerError, LayerKey, LayerSource, LayerStore, MOST_STACKED,
+    Progress, Stacking, agree,
 };
+use crate::whiteout::Namespace;
 
 /// The layers of an image, bottom first.
 #[derive(Clone, Copy)]
@@ -80,7 +82,21 @@ impl Inner {
     /// Opens what is stacked for these layers, both bottom first; `None` if not all is there and can be relied on.
     pub(super) fn find_stack(&self, keys: &[LayerKey]) -> Result<Option<Vec<Layer>>, StoreError> {
         let open = |keys: &[LayerKey]| -> Result<Option<Vec<Layer>>, StoreError> {
-            Ok(keys.iter().map(|key| self.layers.find(*key)).collect::<Result<_, _>>()?)
+            let find = |key: &LayerKey| match self.layout.access {
+                Access::ReadWrite => self.layers.find(*key),
+                // Who cannot mount can read layers whatever their marks.
+                Access::ReadOnly => self.layers.find_any(*key),
+            };
+            let found: Option<Vec<Layer>> = keys.iter().map(find).collect::<Result<_, _>>()?;
+            match found.iter().flatten().find(|layer| !layer.shows_marks()) {
+                None => Ok(found),
+                Some(hidden) => Err(DriverError::ForeignMarks {
+                    path: hidden.tree.dir.path_of(""),
+                    recorded: Namespace::Trusted,
+                    obeyed: Namespace::User,
+                }
+                .into()),
+            }
         };
         if keys.len() <= MOST_STACKED {
             let found = open(keys)?;
@@ -95,6 +111,15 @@ impl Inner {
             (None, Access::ReadOnly) => open(keys),
             (found, _) => Ok(found),
         }
+    }
+}
+
+impl Inner {
+    /// Opens what is stacked for these layers, as [`Inner::find_stack`], where none of it can be made again: layers of an
+    /// older version of the store, with the marks of both families, are used as they are.
+    fn find_outdated_stack(&self, keys: &[LayerKey]) -> Result<Option<Vec<Layer>>, StoreError> {
+        self.layers.keep_outdated(&Stacking::of(keys).keys())?;
+        self.find_stack(keys)
     }
 }
 
@@ -215,8 +240,20 @@ impl Store {
         operation: &Operation,
         cancel: Option<&AtomicBool>,
     ) -> Result<Ensured, StoreError> {
-        let image = self.inner.image(Named { target: record.image.target.clone(), names: Vec::new() })?;
-        self.inner.pin_manifest(operation, &image)?;
-        self.stack_pinned(&image, operation, cancel)
+        let made = || {
+            let image = self.inner.image(Named { target: record.image.target.clone(), names: Vec::new() })?;
+            self.inner.pin_manifest(operation, &image)?;
+            self.stack_pinned(&image, operation, cancel)
+        };
+        made().or_else(|error| match error {
+            StoreError::Layer(LayerError::Cancelled) => Err(error),
+            error => match self.inner.find_outdated_stack(&record.stack)? {
+                Some(layers) => {
+                    tracing::warn!(container = record.id, %error, "the layers of a container cannot be made again, and are used as they are");
+                    Ok(Ensured { keys: record.stack.clone(), layers, made: Vec::new() })
+                }
+                None => Err(error),
+            },
+        })
     }
 }

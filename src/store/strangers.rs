@@ -46,7 +46,7 @@ impl Inner {
         strangers.extend(layout.blobs.strangers()?);
         let directory = |is_ours: bool| is_ours.then_some(Kind::Directory);
         let file = |is_ours: bool| is_ours.then_some(Kind::File);
-        let is_layer = |name: &str| name.parse::<LayerKey>().is_ok() || LayerStore::is_replaced(name);
+        let is_layer = |name: &str| LayerStore::key_of(name).is_some() || LayerStore::is_replaced(name);
         strangers.extend(strangers_in(&layout.containers, |name| directory(is_id(name)))?);
         strangers.extend(strangers_in(&layout.layers, |name| directory(is_layer(name)))?);
         strangers.extend(strangers_in(&layout.views, |name| directory(shown_by(name).is_some()))?);

@@ -284,7 +284,7 @@ impl Count {
         let mut layers = BTreeMap::new();
         for key in inner.layers.list()? {
             // What cannot be trusted is made again, and nobody knows how large it is.
-            let bytes = inner.layers.get(key)?.map_or(0, |layer| layer.record.disk_bytes());
+            let bytes = inner.layers.get_any(key)?.map_or(0, |layer| layer.record.disk_bytes());
             layers.insert(key, users(bytes));
         }
         Ok(Self { blobs: blobs.collect(), layers })

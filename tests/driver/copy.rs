@@ -7,9 +7,10 @@ use plywood::driver::{
 };
 use plywood::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Timestamp};
 use plywood::path::LayerPath;
-use plywood::stack::marks::{Families, Marks};
+use plywood::stack::marks::Marks;
 use plywood::stack::object::{self, Lost, Style};
 use plywood::stack::{Stack, Tree};
+use plywood::whiteout::Namespace;
 
 use crate::common::privilege::{ALL, Privilege, under};
 use crate::common::{have, run, scratch};
@@ -63,7 +64,7 @@ fn what_this_user_cannot_make_is_recorded_and_read_back() {
     under(&[Privilege::SingleId, Privilege::Plain], |_| {
         let world = World::new();
         let (driver, mut layer) = (driver(&world), world.layer("odd"));
-        let style = Style { families: Some(Families::User), privileged: world.probe.privileged };
+        let style = Style { family: Some(Namespace::User), privileged: world.probe.privileged };
         let device = FileType::CharDevice(DeviceNumber { major: 1, minor: 5 });
         let objects = [
             ("owned", FileType::File { size: 0 }, 0o4711),

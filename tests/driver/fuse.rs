@@ -30,7 +30,7 @@ fn is_forgetful(program: &Path) -> bool {
 
 /// The driver by this program, with or without a trial.
 fn driver(world: &World, program: &Path) -> FuseDriver {
-    FuseDriver::new(world.probe.families, world.probe.privileged, Some(program.to_owned()))
+    FuseDriver::new(world.probe.family, world.probe.privileged, Some(program.to_owned()))
 }
 
 /// The process that serves the root in `dir`.

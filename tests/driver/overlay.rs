@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 use plywood::driver::mounts::{self, MountTable};
 use plywood::driver::{
-    DriverError, DriverKind, MountPlan, MountPoint, OverlayDriver, RootOptions, RootSpec, Route, Unmount,
-    Writable,
+    Access, DriverError, DriverKind, MountPlan, MountPoint, OverlayDriver, RootOptions, RootSpec, Route,
+    Unmount, Writable,
 };
 use plywood::fs::Dir;
 use plywood::stack::Stack;
-use plywood::stack::marks::Families;
+use plywood::whiteout::Namespace;
 
 use crate::common::privilege::{MOUNTING, Privilege, under};
 use crate::world::{World, assert_same, view, view_of};
@@ -255,12 +255,12 @@ fn a_root_is_never_mounted_with_marks_that_the_kernel_would_not_see() {
         // As in a user namespace, where only layers with user.* marks can be believed.
         let trees = world.trees.iter().map(|tree| plywood::stack::Tree {
             dir: tree.dir.try_clone().unwrap(),
-            marks: plywood::stack::marks::Marks::Overlay(Families::User.own()),
+            marks: plywood::stack::marks::Marks::Overlay(Namespace::User),
             declares_root: tree.declares_root,
         });
         let trees: Vec<_> = trees.collect();
         let foreign = Stack::new(&trees);
-        let rootless = OverlayDriver::new(Families::User, true);
+        let rootless = OverlayDriver::new(Namespace::User, true);
         let there = RootSpec { layers: &foreign, ..spec.clone() };
         use plywood::driver::Driver;
         let error = rootless.mount(&there, None).unwrap_err().to_string();
@@ -270,18 +270,29 @@ fn a_root_is_never_mounted_with_marks_that_the_kernel_would_not_see() {
         );
         assert!(matches!(rootless.writable(&dir), Err(DriverError::ForeignMarks { .. })));
 
-        // The other way round works: root's layers carry both.
+        // Nor is one with user.* marks mounted on layers with trusted.* marks, or on some of each.
         let dir = world.root("rootless");
         let spec = RootSpec { dir: &dir, ..there };
         rootless.prepare(&spec).unwrap();
         let driver = world.driver(DriverKind::Overlay);
-        let root = driver.mount(&RootSpec { layers: &layers, ..spec.clone() }, None).unwrap();
-        root.dir.remove_file("etc/two").unwrap();
-        assert_eq!(view_of(&root.dir).len(), view(&layers).len() - 1);
-        let Writable::Upper(upper) = driver.writable(&dir).unwrap() else { panic!("it is an overlay") };
-        assert_eq!(upper.marks.family(), Some(Families::User.own()));
-        drop(root.dir);
-        driver.unmount(spec.source, &root.point.unwrap(), Unmount::Clean).unwrap();
+        let error =
+            driver.mount(&RootSpec { layers: &layers, ..spec.clone() }, None).unwrap_err().to_string();
+        assert!(
+            error.contains("has its marks in user.overlay.*, but the mount would obey trusted.overlay.*"),
+            "{error}"
+        );
+        let mixed = Stack::new([&world.trees[0], &trees[1]]);
+        for access in [Access::Writable, Access::ReadOnly] {
+            let dir = world.root(&format!("mixed-{access:?}"));
+            let mut options = RootOptions::default();
+            options.access = access;
+            let spec = RootSpec { layers: &mixed, dir: &dir, ..spec.clone() }.with(options);
+            let made = driver.prepare(&spec).and_then(|_| driver.mount(&spec, None).map(drop));
+            assert!(matches!(made, Err(DriverError::ForeignMarks { .. })), "{made:?}");
+        }
+        let read = driver.writable(&dir).unwrap();
+        let Writable::Upper(upper) = read else { panic!("it is an overlay") };
+        assert_eq!(upper.marks.family(), Some(Namespace::User));
     });
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use plywood::driver::{DriverError, DriverKind, Probe, ProbeOptions, mounts::MountTable};
 use plywood::fs::Dir;
-use plywood::stack::marks::Families;
+use plywood::whiteout::Namespace;
 
 use crate::common::privilege::{Privilege, under};
 use crate::common::{run, scratch, skip};
@@ -25,12 +25,12 @@ fn a_probe_finds_what_each_privilege_can_do() {
     under(&[Privilege::Root, Privilege::IdRange, Privilege::SingleId, Privilege::Plain], |privilege| {
         let temp = scratch();
         let probe = probe(temp.path());
-        let (kind, families, privileged) = match privilege {
-            Privilege::Root => (DriverKind::Overlay, Families::Both, true),
-            Privilege::IdRange | Privilege::SingleId => (DriverKind::Overlay, Families::User, true),
-            Privilege::Plain => (DriverKind::Copy, Families::User, false),
+        let (kind, family, privileged) = match privilege {
+            Privilege::Root => (DriverKind::Overlay, Namespace::Trusted, true),
+            Privilege::IdRange | Privilege::SingleId => (DriverKind::Overlay, Namespace::User, true),
+            Privilege::Plain => (DriverKind::Copy, Namespace::User, false),
         };
-        assert_eq!((probe.chosen, probe.families, probe.privileged), (kind, families, privileged), "{probe}");
+        assert_eq!((probe.chosen, probe.family, probe.privileged), (kind, family, privileged), "{probe}");
         match privilege {
             Privilege::Root => assert!(probe.to_string().ends_with("; using overlay"), "{probe}"),
             Privilege::IdRange | Privilege::SingleId => {

@@ -8,9 +8,10 @@ use std::path::Path;
 use plywood::driver::{Driver, DriverKind, Probe, ProbeOptions, RootSpec};
 use plywood::fs::{DeviceNumber, Dir, Error, FileType, Kind, Metadata, Timestamp};
 use plywood::path::LayerPath;
-use plywood::stack::marks::{Families, Marks};
+use plywood::stack::marks::Marks;
 use plywood::stack::object::{self, Style};
 use plywood::stack::{Stack, Tree};
+use plywood::whiteout::Namespace;
 
 /// A directory with layers and space for roots, removed at the end.
 pub struct World {
@@ -56,14 +57,14 @@ impl World {
         self.dir.ensure_dir(name, 0o755).unwrap()
     }
 
-    fn families(&self) -> Families {
-        self.probe.families
+    fn family(&self) -> Namespace {
+        self.probe.family
     }
 
     /// An empty layer.
     pub fn layer(&self, name: &str) -> Tree {
         let dir = self.dir.ensure_dir(name, 0o755).unwrap();
-        Tree { dir, marks: Marks::Overlay(self.families().own()), declares_root: false }
+        Tree { dir, marks: Marks::Overlay(self.family()), declares_root: false }
     }
 
     fn put(&self, tree: &Tree, path: &str, file_type: FileType, mode: u32, xattrs: &[(&str, &[u8])]) {
@@ -76,8 +77,8 @@ impl World {
 
     fn describe(&self, tree: &Tree, path: &str, file_type: FileType, mode: u32, xattrs: &[(&str, &[u8])]) {
         let name = LayerPath::parse(path).unwrap();
-        let style = Style { families: Some(self.families()), privileged: self.probe.privileged };
-        let foreign = self.families() == Families::Both;
+        let style = Style { family: Some(self.family()), privileged: self.probe.privileged };
+        let foreign = self.family() == Namespace::Trusted;
         let metadata = Metadata {
             mode,
             uid: if foreign { 1234 } else { 0 },
@@ -111,7 +112,7 @@ impl World {
         let sparse = tree.dir.create_file("sparse", 0o600).unwrap();
         sparse.write_all_at(b"end", 8 << 20).unwrap();
         self.describe(&tree, "sparse", FileType::File { size: 0 }, 0o600, &[]);
-        if self.families() == Families::Both {
+        if self.family() == Namespace::Trusted {
             self.put(&tree, "null", FileType::CharDevice(DeviceNumber { major: 1, minor: 3 }), 0o666, &[]);
         }
         self.describe(&tree, "etc", FileType::Directory, 0o751, &[("user.dir", b"attr")]);
@@ -124,11 +125,11 @@ impl World {
         let tree = self.layer("middle");
         let at = Path::new;
         self.put(&tree, "etc", FileType::Directory, 0o750, &[("user.dir", b"middle")]);
-        self.families().whiteout(&tree.dir, at("etc"), at("one")).unwrap();
-        self.families().whiteout(&tree.dir, at("."), at("gone")).unwrap();
-        self.families().whiteout(&tree.dir, at("."), at("removed")).unwrap();
+        self.family().whiteout(&tree.dir, at("etc"), at("one")).unwrap();
+        self.family().whiteout(&tree.dir, at("."), at("gone")).unwrap();
+        self.family().whiteout(&tree.dir, at("."), at("removed")).unwrap();
         self.put(&tree, "opaque", FileType::Directory, 0o700, &[]);
-        self.families().mark_opaque(&tree.dir, at("opaque")).unwrap();
+        self.family().mark_opaque(&tree.dir, at("opaque")).unwrap();
         self.file(&tree, "opaque/three", b"middle three", 0o444);
         tree
     }

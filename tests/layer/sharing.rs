@@ -174,10 +174,10 @@ fn a_layer_can_be_on_disk_before_it_is_seen() {
 fn a_record_of_a_newer_version_is_refused_and_left_alone() {
     let lab = lab();
     let key = keys(&lab, &[&base()])[0];
-    rewrite(&lab, key, |text| text.replace("\"version\": 1", "\"version\": 7"));
+    rewrite(&lab, key, |text| text.replace("\"version\": 2", "\"version\": 7"));
     let error = lab.store.get(key).unwrap_err();
     assert!(matches!(error, LayerError::Record { .. }), "{error}");
-    assert!(chain(&error).contains("version 7, expected 1"), "{}", chain(&error));
+    assert!(chain(&error).contains("version 7, expected 2"), "{}", chain(&error));
     assert!(lab.try_ensure(&[base().finish()]).is_err());
     assert_eq!(lab.store.list().unwrap(), [key]);
 }

@@ -5,6 +5,7 @@
 //! one on the merged layers. Whiteouts are devices and attributes, which no version control keeps, so it is a tar. It was
 //! made by the test below that is ignored, as root, and is not made again: what it holds is what that version wrote.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -97,12 +98,12 @@ fn unpacked() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[track_caller]
-fn is_well(store: &Store) {
+fn is_well(store: &Store) -> u64 {
     let mut options = CheckOptions::default();
     options.deep = true;
     let report = store.check(&options).unwrap();
     assert!(report.damages.is_empty(), "{:#?}", report.damages);
-    assert!(report.compared > 500, "{report:?}");
+    report.compared
 }
 
 #[test]
@@ -110,9 +111,13 @@ fn a_store_of_format_1_is_opened_by_every_later_version() {
     privilege::under(&[Privilege::Root], |privilege| {
         let (_temp, path) = unpacked();
         let store = options().open(&path).unwrap();
-        let layers = || names_in(&path.join("layers"));
+        let layers = || {
+            let names = names_in(&path.join("layers")).into_iter();
+            names.filter(|name| !name.starts_with("replaced-")).collect::<BTreeSet<_>>()
+        };
         let kept_layers = layers();
-        is_well(&store);
+        // Layers with the marks of both families are made again at their next use; a check does not use them.
+        assert_eq!(is_well(&store), 0);
 
         let mut expected: Vec<(Vec<String>, String)> = images()
             .into_iter()
@@ -152,7 +157,10 @@ fn a_store_of_format_1_is_opened_by_every_later_version() {
         let mounted = again.mount().unwrap();
         edit(mounted.path());
         let kept = edited.mount().unwrap();
-        seen(kept.path()).assert_same(&seen(mounted.path()), "mounted");
+        // Directories that were copied up then have a mark that was theirs in the layers, as attribute.
+        let without_marks =
+            |root: &Path| seen(root).without_xattrs(|name| name.starts_with(b"user.overlay."));
+        without_marks(kept.path()).assert_same(&without_marks(mounted.path()), "mounted");
         drop((mounted, kept));
         exported(&edited).assert_same(&exported(&again), "exported");
         let of_unnamed = store.create_container(&unnamed, &CreateOptions::default()).unwrap();
@@ -164,7 +172,7 @@ fn a_store_of_format_1_is_opened_by_every_later_version() {
         ] {
             exported(&create(image)).assert_same(&told(tree.without_holes(), privilege), image);
         }
-        // The layers of then were taken as they are, the merged one too.
+        // The layers of then were made again in their places, the merged one too.
         let new: Vec<_> = layers().difference(&kept_layers).cloned().collect();
         assert_eq!(new.len(), 1, "{new:?}: that of the image without a name had never been unpacked");
         let on_merged = store.container("on-merged").unwrap();
@@ -175,7 +183,7 @@ fn a_store_of_format_1_is_opened_by_every_later_version() {
 
         let committed = edited.commit(&CommitOptions::named("later:1".parse().unwrap())).unwrap();
         assert_eq!(committed.diff_ids(), unnamed.diff_ids(), "the same layer as then");
-        is_well(&store);
+        assert!(is_well(&store) > 500);
         for container in store.containers().unwrap() {
             container.remove(RemoveContainer::Refuse).unwrap();
         }

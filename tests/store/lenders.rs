@@ -606,7 +606,7 @@ fn what_is_lent_is_not_fetched() {
 }
 
 #[test]
-fn layers_with_the_marks_of_users_are_stacked_with_roots_own() {
+fn lent_layers_with_the_marks_of_users_are_made_again_for_root() {
     privilege::under(&[Privilege::Root], |_| {
         // Deleted and hidden files come back wherever a mark is missed.
         let upper =
@@ -619,16 +619,18 @@ fn layers_with_the_marks_of_users_are_stacked_with_roots_own() {
         let pair = Pair::of(DriverKind::Overlay, &spec(&[upper(1)], "docker.io/library/lent:1"));
         for key in names_in(&pair.at("lender/layers")) {
             let tree = pair.at("lender/layers").join(key).join("tree");
-            let find = "find \"$0\" | while read -r f; do for a in opaque origin; do \
-                        setfattr -h -x trusted.overlay.$a \"$f\" 2>/dev/null; done; done; true";
+            let find = "find \"$0\" -type d | while read -r f; do for a in opaque origin; do \
+                        v=$(getfattr --only-values -n trusted.overlay.$a \"$f\" 2>/dev/null) || continue; \
+                        setfattr -x trusted.overlay.$a \"$f\"; setfattr -n user.overlay.$a -v \"$v\" \"$f\"; \
+                        done; done; true";
             run("sh", ["-c", find, tree.to_str().unwrap()]);
         }
         change_records(&pair.at("lender"), |record| record["families"] = json!("user"));
         let store = pair.own();
-        // Its lower layers are lent, its own carries both families.
+        // A mount of root's obeys other marks than those of the layers that are lent.
         let mixed =
             load(&store, Layout::of(&spec(&[upper(1), upper(2)], "docker.io/library/own:1")).oci_archive());
-        assert_eq!(pair.layers().len(), 1);
+        assert_eq!(pair.layers().len(), 3);
         for (image, number) in [(store.image("lent:1").unwrap(), "1"), (mixed, "2")] {
             let container = create(&store, &image, &format!("container{number}"));
             let mounted = container.mount().unwrap_or_else(|error| panic!("{}", chain(&error)));

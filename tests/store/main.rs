@@ -16,6 +16,7 @@ mod costs;
 mod deletions;
 mod depth;
 mod digest_names;
+mod families;
 mod fetching;
 mod filesystems;
 mod fixture;

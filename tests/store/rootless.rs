@@ -5,13 +5,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use plywood::driver::mounts::Points;
-use plywood::driver::{Driver, DriverKind, IdMap, OverlayDriver, RootOptions, RootSpec, Unmount};
+use plywood::driver::{Driver, DriverKind, IdMap, OverlayDriver, RootOptions, RootSpec};
 use plywood::fs::Dir;
 use plywood::layer::{LayerKey, LayerStore};
 use plywood::stack::Stack;
-use plywood::stack::marks::Families;
-use plywood::store::{CommitOptions, CreateOptions, Image, Store};
+use plywood::store::{CommitOptions, CreateOptions, DriverChoice, Image, Store};
+use plywood::whiteout::Namespace;
 
 use crate::common::image::image;
 use crate::common::privilege::{self, ALL, Privilege};
@@ -92,7 +91,7 @@ fn a_map_of_ids_that_leaves_owners_out_is_refused_by_name() {
 const SHARED: &str = "PLYWOOD_TEST_SHARED_STORE";
 
 #[test]
-fn a_rootless_reader_sees_in_roots_store_what_root_sees() {
+fn a_rootless_reader_of_roots_store_unpacks_layers_of_its_own_and_sees_what_root_sees() {
     if let Some(path) = std::env::var_os(SHARED) {
         return read_as_somebody_else(Path::new(&path));
     }
@@ -120,7 +119,8 @@ fn a_rootless_reader_sees_in_roots_store_what_root_sees() {
         chown(home.path(), Some(61_234), Some(61_234)).unwrap();
         let binary = home.path().join("reader");
         fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-        let test = "rootless::a_rootless_reader_sees_in_roots_store_what_root_sees";
+        let test =
+            "rootless::a_rootless_reader_of_roots_store_unpacks_layers_of_its_own_and_sees_what_root_sees";
         let words = ["--reuid=61234", "--regid=61234", "--clear-groups", "unshare", "--user", "--mount"];
         let done = run_command(
             Command::new("setpriv")
@@ -147,29 +147,38 @@ fn read_as_somebody_else(path: &Path) {
     let error = container.export(std::io::sink(), &Default::default()).unwrap_err();
     assert_eq!(error.kind(), "foreign-marks", "{}", chain(&error));
 
-    // Its own writable directory on root's layers.
+    // Nor does it see what root's layers delete: it does not stack them.
     let open = |name: &str| Dir::open_ambient(path.join(name)).unwrap();
     let layers = LayerStore::new(open("layers"), open("locks"));
-    let stack: Vec<_> =
-        image.diff_ids().iter().map(|id| layers.get(LayerKey::Free(*id)).unwrap().unwrap()).collect();
+    let roots = |id| {
+        assert!(layers.get(LayerKey::Free(id)).unwrap().is_none());
+        let layer = layers.get_any(LayerKey::Free(id)).unwrap().unwrap();
+        assert!(!layer.shows_marks());
+        layer
+    };
+    let stack: Vec<_> = image.diff_ids().iter().map(|id| roots(*id)).collect();
     let stack = Stack::new(stack.iter().rev().map(|layer| &layer.tree));
     let own = scratch();
     let dir = Dir::open_ambient(own.path()).unwrap();
-    let driver = OverlayDriver::new(Families::User, true);
+    let driver = OverlayDriver::new(Namespace::User, true);
     let spec = RootSpec::new(&stack, &dir, "plywood:shared");
-    driver.prepare(&spec).unwrap();
-    let root = driver.mount(&spec, None).unwrap();
-    let seen = seen(&root.path);
+    let refused = driver.prepare(&spec).unwrap_err();
+    assert!(refused.to_string().contains("has its marks in trusted.overlay.*"), "{refused}");
+
+    // In a store of its own it has them from root's blobs.
+    let own = options().driver(DriverChoice::Only(DriverKind::Overlay)).additional(path);
+    let store = own.create(dir.path_of("own")).unwrap();
+    let image = store.image("sample:1").unwrap();
+    let container = store.create_container(&image, &CreateOptions::default()).unwrap();
+    let mounted = container.mount().unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let seen = seen(mounted.path());
     assert_eq!(seen.0.keys().cloned().collect::<Vec<_>>(), names);
     for (name, node) in &seen.0 {
-        assert_eq!(node.kind, sample_tree().0[name].kind, "{name:?}");
+        assert_eq!(node.kind, held(sample_tree(), Privilege::SingleId).0[name].kind, "{name:?}");
     }
-    // The directories below are root's, whom this namespace does not have.
-    root.dir.remove_file("data").unwrap();
-    root.dir.create_file("new", 0o644).unwrap();
-    drop(root.dir);
-    let seen = Points::read().unwrap();
-    driver.end(&seen, &dir, spec.source, &root.point.unwrap(), Unmount::Clean).unwrap();
+    fs::remove_file(mounted.path().join("data")).unwrap();
+    fs::write(mounted.path().join("new"), "").unwrap();
+    mounted.unmount().unwrap();
 }
 
 #[test]

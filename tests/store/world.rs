@@ -277,7 +277,7 @@ pub fn seen(root: &Path) -> Tree {
 
 /// Whether an attribute is not the image's.
 pub fn is_ours(name: &[u8]) -> bool {
-    name.starts_with(b"user.overlay.") || name == b"user.containers.override_stat"
+    name == b"user.containers.override_stat"
 }
 
 fn ids() -> (u32, u32) {

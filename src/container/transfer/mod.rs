@@ -24,6 +24,7 @@ use crate::layer::{
 use crate::path::{LayerPath, PathError};
 use crate::stack::marks::Marks;
 use crate::stack::{Stack, Tree};
+use crate::whiteout::MARKS;
 
 pub use resolve::{Located, resolve};
 
@@ -240,9 +241,8 @@ pub fn copy_out(
     };
     let tree = Tree { dir: found.dir.try_clone()?, marks: Marks::None, declares_root: true };
     let mut xattrs = options.xattrs.clone();
-    if found.shows_marks {
-        // Layers carry the marks of both families, and a mount hides those of its own.
-        xattrs = xattrs.leave_out("trusted.overlay.*").leave_out("user.overlay.*");
+    if let Some(family) = found.shows_marks {
+        xattrs = MARKS.iter().map(|mark| family.key(mark)).fold(xattrs, XattrPolicy::leave_out);
     }
     let selection = Selection::default().xattrs(xattrs);
     flatten_part(&Stack::new([&tree]), &start, &name, &selection, out, &options.pack)?;
@@ -278,7 +278,7 @@ pub(crate) fn copy_in(
             return Err(CopyError::Unpack(UnpackError::Link { index: 0, path, target, reason }));
         }
     }
-    let marks = Marks::Overlay(abilities.families.own());
+    let marks = Marks::Overlay(abilities.family);
     let tree = Tree { dir: staging.try_clone()?, marks, declares_root: true };
     let mut copied = put::put(&Stack::new([&tree]), into, &unpacked.implied, abilities.privileged, options)?;
     copied.bytes = unpacked.data_bytes;

@@ -31,7 +31,7 @@ pub(super) fn put(
     options: &CopyInOptions<'_>,
 ) -> Result<Copied, CopyError> {
     check(tree, into, options)?;
-    let style = Style { families: None, privileged };
+    let style = Style { family: None, privileged };
     let mut putting = Putting {
         tree,
         into,

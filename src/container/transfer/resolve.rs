@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::CopyError;
 use crate::fs::{self, Dir, Kind};
+use crate::whiteout::Namespace;
 
 /// How many links the kernel follows, too.
 const LINKS: usize = 40;
@@ -27,8 +28,8 @@ pub struct Located {
     pub name: Option<OsString>,
     /// What it is; `None` if there is nothing of that name.
     pub kind: Option<Kind>,
-    /// Whether attributes may be seen here that are overlayfs's.
-    pub(crate) shows_marks: bool,
+    /// The family of which marks may be seen here as attributes.
+    pub(crate) shows_marks: Option<Namespace>,
 }
 
 impl Located {
@@ -52,20 +53,20 @@ pub fn resolve(root: &Dir, path: impl AsRef<Path>, follow: bool) -> Result<Locat
         let (parent, name) = path.split_at(cut);
         if matches!(name, b"" | b"." | b"..") {
             let dir = directory(root, &path, said)?;
-            return Ok(Located { dir, name: None, kind: Some(Kind::Directory), shows_marks: false });
+            return Ok(Located { dir, name: None, kind: Some(Kind::Directory), shows_marks: None });
         }
         let parent_dir = directory(root, parent, said)?;
         let name = OsStr::from_bytes(name).to_owned();
         match parent_dir.find(&name)?.map(|stat| stat.kind) {
             Some(Kind::Directory) => {
                 let dir = parent_dir.open_dir(&name)?;
-                return Ok(Located { dir, name: None, kind: Some(Kind::Directory), shows_marks: false });
+                return Ok(Located { dir, name: None, kind: Some(Kind::Directory), shows_marks: None });
             }
             Some(Kind::Symlink) if follow => {
                 let target = parent_dir.read_link(&name)?;
                 path = if target.starts_with(b"/") { target } else { [parent, &target].concat() };
             }
-            kind => return Ok(Located { dir: parent_dir, name: Some(name), kind, shows_marks: false }),
+            kind => return Ok(Located { dir: parent_dir, name: Some(name), kind, shows_marks: None }),
         }
     }
     Err(CopyError::TooManyLinks { path: said.to_owned() })

@@ -11,8 +11,9 @@ use super::super::{
 };
 use super::Refusal;
 use crate::fs::{Context, Dir, Durability, Error, Optional};
-use crate::stack::marks::{Families, Marks};
+use crate::stack::marks::Marks;
 use crate::stack::{Stack, Tree};
+use crate::whiteout::Namespace;
 
 /// Whether a file that nobody may open can be opened.
 pub(super) fn is_privileged(dir: &Dir) -> Result<bool, DriverError> {
@@ -33,49 +34,49 @@ pub(super) fn can_reflink(dir: &Dir) -> Result<bool, DriverError> {
 }
 
 /// Which marks can be written, and read back.
-pub(super) fn attributes(dir: &Dir) -> Result<(Families, Result<(), Refusal>), DriverError> {
+pub(super) fn attributes(dir: &Dir) -> Result<(Namespace, Result<(), Refusal>), DriverError> {
     dir.create_private_dir("marked")?;
-    let write = |families: Families| {
+    let write = |family: Namespace| {
         let path = Path::new("marked");
-        families.mark_opaque(dir, path)?;
-        match dir.xattr(path, families.own().key("opaque"))?.as_deref() {
+        family.mark_opaque(dir, path)?;
+        match dir.xattr(path, family.key("opaque"))?.as_deref() {
             Some(b"y") => Ok(()),
             _ => Err(Error::new("read back attributes of", dir.path_of(path), Errno::IO)),
         }
     };
-    if write(Families::Both).is_ok() {
-        return Ok((Families::Both, Ok(())));
+    if write(Namespace::Trusted).is_ok() {
+        return Ok((Namespace::Trusted, Ok(())));
     }
-    Ok((Families::User, write(Families::User).map_err(|error| Refusal::from_error(&error, dir))))
+    Ok((Namespace::User, write(Namespace::User).map_err(|error| Refusal::from_error(&error, dir))))
 }
 
 /// Mounts two layers and does in the mount what containers do.
-pub(super) fn overlay(dir: &Dir, families: Families, privileged: bool) -> Result<(), Refusal> {
+pub(super) fn overlay(dir: &Dir, family: Namespace, privileged: bool) -> Result<(), Refusal> {
     // The end of a mount waits for everything that the whole machine wrote to this file system, unless it is volatile.
     // Kernels before 5.10 cannot do that and are tried without.
     let trial = |volatile| {
         let name = if volatile { "volatile" } else { "plain" };
-        mount_and_use(&dir.ensure_dir(name, 0o755)?, families, privileged, volatile)
+        mount_and_use(&dir.ensure_dir(name, 0o755)?, family, privileged, volatile)
     };
     trial(true).or_else(|_| trial(false)).map_err(|error| Refusal::from_error(&error, dir))
 }
 
-fn mount_and_use(dir: &Dir, families: Families, privileged: bool, volatile: bool) -> Result<(), DriverError> {
-    let (trees, own) = (layers(dir, families)?, dir.ensure_dir("own", 0o700)?);
+fn mount_and_use(dir: &Dir, family: Namespace, privileged: bool, volatile: bool) -> Result<(), DriverError> {
+    let (trees, own) = (layers(dir, family)?, dir.ensure_dir("own", 0o700)?);
     let layers = Stack::new(&trees);
     let options = RootOptions { volatile, durability: Durability::Relaxed, ..RootOptions::default() };
     let spec = RootSpec::new(&layers, &own, "plywood:probe").with(options);
-    let driver = OverlayDriver::new(families, privileged);
+    let driver = OverlayDriver::new(family, privileged);
     driver.prepare(&spec)?;
     // Never attached, so that nothing stays mounted, however the process ends.
     use_root(&mount_api::open_root(&driver.mount_detached(&spec)?)?)
 }
 
 /// Has `driver` serve two layers and does in the mount what containers do.
-pub(super) fn fuse(dir: &Dir, families: Families, driver: &FuseDriver) -> Result<(), Refusal> {
+pub(super) fn fuse(dir: &Dir, family: Namespace, driver: &FuseDriver) -> Result<(), Refusal> {
     let try_it = || {
         let dir = dir.ensure_dir("fuse", 0o755)?;
-        let (trees, own) = (layers(&dir, families)?, dir.ensure_dir("own", 0o700)?);
+        let (trees, own) = (layers(&dir, family)?, dir.ensure_dir("own", 0o700)?);
         let layers = Stack::new(&trees);
         let options = RootOptions { durability: Durability::Relaxed, ..RootOptions::default() };
         let spec = RootSpec::new(&layers, &own, "plywood:probe").with(options);
@@ -110,7 +111,7 @@ fn check_what_is_left(layers: &Stack<'_>, writable: &Writable) -> Result<(), Dri
 }
 
 /// Two layers with everything that a mount can get wrong.
-fn layers(dir: &Dir, families: Families) -> Result<[Tree; 2], DriverError> {
+fn layers(dir: &Dir, family: Namespace) -> Result<[Tree; 2], DriverError> {
     let at = Path::new;
     let (bottom, top) = (dir.ensure_dir("bottom", 0o755)?, dir.ensure_dir("top", 0o755)?);
     for name in ["directory", "opaque"] {
@@ -122,9 +123,14 @@ fn layers(dir: &Dir, families: Families) -> Result<[Tree; 2], DriverError> {
     for name in ["kept", "deleted", "removed"] {
         write(&bottom, name, name.as_bytes())?;
     }
-    families.whiteout(&top, at("."), at("deleted"))?;
-    families.mark_opaque(&top, at("opaque"))?;
-    Ok([top, bottom].map(|dir| Tree { dir, marks: Marks::Overlay(families.own()), declares_root: true }))
+    family.whiteout(&top, at("."), at("deleted"))?;
+    family.mark_opaque(&top, at("opaque"))?;
+    if family == Namespace::Trusted {
+        // An attribute of an image, which must not act.
+        top.set_xattr("directory", Namespace::User.key("opaque"), b"y")?;
+        family.shield(&top, at("directory"))?;
+    }
+    Ok([top, bottom].map(|dir| Tree { dir, marks: Marks::Overlay(family), declares_root: true }))
 }
 
 fn use_root(root: &Dir) -> Result<(), DriverError> {

@@ -114,7 +114,7 @@ impl Unpacker<'_> {
                 continue;
             }
             let name = Path::new(OsStr::from_bytes(name));
-            self.abilities.families.whiteout(self.places.root, parent.as_path(), name)?;
+            self.abilities.family.whiteout(self.places.root, parent.as_path(), name)?;
             self.measure.names += 1;
         }
         self.places.deletions.whiteouts = whiteouts;

@@ -50,10 +50,10 @@ impl Unpacker<'_> {
     /// Marks the directories that hide what is below them. Below one of them nothing needs a mark.
     fn mark_opaque(&mut self) -> Result<Opaque, UnpackError> {
         let deletions = &self.places.deletions;
-        let families = self.abilities.families;
+        let family = self.abilities.family;
         let mut opaque = Opaque { tops: Vec::new(), implied: Vec::new() };
         if deletions.opaque.contains(&LayerPath::ROOT) {
-            families.mark_opaque(self.places.root, Path::new("."))?;
+            family.mark_opaque(self.places.root, Path::new("."))?;
             opaque.tops.push(LayerPath::ROOT);
         }
         // A directory stands right before what it holds.
@@ -62,7 +62,7 @@ impl Unpacker<'_> {
             // A directory that the layer deletes, or had something else for, and then makes, is a new one.
             let new = deletions.whiteouts.contains(path) || deletions.replaced.contains(path);
             if !below_opaque && (new || deletions.opaque.contains(path)) {
-                families.mark_opaque(self.places.root, path.as_path())?;
+                family.mark_opaque(self.places.root, path.as_path())?;
                 opaque.tops.push(path.clone());
             }
             if declared.is_none() && !below_opaque && !new {

@@ -171,7 +171,7 @@ impl Check<'_> {
         }
         let inner = &self.store.inner;
         for key in inner.layers.list()? {
-            let layer = match inner.layers.get(key) {
+            let layer = match inner.layers.get_any(key) {
                 Ok(Some(layer)) if layer.record.merged.is_empty() => layer.record,
                 Ok(_) | Err(LayerError::Record { .. }) => continue,
                 Err(error) => return Err(error.into()),
@@ -201,7 +201,8 @@ impl Check<'_> {
         let work = operation.workspace();
         let beside = work.directory()?;
         let trees = beside.dir().ensure_dir("layers", 0o700)?;
-        let again = LayerStore::new(trees.try_clone()?, beside.dir().ensure_dir("locks", 0o700)?);
+        let again = LayerStore::new(trees.try_clone()?, beside.dir().ensure_dir("locks", 0o700)?)
+            .with_family(self.store.inner.layers.family());
         let layers = Layers { blobs: &wanted.blobs, diff_ids: &wanted.diff_ids };
         let read = std::sync::atomic::AtomicU64::new(before);
         let told = |more| {

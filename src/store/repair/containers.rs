@@ -12,7 +12,6 @@ use crate::digest::{ChainId, DiffId};
 use crate::driver::{self, MendedRecord};
 use crate::fs::{Dir, Kind, Lock, LockMode, Optional};
 use crate::layer::{Abilities, LayerKey};
-use crate::stack::marks::Families;
 use crate::store::Image;
 use crate::store::containers::DamagedContainer;
 use crate::store::damage::Damage;
@@ -20,6 +19,7 @@ use crate::store::error::StoreError;
 use crate::store::names::Named;
 use crate::store::records::{RECORD, check_name};
 use crate::text::salvage;
+use crate::whiteout::Namespace;
 
 /// What a damaged record is kept as, beside the one that takes its place.
 const DAMAGED: &str = "container.json.damaged";
@@ -271,15 +271,15 @@ impl Repair<'_> {
     fn mend_root_of(&mut self, record: &ContainerRecord) -> Result<(), StoreError> {
         let inner = &self.store.inner;
         let Some(dir) = inner.layout.containers.find_dir(&record.id)? else { return Ok(()) };
-        let families = self.families(&record.stack)?;
+        let family = self.family(&record.stack)?;
         let id = &record.id;
         let source = source_of(id);
         let outcome = match self.options.dry_run {
-            true => driver::mend_record(record.driver, &dir, &source, families, None),
+            true => driver::mend_record(record.driver, &dir, &source, family, None),
             false => {
                 let _lock = self.lock_container(id)?;
                 let to = (self.operation.workspace(), inner.options.durability);
-                driver::mend_record(record.driver, &dir, &source, families, Some(to))
+                driver::mend_record(record.driver, &dir, &source, family, Some(to))
             }
         };
         let outcome = match outcome? {
@@ -294,15 +294,16 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The marks that a root on these layers obeys.
-    fn families(&self, stack: &[LayerKey]) -> Result<Families, StoreError> {
+    /// The family that a root on these layers obeys.
+    fn family(&self, stack: &[LayerKey]) -> Result<Namespace, StoreError> {
+        let layers = &self.store.inner.layers;
         for &key in stack {
-            if self.store.inner.layers.get(key)?.is_some_and(|layer| layer.record.families == Families::User)
-            {
-                return Ok(Families::User);
+            let found = layers.get_any(key)?;
+            if let Some(family) = found.and_then(|layer| layer.record.families.single()) {
+                return Ok(family);
             }
         }
-        Ok(Abilities::probe(self.operation.workspace().dir())?.families)
+        Ok(Abilities::probe(self.operation.workspace().dir())?.family)
     }
 }
 
