@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,13 +16,17 @@ use rustix::io::Errno;
 use super::copy::copy_content;
 use super::descent::Descent;
 use super::dir::{Dir, Name};
-use super::error::{Error, Result};
+use super::error::{Context, Error, Optional, Result};
+use super::inode::Inode;
 use super::staging::unique_name;
 use super::stat::{Kind, Stat};
 
 /// Files with several names are found again by the path of the first name, if that is no longer than this. All others get
 /// a further name in a directory of their own while the copy is made: a tree may have any number of long paths.
 const SHORT: usize = 512;
+
+/// How often a file is looked at whose name leads to another each time.
+const ATTEMPTS: u32 = 16;
 
 /// What was copied, as the visitor of [`duplicate`] is told. Directories come after what is in them.
 #[derive(Clone, Copy, Debug)]
@@ -54,13 +59,14 @@ pub fn duplicate<E: From<Error>>(
                 links.remove()?;
             }
             let stat = dir.stat(".")?;
-            metadata(dir, into, OsStr::new("."), &stat)?;
+            metadata(&dir.inode(".")?, into, OsStr::new("."), &stat)?;
             visit(Duplicated { path: &way.path, from: &stat, to: &into.stat(".")? })?;
             way.leave()?;
             continue;
         };
         let name = OsStr::from_bytes(&name);
-        let stat = way.from.dir().stat(name)?;
+        // What vanished since it was listed is not there.
+        let Some(mut stat) = way.from.dir().find(name)? else { continue };
         if stat.kind == Kind::Directory {
             way.to.dir().create_private_dir(name)?;
             way.enter(name)?;
@@ -69,7 +75,13 @@ pub fn duplicate<E: From<Error>>(
         way.path.push(name);
         let (dir, into) = (way.from.dir(), way.to.dir());
         if stat.links == 1 || !links.find((stat.device, stat.inode), into, name)? {
-            one(dir, into, name, &stat)?;
+            match one(dir, into, name)? {
+                Some(copied) => stat = copied,
+                None => {
+                    way.path.pop();
+                    continue;
+                }
+            }
             if stat.links > 1 {
                 links.add((stat.device, stat.inode), into, name, &way.path)?;
             }
@@ -229,23 +241,46 @@ impl<'a> Links<'a> {
     }
 }
 
-/// Copies what is no directory.
-fn one(from: &Dir, to: &Dir, name: &OsStr, stat: &Stat) -> Result<()> {
-    match stat.kind {
-        Kind::File => {
-            let target = to.create_file(name, 0o600)?;
-            let copied = copy_content(&from.open_file(name)?, &target, stat.size);
-            copied.map_err(|error| Error::new("copy", from.path_of(name), error))?;
+/// Copies what is no directory, and tells what was copied: metadata and content of one inode, whatever has the name by then. A
+/// process may be writing to the tree: a file has the bytes that it had when its size was asked, one that became shorter
+/// is copied once more, and one that vanished is `None`.
+fn one(from: &Dir, to: &Dir, name: &OsStr) -> Result<Option<Stat>> {
+    let mut cut = false;
+    for _ in 0..ATTEMPTS {
+        let Some(inode) = from.inode(name).optional()? else { return Ok(None) };
+        let mut stat = inode.stat()?;
+        match stat.kind {
+            Kind::File => {
+                let Some(file) = from.open_file(name).optional()? else { return Ok(None) };
+                let now = Stat::of(&file).at_path("stat", || from.path_of(name))?;
+                if !now.is_same_inode(&stat) {
+                    continue;
+                }
+                stat = now;
+                let target = to.create_file(name, 0o600)?;
+                match copy_content(&file, &target, stat.size) {
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !cut => {
+                        to.remove_file(name)?;
+                        cut = true;
+                        continue;
+                    }
+                    copied => copied.at_path("copy", || from.path_of(name))?,
+                }
+            }
+            Kind::Symlink => to.create_symlink(&inode.read_link()?, name)?,
+            Kind::Directory => return Err(Error::new("copy", from.path_of(name), Errno::ISDIR)),
+            // Also a socket, though nobody listens at the copy: without it something below would come to light.
+            kind => to.create_node(name, kind, 0o600, stat.node)?,
         }
-        Kind::Symlink => to.create_symlink(&from.read_link(name)?, name)?,
-        // Also a socket, though nobody listens at the copy: without it something below would come to light.
-        kind => to.create_node(name, kind, 0o600, stat.node)?,
+        metadata(&inode, to, name, &stat)?;
+        return Ok(Some(stat));
     }
-    metadata(from, to, name, stat)
+    // Its name leads to another file each time.
+    Err(Error::new("copy", from.path_of(name), Errno::BUSY))
 }
 
-/// Gives the copy of `name` everything that the original has beside its content.
-fn metadata(from: &Dir, to: &Dir, name: &OsStr, stat: &Stat) -> Result<()> {
+/// Gives the copy of an inode, called `name`, everything that the original has beside its content.
+fn metadata(from: &Inode<'_>, to: &Dir, name: &OsStr, stat: &Stat) -> Result<()> {
     let now = to.stat(name)?;
     // The umask may have taken away the right to set attributes.
     if now.kind == Kind::File && now.mode & 0o600 != 0o600 {
@@ -256,7 +291,7 @@ fn metadata(from: &Dir, to: &Dir, name: &OsStr, stat: &Stat) -> Result<()> {
         to.set_owner(name, stat.uid, stat.gid)?;
     }
     // Before the mode, which may forbid it.
-    for (key, value) in from.xattrs(name)? {
+    for (key, value) in from.xattrs()? {
         match to.set_xattr(name, &key, &value) {
             // The system may have given it the right one already, and let nobody set it.
             Err(error) if to.xattr(name, &key)?.as_ref() != Some(&value) => return Err(error),

@@ -9,6 +9,7 @@
 //! The order is kept in `walk`; how names are found is in `listing`, when two objects are the same in `compare`, hard
 //! links in `links`.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::path::LayerPath;
 use crate::stack::object::{self, Object};
 use crate::stack::{Found, Stack, Tree};
 
+use super::pack::Source;
 use super::xattrs::XattrPolicy;
 use walk::Walk;
 
@@ -352,9 +354,38 @@ pub struct DiffEntry<'a> {
     parent: Option<&'a Dir>,
     /// What the root has there, where it was found in more than one tree.
     found: Option<&'a Found>,
+    /// Whether further names of the inode are not to be links to this one.
+    disowned: Cell<bool>,
+}
+
+impl Source for DiffEntry<'_> {
+    fn read(&self) -> Result<Option<Object>, DiffError> {
+        let place = match (self.found, self.parent, self.path.file_name()) {
+            (Some(found), ..) => self.diff.place_of(&self.path, found),
+            (None, Some(dir), Some(name)) => {
+                Place { dir, name: OsStr::from_bytes(name).as_ref(), found: None }
+            }
+            _ => self.diff.place(&self.path),
+        };
+        self.diff.object(&self.path, place)
+    }
+
+    fn open(&self) -> fs::Result<(File, bool)> {
+        let whole = match self.found {
+            Some(found) => found.is_whole(),
+            // Its content may lie in a tree below.
+            None => !self.diff.follows(),
+        };
+        Ok((DiffEntry::open(self)?, whole))
+    }
 }
 
 impl DiffEntry<'_> {
+    /// Says that the event did not become what it said: the name leads to something else by now, or to nothing.
+    pub(super) fn disown(&self) {
+        self.disowned.set(true);
+    }
+
     /// Opens the regular file.
     ///
     /// # Errors

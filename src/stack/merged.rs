@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::marks::{Marks, Opacity};
 use super::object::{self, Object};
-use crate::fs::{Dir, Kind, Metadata, PathTooLong, Result, Stat};
+use crate::fs::{Dir, Kind, Metadata, Optional, PathTooLong, Result, Stat};
 use crate::path::LayerPath;
 
 /// One tree of a stack.
@@ -58,6 +58,11 @@ impl Found {
     /// Whether the tree at this position contributes to it.
     pub fn includes(&self, tree: usize) -> bool {
         self.parts.contains(&tree)
+    }
+
+    /// Whether it comes from one tree: then metadata and content of a file are in one inode.
+    pub fn is_whole(&self) -> bool {
+        self.parts.len() == 1
     }
 
     /// Whether it has another name in the trees below the topmost.
@@ -337,9 +342,11 @@ impl<'a> Stack<'a> {
             };
             let path = parent.join(&name);
             visit(&path, &found)?;
-            if found.is_directory() {
-                let children = self.children(&path, &found)?.into_iter();
-                open.push((path, children));
+            // One that vanished meanwhile has nothing in it.
+            if found.is_directory()
+                && let Some(children) = self.children(&path, &found).optional()?
+            {
+                open.push((path, children.into_iter()));
             }
         }
         Ok(())

@@ -373,6 +373,7 @@ fn copy(error: &CopyError) -> Described {
         CopyError::Replace { path, found, wanted } => ("other-kind", with_path(path, facts![found, wanted])),
         CopyError::Special { path, found } => ("other-kind", with_path(path, facts![found])),
         CopyError::Disturbed { path } => ("disturbed", with_path(path, facts![])),
+        CopyError::Changed { path, reason } => ("changed-while-read", with_path(path, facts![reason])),
         CopyError::Name { path, .. } => ("invalid-path", with_path(path, facts![])),
         CopyError::Read(error) => system(error),
         CopyError::Tar(error) => as_archive(changeset(error)),
@@ -394,6 +395,7 @@ fn pack(error: &PackError) -> Described {
         PackError::SizeChanged { path, expected, found } => {
             ("changed-while-read", facts![path, expected, found])
         }
+        PackError::Replaced { path } => ("changed-while-read", facts![path]),
         PackError::WhiteoutDevice { path } => ("invalid-layer", facts![path]),
         PackError::Io(error) => file(error),
     }

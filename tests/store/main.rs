@@ -21,6 +21,7 @@ mod fetching;
 mod filesystems;
 mod fixture;
 mod fuse;
+mod growing;
 mod holes;
 mod images;
 mod import;

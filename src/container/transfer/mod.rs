@@ -11,6 +11,7 @@ mod put;
 mod resolve;
 
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -179,6 +180,14 @@ pub enum CopyError {
         /// The directory.
         path: PathBuf,
     },
+    /// What is copied changed while it was read, and once more when it was read again.
+    #[error("{path:?} changed while it was read: {reason}")]
+    Changed {
+        /// What was read.
+        path: PathBuf,
+        /// How it changed.
+        reason: String,
+    },
     /// A name cannot stand in a tar.
     #[error("{path:?} cannot be copied")]
     Name {
@@ -245,8 +254,24 @@ pub fn copy_out(
         xattrs = MARKS.iter().map(|mark| family.key(mark)).fold(xattrs, XattrPolicy::leave_out);
     }
     let selection = Selection::default().xattrs(xattrs);
-    flatten_part(&Stack::new([&tree]), &start, &name, &selection, out, &options.pack)?;
-    Ok(())
+    match flatten_part(&Stack::new([&tree]), &start, &name, &selection, out, &options.pack) {
+        Ok(_) => Ok(()),
+        Err(PackError::SizeChanged { path: changed, expected, found }) => {
+            let reason = format!("it had {expected} bytes, found {found}");
+            Err(CopyError::Changed { path: source_of(path, &name, &changed), reason })
+        }
+        Err(PackError::Replaced { path: changed }) => {
+            let reason = "its name led to another file each time".to_owned();
+            Err(CopyError::Changed { path: source_of(path, &name, &changed), reason })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is called `changed` in a tar in which the thing at `path` is called `name`.
+fn source_of(path: &Path, name: &LayerPath, changed: &LayerPath) -> PathBuf {
+    let below = changed.components().skip(name.components().count());
+    below.fold(path.to_owned(), |path, name| path.join(std::ffi::OsStr::from_bytes(name)))
 }
 
 /// Puts a plain tar, which may be compressed, into the directory `into`. It is unpacked in `staging`, an empty directory of

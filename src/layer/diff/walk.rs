@@ -3,6 +3,7 @@
 //! One pass, with a stack of its own instead of recursion, because a container decides how deep its tree is; one open
 //! directory at a time.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -121,15 +122,15 @@ impl<'d, 'a> Walk<'d, 'a> {
         visit: Visit<'_, E>,
     ) -> Result<(), E> {
         self.emit_silent(visit)?;
-        let mut link_to = None;
-        if let Some(inode) = links::inode(found.map_or(0, Found::tree), &object.stat) {
-            match self.written.get(&inode) {
-                Some(first) => link_to = Some(first.clone()),
-                None => drop(self.written.insert(inode, path.clone())),
-            }
+        let inode = links::inode(found.map_or(0, Found::tree), &object.stat);
+        let link_to = inode.and_then(|inode| self.written.get(&inode)).cloned();
+        let (diff, disowned) = (self.diff, Cell::new(false));
+        let entry = DiffEntry { kind, path, object, link_to, diff, parent, found, disowned };
+        visit(DiffEvent::Present(&entry))?;
+        if let Some(inode) = inode.filter(|_| entry.link_to.is_none() && !entry.disowned.get()) {
+            self.written.insert(inode, entry.path);
         }
-        let diff = self.diff;
-        visit(DiffEvent::Present(&DiffEntry { kind, path, object, link_to, diff, parent, found }))
+        Ok(())
     }
 
     /// Makes events of the directories that lead to one.
@@ -153,6 +154,7 @@ impl<'d, 'a> Walk<'d, 'a> {
                     diff,
                     parent: None,
                     found: None,
+                    disowned: Cell::new(false),
                 }))?;
             }
         }
