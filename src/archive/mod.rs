@@ -78,6 +78,7 @@ pub use root::{ReceivedRoot, receive_root, write_config};
 pub use save::{
     ArchiveFormat, Known, LayerCompression, LayerCompressionError, SaveImage, SaveOptions, save, save_layout,
 };
+pub(crate) use walk::is_foreign;
 pub use warning::Warning;
 pub use words::MediaTypes;
 pub(crate) use words::Recast;

@@ -401,8 +401,8 @@ impl<'a, L: Lookup> Walk<'a, L> {
     }
 }
 
-/// Whether a layer may be absent, because it must not be passed on.
-pub(super) fn is_foreign(layer: &Descriptor) -> bool {
+/// Returns whether a layer may be absent, because it must not be passed on.
+pub(crate) fn is_foreign(layer: &Descriptor) -> bool {
     matches!(layer.media_type.kind(), MediaKind::Layer { distributable: false, .. })
 }
 

@@ -67,8 +67,9 @@ pub enum Warning {
         /// The platform of this machine.
         host: Platform,
     },
-    /// A layer that must not be passed on is not in the archive, and has to be had from where its descriptor says.
-    #[error("the layer {layer} is not in the archive, for it must not be passed on")]
+    /// The archive or registry does not have a layer of a type that must not be passed on. The descriptor of the layer says
+    /// from where it can be downloaded.
+    #[error("the layer {layer} is absent: it is of a type that must not be passed on")]
     ForeignLayer {
         /// The layer.
         layer: Digest,

@@ -95,6 +95,11 @@ impl StoreError {
             Self::Time(_) => ("invalid-time", facts![]),
             Self::Change(_) => ("invalid-change", facts![]),
             Self::LayerMissing { key } => ("missing-layer", facts![key]),
+            Self::ForeignLayer { digest, media_type, urls } => {
+                let mut found = facts![digest, media_type];
+                found.push(("urls", urls.join(" ")));
+                ("missing-blob", found)
+            }
             #[cfg(feature = "registry")]
             Self::Registry(error) => (error.kind(), error.facts()),
             Self::Load(error) => load(error),

@@ -9,8 +9,9 @@ use crate::digest::Digest;
 use crate::driver::{DriverError, Holder};
 use crate::fs;
 use crate::image::time::TimeError;
-use crate::image::{ChangeError, ImageError, Platform, Reference};
+use crate::image::{ChangeError, ImageError, MediaType, Platform, Reference};
 use crate::layer::{LayerError, LayerKey};
+use crate::text::quotation;
 
 /// An operation on a store failed. Nothing half-made is visible after any of these.
 #[derive(Debug, thiserror::Error)]
@@ -268,6 +269,21 @@ pub enum StoreError {
         /// The layer.
         key: LayerKey,
     },
+    /// An image has a layer of a type that must not be passed on (nondistributable, or foreign), and neither the store nor
+    /// the source of the image has that layer.
+    #[error(
+        "layer {digest} is not here, and the source of the image does not have it: its type {media_type} must not be \
+         passed on, and {}",
+        places(urls)
+    )]
+    ForeignLayer {
+        /// The blob of the layer.
+        digest: Digest,
+        /// The type of the layer.
+        media_type: MediaType,
+        /// The places from which the image says that the layer can be downloaded.
+        urls: Vec<String>,
+    },
     /// A root cannot be made, mounted or unmounted.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -277,6 +293,20 @@ pub enum StoreError {
     /// The file system refused one step.
     #[error(transparent)]
     Io(#[from] fs::Error),
+}
+
+/// Says from where a layer can be downloaded. The manifest's author wrote the URLs.
+fn places(urls: &[String]) -> String {
+    const MOST: usize = 5;
+    if urls.is_empty() {
+        return "the image names no other place for it".to_owned();
+    }
+    let quoted = |url: &String| format!("{:?}", quotation(url));
+    let shown = urls.iter().take(MOST).map(quoted).collect::<Vec<_>>().join(", ");
+    match urls.len().saturating_sub(MOST) {
+        0 => format!("it can be downloaded from {shown}"),
+        more => format!("it can be downloaded from {shown}, and {more} more places"),
+    }
 }
 
 /// Says which processes use something.

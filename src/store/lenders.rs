@@ -24,6 +24,7 @@ use super::image::Image;
 use super::layout;
 use super::names::{self, Moved, Named, Names};
 use super::operation::Operation;
+use super::stack::is_missing;
 use super::{Inner, Store};
 use crate::blob::{BlobError, BlobSource, Blobs};
 use crate::digest::Digest;
@@ -342,17 +343,13 @@ impl Inner {
                 format!("layer {diff_id}")
             }
             StoreError::Layer(LayerError::Gone { key }) => format!("layer {key}"),
+            // An additional store may have it.
+            StoreError::ForeignLayer { digest, .. } if !self.lenders.is_empty() => format!("layer {digest}"),
             _ => return error,
         };
         let (container, searched) = (container.to_owned(), self.searched());
         StoreError::Unavailable { container, what, searched, source: Box::new(error) }
     }
-}
-
-/// Whether a blob could not be opened because there is none.
-fn is_missing(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<BlobError>());
-    matches!(inner, Some(BlobError::Missing { .. }))
 }
 
 impl Store {

@@ -9,6 +9,7 @@ use super::layout::Access;
 use super::names::Named;
 use super::operation::Operation;
 use super::{Inner, Store};
+use crate::archive::is_foreign;
 use crate::blob::{BlobError, BlobSource};
 use crate::container::ContainerRecord;
 use crate::digest::{DiffId, Digest};
@@ -26,6 +27,30 @@ use crate::whiteout::Namespace;
 pub(super) struct Layers<'i> {
     pub(super) blobs: &'i [Descriptor],
     pub(super) diff_ids: &'i [DiffId],
+}
+
+impl Layers<'_> {
+    /// Describes an error that concerns the blob of a foreign layer, which sources of images need not have.
+    fn of_foreign(&self, error: StoreError) -> StoreError {
+        let blob = match &error {
+            StoreError::Layer(LayerError::Open { blob, source, .. }) if is_missing(source) => blob,
+            _ => return error,
+        };
+        match self.blobs.iter().find(|layer| layer.digest == *blob) {
+            Some(layer) if is_foreign(layer) => StoreError::ForeignLayer {
+                digest: layer.digest,
+                media_type: layer.media_type.clone(),
+                urls: layer.urls.clone(),
+            },
+            _ => error,
+        }
+    }
+}
+
+/// Returns whether a blob could not be opened because there is none.
+pub(super) fn is_missing(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<BlobError>());
+    matches!(inner, Some(BlobError::Missing { .. }))
 }
 
 /// Opens the blob of a layer, wherever it is.
@@ -171,7 +196,8 @@ impl Store {
         let mut options = self.ensure_options();
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
         options.progress = Some(&progress);
-        Ok(into.ensure(&sources, operation.workspace(), &options)?)
+        into.ensure(&sources, operation.workspace(), &options)
+            .map_err(|error| layers.of_foreign(error.into()))
     }
 
     pub(super) fn ensure_options<'o>(&self) -> EnsureOptions<'o> {
@@ -230,7 +256,8 @@ impl Store {
         options.early = beside.early;
         options.progress = Some(&progress);
         options.cancelled = cancelled.as_ref().map(|cancelled| cancelled as _);
-        Ok(self.inner.layers.ensure(&sources, operation.workspace(), &options)?)
+        let ensured = self.inner.layers.ensure(&sources, operation.workspace(), &options);
+        ensured.map_err(|error| layers.of_foreign(error.into()))
     }
 
     /// Unpacks the layers of a container again, of which some were lost; they may be called otherwise now.

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
 mod client;
+mod foreign;
 mod misbehaviour;
 mod proxy;
 mod pull;

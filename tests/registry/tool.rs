@@ -15,7 +15,7 @@ use crate::server::Server;
 use crate::shop::web;
 
 /// The tool with a store of its own, and an environment without anybody's credentials.
-fn plywood(dir: &Path, store: &str, words: &[&str]) -> Output {
+pub fn plywood(dir: &Path, store: &str, words: &[&str]) -> Output {
     command(dir, store, words).output().unwrap()
 }
 

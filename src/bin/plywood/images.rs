@@ -35,6 +35,9 @@ pub(crate) fn find_for(store: &Store, name: &str, platform: Option<&Platform>) -
 /// The next step where an image is damaged.
 const MEND: &str = "load the image again, or remove it with `plywood rmi --force`";
 
+/// The next step where a foreign layer is absent.
+pub(crate) const BRING: &str = "load an archive of the image that has the layer, with `plywood load`";
+
 /// The next step after an error about an image.
 pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
     match error {
@@ -62,6 +65,7 @@ pub(crate) fn hint(store: &Store, error: &StoreError) -> Option<String> {
             Some("say one of the names, the whole id, or use -f for all".to_owned())
         }
         StoreError::Blob(_) | StoreError::Image { .. } => Some(MEND.to_owned()),
+        StoreError::ForeignLayer { .. } => Some(BRING.to_owned()),
         _ => None,
     }
 }

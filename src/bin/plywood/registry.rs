@@ -151,6 +151,7 @@ fn auth_files() -> Vec<PathBuf> {
 /// The next step after a registry refused.
 fn hint(error: &StoreError, with_certificate: bool) -> Option<String> {
     let refused = match error {
+        StoreError::ForeignLayer { .. } => return Some(images::BRING.to_owned()),
         StoreError::Registry(refused) => refused,
         other => RegistryError::of(other)?,
     };
