@@ -79,7 +79,7 @@ impl Repository<'_> {
             let answer = ask(&grant)?;
             self.host.is_reached(&self.host.base);
             match answer {
-                Err(complaint) if complaint.status == 401 && fresh < 2 => {
+                Err(complaint) if complaint.status == 401 && complaint.other.is_none() && fresh < 2 => {
                     let new = self.authenticate(push, action, &grant, &complaint)?;
                     if new == grant && !(matches!(grant, Grant::Token(_)) && fresh == 1) {
                         return Ok(Err(complaint));
@@ -129,7 +129,10 @@ impl Repository<'_> {
     /// Describes what the registry's complaint means.
     pub(super) fn complains(&self, action: &str, complaint: Complaint) -> RegistryError {
         let (registry, action) = (self.host.name.clone(), action.to_owned());
-        let Complaint { status, said, retry_after, .. } = complaint;
+        let Complaint { status, said, retry_after, other, .. } = complaint;
+        if let Some(server) = other {
+            return RegistryError::OtherServer { registry, server, action, status, said, retry_after };
+        }
         if !matches!(status, 401 | 403) {
             return RegistryError::Refused { registry, action, status, said, retry_after };
         }
@@ -229,7 +232,8 @@ impl Repository<'_> {
             .append_pair("client_id", "plywood")
             .append_pair("scope", &self.scope(push))
             .append_pair("refresh_token", identity);
-        let mut call = self.call(Method::POST, server, &Grant::Nothing);
+        let base = server.clone();
+        let mut call = Call { base, ..self.call(Method::POST, server, &Grant::Nothing) };
         call.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         call.body = Some(Bytes::from(form.query().unwrap_or_default().to_owned()));
         call.is_secret = true;

@@ -55,6 +55,23 @@ pub enum RegistryError {
         /// After what time it wants to be asked again.
         retry_after: Option<Duration>,
     },
+    /// Another server answered with an error, to which the registry led by a redirect or a location for an upload. No
+    /// credentials for the registry can help.
+    #[error("{server}, to which {registry} leads, refused to {action} ({status}{said})", said = then(said))]
+    OtherServer {
+        /// The registry.
+        registry: String,
+        /// The other server, as `host:port`.
+        server: String,
+        /// The refused action.
+        action: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's own words.
+        said: String,
+        /// The time after which the server allows another request.
+        retry_after: Option<Duration>,
+    },
     /// It was never reached: there is no such host, nobody answers there, or it is not who it should be.
     #[error("cannot reach {registry}")]
     Unreachable {
@@ -153,7 +170,7 @@ impl RegistryError {
         match self {
             Self::Denied { .. } => "access-denied",
             Self::NotFound { .. } => "not-found",
-            Self::Refused { .. } | Self::Protocol { .. } => "registry",
+            Self::Refused { .. } | Self::OtherServer { .. } | Self::Protocol { .. } => "registry",
             Self::Unreachable { .. } | Self::Broken { .. } => "unreachable",
             Self::Mismatch { .. } | Self::NotTheDigest { .. } => "digest-mismatch",
             Self::Document { .. } => "invalid-image",
@@ -169,6 +186,12 @@ impl RegistryError {
         match self {
             Self::Denied { registry, status, said, .. } | Self::Refused { registry, status, said, .. } => {
                 facts.push(("registry", registry.clone()));
+                facts.push(("status", status.to_string()));
+                facts.push(("said", said.clone()));
+            }
+            Self::OtherServer { registry, server, status, said, .. } => {
+                facts.push(("registry", registry.clone()));
+                facts.push(("server", server.clone()));
                 facts.push(("status", status.to_string()));
                 facts.push(("said", said.clone()));
             }
@@ -213,7 +236,9 @@ impl RegistryError {
     /// Whether another attempt may go better.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Refused { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Refused { status, .. } | Self::OtherServer { status, .. } => {
+                matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+            }
             Self::Broken { .. } => true,
             // Nobody is there, or somebody else: that does not change while one waits.
             _ => false,
@@ -222,7 +247,7 @@ impl RegistryError {
 
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused { retry_after, .. } | Self::OtherServer { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

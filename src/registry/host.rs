@@ -8,7 +8,7 @@ use reqwest::{NoProxy, Proxy, Url};
 
 use super::access::Grant;
 use super::engine::NoResult;
-use super::http::{Fault, Pace, is_certificate, is_final, is_loopback};
+use super::http::{Fault, Pace, authority, is_certificate, is_final, is_loopback};
 use super::{ClientOptions, RegistryError, Transport, tls};
 
 /// The name under which registries see this crate.
@@ -144,12 +144,6 @@ impl Host {
             }
         }
     }
-}
-
-/// Returns the address of a server, as `host:port`.
-fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Returns whether a registry is on this machine.

@@ -38,6 +38,8 @@ pub(super) struct Complaint {
     pub(super) retry_after: Option<Duration>,
     /// The authentication that it asks for.
     pub(super) challenges: Vec<Challenge>,
+    /// The server that answered, as `host:port`, if it is of another origin than the server that was asked.
+    pub(super) other: Option<String>,
 }
 
 /// Why there is no answer.
@@ -126,24 +128,20 @@ pub(super) async fn call(call: Call) -> Result<Answer, Fault> {
         match call.redirected(&url, &response)? {
             Some(next) => url = next,
             None => {
-                let mut answer = judge(response).await;
-                // Another server cannot ask for the credentials of this one.
-                if let (Answer::Bad(complaint), false) = (&mut answer, is_same_origin(&url, &call.base)) {
-                    complaint.challenges.clear();
-                }
-                return Ok(answer);
+                return Ok(judge(response, &call.base).await);
             }
         }
     }
     Err(Fault::Answer(format!("with more than {MOST_REDIRECTS} redirects")))
 }
 
-/// Reads the words of an answer that is an error.
-pub(super) async fn judge(mut response: Response) -> Answer {
+/// Reads the words of an answer that is an error. `base` is the URL of the server that was asked.
+pub(super) async fn judge(mut response: Response, base: &Url) -> Answer {
     if response.status().is_success() {
         return Answer::Good(response);
     }
     let (status, headers) = (response.status(), response.headers().clone());
+    let other = (!is_same_origin(response.url(), base)).then(|| authority(response.url()));
     let mut words = Vec::new();
     let read = async {
         // A body that breaks is not worth another error.
@@ -159,7 +157,9 @@ pub(super) async fn judge(mut response: Response) -> Answer {
         status: status.as_u16(),
         said: explain(status, &words),
         retry_after: retry_after(&headers),
-        challenges: challenges(&headers),
+        // Another server cannot ask for the credentials of this one.
+        challenges: if other.is_none() { challenges(&headers) } else { Vec::new() },
+        other,
     })
 }
 
@@ -251,6 +251,12 @@ pub(super) fn resolve(from: &Url, location: &HeaderValue) -> Result<Url, Fault> 
         return Err(Fault::Answer("with a location that is no URL".to_owned()));
     }
     Ok(to)
+}
+
+/// Returns the address of a server, as `host:port`.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Returns whether scheme, host and port are the same.

@@ -148,8 +148,9 @@ impl Repository<'_> {
             .header(CONTENT_LENGTH, descriptor.size)
             .body(Body::wrap_stream(Pieces(receiver)));
         let request = if is_own { opened.grant.show(request) } else { request };
+        let base = self.host.base.clone();
         let sent = self.client.engine.spawn(async move {
-            Ok(match judge(request.send().await?).await {
+            Ok(match judge(request.send().await?, &base).await {
                 Answer::Good(_) => Ok(()),
                 Answer::Bad(complaint) => Err(complaint),
             })

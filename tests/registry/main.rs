@@ -5,6 +5,7 @@
 mod client;
 mod foreign;
 mod misbehaviour;
+mod origin;
 mod proxy;
 mod pull;
 mod push;
