@@ -82,15 +82,17 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(usual) = &self.usual else {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
         };
         let verdict = usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        // The period of validity is looked at before either of these, so it is right.
-        if matches!(&verdict, Err(error) if is_authority(error) || is_unknown(error))
-            && self.given.contains(end_entity)
-        {
+        // The usual verifier checks the period of validity before either of these.
+        if matches!(&verdict, Err(error) if is_authority(error) || is_unknown(error)) {
+            // A certificate for another server is refused as such: trusting it would not help.
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-            return Ok(ServerCertVerified::assertion());
+            if self.given.contains(end_entity) {
+                return Ok(ServerCertVerified::assertion());
+            }
         }
         verdict
     }

@@ -4,6 +4,8 @@
 
 mod client;
 mod foreign;
+#[cfg(feature = "cli")]
+mod hints;
 mod misbehaviour;
 mod origin;
 mod proxy;

@@ -70,6 +70,34 @@ impl Server {
         Some((server, std::fs::read(dir.path().join("pem")).unwrap()))
     }
 
+    /// One that speaks TLS with a certificate that expired long ago and signed itself, and that certificate.
+    pub fn expired() -> Option<(Self, Vec<u8>)> {
+        if !have(&["openssl"]) {
+            return None;
+        }
+        let dir = scratch();
+        let make = |words: &str| {
+            let mut command = Command::new("openssl");
+            run_command(command.args(words.split(' ')).current_dir(dir.path()));
+        };
+        let config = "[ca]\ndefault_ca=own\n[own]\ndatabase=issued\nnew_certs_dir=.\nrand_serial=yes\n\
+            default_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n";
+        for (file, content) in
+            [("config", config), ("issued", ""), ("names", "subjectAltName=IP:127.0.0.1\n")]
+        {
+            std::fs::write(dir.path().join(file), content).unwrap();
+        }
+        make("req -newkey rsa:2048 -nodes -keyout key -out request -subj /CN=registry");
+        make(
+            "ca -batch -config config -selfsign -keyfile key -in request -out pem -notext -extfile names \
+             -startdate 20200101000000Z -enddate 20210101000000Z",
+        );
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let server =
+            Self::with("", &format!(", tls: {{certificate: {}, key: {}}}", path("pem"), path("key")))?;
+        Some((server, std::fs::read(dir.path().join("pem")).unwrap()))
+    }
+
     /// One that wants to know who it is: `me`, whose password is `secret`.
     pub fn with_password() -> Option<Self> {
         Self::with("auth:\n  htpasswd:\n    realm: here\n    path: PASSWORDS\n", "")

@@ -41,7 +41,9 @@ fn hinted(store: &Store, error: StoreError) -> Failure {
         StoreError::NotFound { name, .. } => {
             // What cannot be listed cannot be suggested; the error itself is what matters.
             let containers = store.containers().unwrap_or_default();
-            Some(match human::similar(name, containers.iter().map(Container::name)) {
+            // The name itself is no better than it was.
+            let others = containers.iter().map(Container::name).filter(|known| known != name);
+            Some(match human::similar(name, others) {
                 Some(name) => format!("did you mean {name}?"),
                 None => "`plywood ps` lists what there is".to_owned(),
             })

@@ -35,7 +35,7 @@ pub(crate) fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     let pulled = store.pull(&name, &client, &options);
-    let hint = |error: &StoreError| hint(error, !args.registry.certificate.is_empty());
+    let hint = |error: &StoreError| hint(error, &args.registry);
     let pulled = pulled.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)));
     drop(transfers);
     load::report(context.output, "Pulled", &[pulled?])
@@ -59,7 +59,7 @@ pub(crate) fn push(context: &Context, args: &PushArgs) -> Result<(), Failure> {
     options.progress = Some(&progress);
     options.cancel = Some(interrupt.flag());
     let pushed = store.push(&image, &name, &client, &options);
-    let hint = |error: &StoreError| hint(error, !args.registry.certificate.is_empty());
+    let hint = |error: &StoreError| hint(error, &args.registry);
     let pushed = pushed.map_err(|error| interrupt.explain(Failure::from(error).hinted(hint)));
     drop(transfers);
     let pushed = pushed?;
@@ -148,8 +148,8 @@ fn auth_files() -> Vec<PathBuf> {
     [Some(run), config, docker].into_iter().flatten().collect()
 }
 
-/// The next step after a registry refused.
-fn hint(error: &StoreError, with_certificate: bool) -> Option<String> {
+/// Returns the next step after a registry refused.
+fn hint(error: &StoreError, args: &RegistryArgs) -> Option<String> {
     let refused = match error {
         StoreError::ForeignLayer { .. } => return Some(images::BRING.to_owned()),
         StoreError::Registry(refused) => refused,
@@ -164,8 +164,9 @@ fn hint(error: &StoreError, with_certificate: bool) -> Option<String> {
         }),
         RegistryError::Unreachable { source, .. } => {
             let text = crate::errors::chain(source.as_ref());
-            if text.contains("UnknownIssuer") {
-                return Some(match with_certificate {
+            // Nobody signed it, or it signed itself as an authority. Any other fault stays when the certificate is trusted.
+            if ["UnknownIssuer", "CaUsedAsEndEntity"].iter().any(|fault| text.contains(fault)) {
+                return Some(match !args.certificate.is_empty() {
                     false => "--certificate FILE trusts one that the system does not".to_owned(),
                     true => {
                         "the certificate given with --certificate is not the server's, and did not sign it"
@@ -177,12 +178,26 @@ fn hint(error: &StoreError, with_certificate: bool) -> Option<String> {
             text.contains("InvalidContentType").then(|| "--plain-http speaks without TLS".to_owned())
         }
         // How a server with TLS answers a request in plain http: Go, nginx, Apache.
-        RegistryError::Refused { status: 400, said, .. } => {
+        RegistryError::Refused { status: 400, registry, said, .. } => {
             let words =
                 ["HTTP request to an HTTPS server", "HTTP request was sent to HTTPS", "HTTP to an SSL"];
-            words.iter().any(|words| said.contains(words)).then(|| "--tls speaks TLS".to_owned())
+            match (words.iter().any(|words| said.contains(words)), args.plain_http) {
+                (true, true) => Some("without --plain-http, plywood speaks TLS to it".to_owned()),
+                // Others are reached by TLS already.
+                (true, false) if !args.tls && is_local(registry) => Some("--tls speaks TLS".to_owned()),
+                _ => None,
+            }
         }
         RegistryError::Broken { .. } => Some("the next attempt goes on where this one ended".to_owned()),
         _ => None,
     }
+}
+
+/// Returns whether plywood speaks plain http to the registry unless it is told otherwise.
+fn is_local(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => registry.split(':').next().unwrap_or(registry),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
