@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::http::{Answer, Call, Complaint, Fault, body, call, is_loopback, within};
 use super::{Credentials, RegistryError, Repository};
+use crate::text::quotation;
 
 /// What is shown with each request.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -149,9 +150,8 @@ impl Repository<'_> {
         let bearer = challenges.iter().find(|found| found.is("bearer") && found.get("realm").is_some());
         let basic = challenges.iter().find(|found| found.is("basic"));
         if let (None, None, Some(first)) = (bearer, basic, challenges.first()) {
-            return Err(
-                self.odd(format!("401 with a challenge that plywood does not know ({})", first.scheme))
-            );
+            let scheme = quotation(&first.scheme);
+            return Err(self.odd(format!("401 with a challenge that plywood does not know ({scheme:?})")));
         }
         let is_first = |one: &Challenge, other: Option<&Challenge>| {
             let at = |challenge: &Challenge| challenges.iter().position(|found| found == challenge);
@@ -188,6 +188,7 @@ impl Repository<'_> {
             false => is_tls || self.host.is_plain || is_here,
         };
         if !is_allowed {
+            let host = quotation(host);
             return Err(self.odd(format!(
                 "401 with an authorization server in plain http ({host}), which gets no secret"
             )));

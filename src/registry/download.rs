@@ -75,7 +75,16 @@ impl<'r> Download<'r> {
     fn connect(&mut self) -> Result<Option<String>, RegistryError> {
         let Self { path, action, at, .. } = self;
         let request = Request { offset: *at, ..Request::new(Method::GET, path, action) };
-        let response = match self.repository.ask(&request, &mut self.attempts)? {
+        let found = match self.repository.ask(&request, &mut self.attempts) {
+            // The server gives no parts of this blob: the whole of it is asked for, and its beginning is skipped.
+            Err(
+                RegistryError::Refused { status: 416, .. } | RegistryError::OtherServer { status: 416, .. },
+            ) if request.offset > 0 => {
+                self.repository.ask(&Request { offset: 0, ..request }, &mut self.attempts)?
+            }
+            found => found?,
+        };
+        let response = match found {
             Found::It(response) => response,
             Found::Nothing(said) => return Ok(Some(said)),
         };

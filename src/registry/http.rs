@@ -255,8 +255,12 @@ pub(super) fn resolve(from: &Url, location: &HeaderValue) -> Result<Url, Fault> 
 
 /// Returns the address of a server, as `host:port`.
 pub(super) fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    // Registries choose the hosts in their locations. A longer one is the name of no server.
+    let host = quotation(url.host_str().unwrap_or_default());
+    match url.port_or_known_default() {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    }
 }
 
 /// Returns whether scheme, host and port are the same.

@@ -16,8 +16,8 @@
 //!
 //! An answer that may be another one next time (408, 429, 500, 502, 503, 504) and a connection that breaks are tried again, after a
 //! time that doubles and varies, or that the registry names (`Retry-After`). A transfer that hardly moves counts as broken
-//! ([`ClientOptions::slow_bytes`]). A download that broke resumes where it was; where a server ignores the range, the
-//! beginning is skipped. Not tried again: a server that was never reached, and an answer against the rules, such as
+//! ([`ClientOptions::slow_bytes`]). A download that broke resumes where it was; where a server ignores the range or refuses it (416),
+//! the beginning is skipped. Not tried again: a server that was never reached, and an answer against the rules, such as
 //! a redirect loop or a content coding that was not asked for. 401, 403 and 404 are final, once credentials were shown;
 //! a fresh token that is refused is replaced once. A server of another origin, to which the registry led, gets no credentials, so
 //! its 401 and 403 are final at once ([`RegistryError::OtherServer`]).

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, Url};
 
 use super::access::Grant;
@@ -153,12 +153,6 @@ impl<'c> Repository<'c> {
     /// Reads a whole document, which must not be larger than is allowed.
     fn whole(&self, response: Response, what: &str, action: &str) -> Result<Vec<u8>, RegistryError> {
         let (limit, pace) = (self.client.options.limits.json_bytes, self.host.pace);
-        let coding = response.headers().get(CONTENT_ENCODING).cloned();
-        if let Some(coding) = coding.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            let coding = String::from_utf8_lossy(coding.as_bytes()).into_owned();
-            let answer = format!("in the content coding {coding:?}, which was not asked for");
-            return Err(self.host.fault(action, Fault::Answer(answer)));
-        }
         let read = self.client.engine.spawn(body(response, limit, pace));
         let read = read.wait(self.cancel).map_err(|why| self.host.no_result(action, why))?;
         read.map_err(|fault| match fault {

@@ -201,16 +201,16 @@ impl Repository<'_> {
     ) -> Result<Result<(), Complaint>, RegistryError> {
         let pace = self.host.pace;
         let (mut speed, mut before) = (Speed::new(pace), 0);
-        let mut end = None;
+        let longest = pace.patience.saturating_mul(PATIENCE);
+        let mut last = None;
         let mut slow = None;
         let goes_on = || {
             let now = taken.load(Ordering::Relaxed);
             let found = match now < size {
                 true => speed.count(now - before),
                 false => {
-                    let end =
-                        *end.get_or_insert_with(|| std::time::Instant::now() + pace.patience * PATIENCE);
-                    match std::time::Instant::now() < end {
+                    let last = last.get_or_insert_with(std::time::Instant::now);
+                    match last.elapsed() < longest {
                         true => Ok(()),
                         false => Err(Fault::Slow("no answer after the last byte".to_owned())),
                     }

@@ -261,6 +261,58 @@ fn a_fault_that_no_retry_mends_is_not_tried_again() {
 }
 
 #[test]
+fn an_error_quotes_no_more_of_a_registry_than_a_message_holds() {
+    let long = "x".repeat(100_000);
+    let lines = [
+        (200, format!("Content-Encoding: {long}")),
+        (200, format!("Content-Encoding: identity\r\nContent-Encoding: {long}")),
+        (302, format!("Location: http://{long}.invalid/")),
+        (302, format!("Location: {long}:{long}")),
+        (401, format!("WWW-Authenticate: {long}")),
+        (401, "WWW-Authenticate: a\u{9b}b".to_owned()),
+        (401, format!("WWW-Authenticate: Bearer realm=\"http://{long}.invalid/\"")),
+        (401, format!("WWW-Authenticate: Bearer realm=\"{long}\"")),
+        (503, format!("Retry-After: {}", "9".repeat(100_000))),
+        (503, format!("Retry-After: {}", u64::MAX)),
+    ];
+    for (status, line) in lines {
+        let case = line[..line.len().min(60)].to_owned();
+        let server = Script::start(move |_: &Got, _: &str| reply(status, &[&line], ""));
+        for credentials in identities() {
+            let client = with(credentials, |options| options.retries = 1);
+            let repository = client.repository(&name(&server.address, "me/web:1")).unwrap();
+            let blob = Descriptor::of(MediaType::OCI_CONFIG, b"a config");
+            let errors = [
+                resolve(&client, &server).err().map(std::io::Error::other),
+                send(&client, &server).err().map(std::io::Error::other),
+                repository.fetch(&blob, 0).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                let said = format!("{error} {error:?}");
+                assert!(said.len() < 4000, "{case}: {} bytes: {}", said.len(), &said[..500]);
+                assert!(!said.contains('\u{9b}'), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_blob_of_which_no_part_is_given_is_read_from_its_beginning() {
+    const BLOB: &[u8] = b"the bytes of a blob";
+    let server = Script::start(|got: &Got, _: &str| match got.header("range") {
+        Some(_) => reply(416, &["Content-Range: bytes */19"], ""),
+        None => reply(200, &[], BLOB),
+    });
+    let blob = Descriptor::of(MediaType::OCI_LAYER, BLOB);
+    let client = client(None);
+    let repository = client.repository(&name(&server.address, "me/web:1")).unwrap();
+    let mut rest = Vec::new();
+    repository.fetch(&blob, 4).unwrap().unwrap().read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, &BLOB[4..]);
+    assert_eq!(server.got().len(), 2);
+}
+
+#[test]
 fn a_server_that_hardly_sends_is_given_up() {
     let server = Script::start(|_: &Got, _: &str| Reply::Drip(vec![b' '; 1000], Duration::from_millis(50)));
     let client = with(None, |options| {
