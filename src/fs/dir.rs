@@ -129,7 +129,7 @@ impl Dir {
     }
 
     /// Opens a regular file, with what it says of itself.
-    fn open_known(&self, path: &Path) -> io::Result<(File, Stat)> {
+    pub(crate) fn open_known(&self, path: &Path) -> io::Result<(File, Stat)> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = File::from(self.open_beneath(path, flags, Mode::empty())?);
         let stat = Stat::of(&file)?;

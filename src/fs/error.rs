@@ -125,6 +125,11 @@ impl Error {
         matches!(self.errno(), Some(Errno::TOOBIG | Errno::RANGE))
     }
 
+    /// Whether the disk could not read what it holds, or the file system found itself damaged.
+    pub fn is_damage(&self) -> bool {
+        self.errno().is_some_and(is_damage)
+    }
+
     /// Whether there is no room: no block, no inode, or no more of what a quota allows.
     pub fn is_no_space(&self) -> bool {
         matches!(self.errno(), Some(Errno::NOSPC | Errno::DQUOT))
@@ -153,6 +158,11 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn at_path(self, step: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T> {
         self.map_err(|source| Error::new(step, path(), source))
     }
+}
+
+/// Whether an error of the system says that a disk could not read what it holds, or that a file system is damaged.
+pub fn is_damage(error: Errno) -> bool {
+    matches!(error, Errno::IO | Errno::UCLEAN | Errno::BADMSG)
 }
 
 /// Turns "there is no such thing" into `None` and leaves every other error an error: "cannot tell" is never "no".

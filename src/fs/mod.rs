@@ -27,7 +27,7 @@ pub use copy::{Extent, copy_content, next_extent};
 pub(crate) use descent::Descent;
 pub use dir::{Dir, Name, both_times, path_of};
 pub use duplicate::{Duplicated, Twin, duplicate, twins};
-pub use error::{AttributeTooLarge, Context, Error, NoInodes, Optional, PathTooLong, Result};
+pub use error::{AttributeTooLarge, Context, Error, NoInodes, Optional, PathTooLong, Result, is_damage};
 pub use inode::Inode;
 pub use lock::{Lock, LockMode};
 pub use meta::{DeviceNumber, FileType, Metadata, Timestamp, Xattrs};

@@ -235,6 +235,7 @@ impl<'b, 's, 'w> Base<'b, 's, 'w> {
         if is_smaller {
             record.measure = None;
         }
+        record.lost.get_or_insert_default().add(&losses);
         let made = context.publish(bound, dir, record)?;
         self.note(bound, layer.record.diff_id, Some(losses));
         Ok(Some(made))

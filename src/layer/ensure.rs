@@ -427,7 +427,7 @@ impl<'c> Context<'c> {
         let &LayerSource { diff_id, blob, size, .. } = source;
         let reader = (source.open)().map_err(|source| LayerError::Open { diff_id, blob, source })?;
         self.tell(Progress::Started { diff_id, size });
-        let reader = Counted { reader, bytes: 0, diff_id, progress: self.options.progress };
+        let reader = Counted::new(reader, diff_id, self.options.progress);
         let unpacked = match crew {
             Some(_) => {
                 unpack_blob(Box::new(reader), diff_id, into, below, self.abilities, &self.unpack, crew)
@@ -494,11 +494,17 @@ impl<'c> Context<'c> {
 }
 
 /// Tells how much of a blob was read.
-struct Counted<'p, R> {
+pub(super) struct Counted<'p, R> {
     reader: R,
     bytes: u64,
     diff_id: DiffId,
     progress: Option<&'p (dyn Fn(Progress) + Sync)>,
+}
+
+impl<'p, R> Counted<'p, R> {
+    pub(super) fn new(reader: R, diff_id: DiffId, progress: Option<&'p (dyn Fn(Progress) + Sync)>) -> Self {
+        Self { reader, bytes: 0, diff_id, progress }
+    }
 }
 
 impl<R: Read> Read for Counted<'_, R> {

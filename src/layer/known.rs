@@ -43,6 +43,11 @@ impl Known {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    /// Forgets what was read in the directory `name` of a layer.
+    pub(super) fn forget(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     /// Keeps a record of `length` bytes that was read in `dir`, after `dir` was looked at, and that after the same file
     /// system had given something else the change time `passed`.
     pub(super) fn keep(&self, name: &str, record: &Record, length: usize, dir: &Stat, passed: Timestamp) {

@@ -3,6 +3,7 @@
 mod abilities;
 mod base;
 mod bind;
+mod check;
 mod crew;
 mod diff;
 mod early;
@@ -23,6 +24,7 @@ mod xattrs;
 
 pub use abilities::Abilities;
 pub use base::agree;
+pub use check::{Condition, Verdict, blob_differences, merged_differences};
 pub use diff::{
     Change, ChangeKind, CopyRecord, Diff, DiffEntry, DiffError, DiffEvent, EntryChange, Selection,
 };
@@ -34,7 +36,7 @@ pub use lent::LentLayers;
 pub use measure::Measure;
 pub use merge::{MOST_STACKED, Stacking};
 pub use pack::{PackError, PackOptions, Packed, SparseFiles, pack, pack_directory};
-pub use record::{Assumed, Families, Form, HighestIds, Record, RecordError};
+pub use record::{Assumed, Families, Form, HighestIds, LostItem, LostItems, Record, RecordError};
 pub use replaced::Replaced;
 pub use store::{Layer, LayerError, LayerStore};
 pub use unpack::{Below, BelowLink, Losses, UnpackError, UnpackOptions, Unpacked, unpack, unpack_layer};

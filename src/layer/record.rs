@@ -4,17 +4,18 @@
 //! Whether a layer may be believed is decided here ([`Record::is_trusted`]): after an unclean stop the record may be
 //! there and the files empty (invariant 4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::key::LayerKey;
 use super::measure::Measure;
-use super::unpack::Unpacked;
+use super::unpack::{Losses, Unpacked};
 use crate::digest::{DiffId, Digest};
 use crate::fs::{Metadata, Session, Timestamp};
 use crate::path::LayerPath;
 use crate::stack::marks::Marks;
+use crate::stack::object::{Loss, Lost};
 use crate::text::{escape, unescape};
 use crate::whiteout::Namespace;
 
@@ -58,6 +59,9 @@ pub struct Record {
     /// Directories that the layer needs and does not describe, and what they were taken to be. Sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assumed: Vec<Assumed>,
+    /// Attributes and owners that could not be held when it was unpacked. A record of before this was noted has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostItems>,
     /// What it was merged from, lowest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merged: Vec<LayerKey>,
@@ -133,6 +137,97 @@ impl HighestIds {
     }
 }
 
+/// What a file system or a process could not hold of a layer, so that a check does not take it for damage.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LostItems {
+    /// How many there were.
+    pub count: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<LostItem>,
+}
+
+/// One thing that could not be held.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LostItem {
+    /// The object, escaped.
+    path: String,
+    /// The attribute, escaped; the owner if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    xattr: Option<String>,
+}
+
+/// Bytes of names in [`LostItems`]: more are counted only.
+const MOST_LOST: usize = 64 << 10;
+
+impl LostItems {
+    /// Adds what was lost.
+    pub(super) fn add(&mut self, losses: &Losses) {
+        self.count += losses.count;
+        let mut left = MOST_LOST;
+        for Loss { path, what, .. } in &losses.described {
+            let xattr = match what {
+                Lost::Owner { .. } => None,
+                Lost::Xattr(name) => Some(escape(name)),
+                // A check sees for itself which names share a file.
+                Lost::Link => continue,
+            };
+            let item = LostItem { path: escape(path.as_bytes()), xattr };
+            match left.checked_sub(item.path.len() + item.xattr.as_ref().map_or(0, String::len)) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+            self.items.push(item);
+        }
+    }
+}
+
+impl From<&Losses> for LostItems {
+    fn from(losses: &Losses) -> Self {
+        let mut items = Self::default();
+        items.add(losses);
+        items
+    }
+}
+
+/// [`LostItems`], to be asked.
+#[derive(Debug)]
+pub(super) struct Missing {
+    items: BTreeSet<LostItem>,
+    /// Whether there are more, or may be.
+    more: bool,
+}
+
+impl Missing {
+    /// Returns what `record` says is missing.
+    pub(super) fn of(record: &Record) -> Self {
+        match &record.lost {
+            Some(LostItems { count, items }) => {
+                Self { items: items.iter().cloned().collect(), more: *count > items.len() as u64 }
+            }
+            None => Self { items: BTreeSet::new(), more: true },
+        }
+    }
+
+    /// Whether an attribute could not be set.
+    pub(super) fn xattr(&self, path: &LayerPath, name: &[u8]) -> bool {
+        self.has(path, Some(escape(name)))
+    }
+
+    /// Whether an owner could not be set.
+    pub(super) fn owner(&self, path: &LayerPath) -> bool {
+        self.has(path, None)
+    }
+
+    fn has(&self, path: &LayerPath, xattr: Option<String>) -> bool {
+        let listed =
+            || self.items.contains(&LostItem { path: escape(path.as_bytes()), xattr: xattr.clone() });
+        self.more || !self.items.is_empty() && listed()
+    }
+}
+
 /// The forms of layers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -196,6 +291,7 @@ impl Record {
             assumed,
             merged: Vec::new(),
             measure: unpacked.measure,
+            lost: Some(LostItems::from(&unpacked.losses)),
             boot: session.map(|session| session.boot.clone()),
             file_system: session.map(|session| session.file_system.clone()),
             settled: false,
@@ -227,6 +323,7 @@ impl Record {
             assumed: Vec::new(),
             merged: layers,
             measure: None,
+            lost: Some(LostItems::default()),
             boot: session.map(|session| session.boot.clone()),
             file_system: session.map(|session| session.file_system.clone()),
             settled: false,
@@ -293,6 +390,15 @@ impl Record {
     /// has been mounted ever since.
     pub fn is_trusted(&self, session: Option<&Session>) -> bool {
         self.settled || session.is_some_and(|session| self.is_of(session))
+    }
+
+    /// Returns whether it is the record of a layer that is called `key`, as far as the key tells.
+    pub(super) fn is_of_key(&self, key: LayerKey) -> bool {
+        match key {
+            LayerKey::Free(diff_id) => self.diff_id == diff_id && self.merged.is_empty(),
+            LayerKey::Bound(_) => self.merged.is_empty(),
+            LayerKey::Merged(_) => LayerKey::merged(&self.merged) == key,
+        }
     }
 
     /// Returns whether it was written in `session`. A record that does not name its file system is of no session.
@@ -382,6 +488,10 @@ mod tests {
             assumed: Vec::new(),
             merged: vec![LayerKey::Free(diff)],
             measure: Some(Measure { names: 2, bytes: 7 }),
+            lost: Some(LostItems {
+                count: 2,
+                items: vec![LostItem { path: "a\\b".to_owned(), xattr: None }],
+            }),
             boot: Some("boot".to_owned()),
             file_system: Some("ext4/vda:7".to_owned()),
             settled: false,

@@ -317,7 +317,7 @@ impl LayerStore {
     }
 
     /// Opens a layer that may not be on disk, in the directory `name`, with what its record will be once it is.
-    fn unsettled(&self, key: LayerKey, name: &str) -> Result<Option<(Dir, Record)>, LayerError> {
+    fn unsettled(&self, key: LayerKey, name: &str) -> Result<Option<Unsettled>, LayerError> {
         // Opened first: under its name there may be another by the time that this one is on disk.
         let Some(dir) = self.directory(name)? else { return Ok(None) };
         let State::Good(layer) = self.look_in(key, name)? else { return Ok(None) };
@@ -331,22 +331,22 @@ impl LayerStore {
             tracing::warn!(layer = %key, "a layer is not as large as its record says, and is not noted as synced");
             return Ok(None);
         }
-        Ok(Some((dir, Record { settled: true, ..layer.record })))
+        Ok(Some(Unsettled { dir, _tree: layer.tree.dir, record: Record { settled: true, ..layer.record } }))
     }
 
-    fn settle_these(&self, layers: Vec<(Dir, Record)>, work: &Workspace) -> Result<usize, LayerError> {
+    fn settle_these(&self, layers: Vec<Unsettled>, work: &Workspace) -> Result<usize, LayerError> {
         if layers.is_empty() {
             return Ok(0);
         }
         // The new records are on disk before one of them is seen, at the price of one sync for all.
         let staged = work.directory()?;
-        for (number, (_, record)) in layers.iter().enumerate() {
+        for (number, Unsettled { record, .. }) in layers.iter().enumerate() {
             write(staged.dir(), &number.to_string(), &record.to_json())?;
         }
         self.layers.sync_file_system()?;
-        for (number, (layer, _)) in layers.iter().enumerate() {
+        for (number, Unsettled { dir, .. }) in layers.iter().enumerate() {
             // It may have been removed meanwhile.
-            staged.dir().rename(number.to_string(), layer, RECORD).optional()?;
+            staged.dir().rename(number.to_string(), dir, RECORD).optional()?;
         }
         staged.discard()?;
         Ok(layers.len())
@@ -416,6 +416,13 @@ impl LayerStore {
         self.look_for(key, self.family())
     }
 
+    /// Returns what is here under `key`, and reads records also if they are known.
+    pub(super) fn look_anew(&self, key: LayerKey) -> Result<State, LayerError> {
+        self.known.forget(&key.to_string());
+        self.known.forget(&beside(key, self.family()));
+        self.look(key)
+    }
+
     /// What is here under `key` for mounts that obey `family`.
     pub(super) fn look_for(&self, key: LayerKey, family: Namespace) -> Result<State, LayerError> {
         let first = self.look_in(key, &key.to_string())?;
@@ -471,7 +478,7 @@ impl LayerStore {
             }
             Err(source) => return Err(LayerError::Record { path: dir.path_of(RECORD), source }),
         };
-        if !record.is_trusted(self.session.as_ref()) {
+        if !record.is_of_key(key) || !record.is_trusted(self.session.as_ref()) {
             return Ok(Some(State::Untrusted));
         }
         let Some(tree) = dir.find_dir(TREE).fitting()?.flatten() else { return Ok(Some(State::Untrusted)) };
@@ -569,6 +576,14 @@ impl LayerStore {
         let lock = Lock::try_acquire(&self.locks, &name, LockMode::Exclusive)?;
         Ok(lock.map(|lock| LayerLock { _lock: lock, locks: &self.locks, name }))
     }
+}
+
+/// A layer that is to be noted as synced.
+struct Unsettled {
+    dir: Dir,
+    /// Keeps the layer from being removed after it was replaced: a new record would come into a directory that goes.
+    _tree: Dir,
+    record: Record,
 }
 
 /// What is found under a key.

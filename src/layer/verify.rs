@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use super::record::Families;
 use super::store::Layer;
-use crate::fs::{Context, DeviceNumber, Dir, Kind, Result, Stat};
+use crate::fs::{Context, DeviceNumber, Dir, Kind, Result, Stat, next_extent};
 use crate::path::LayerPath;
 use crate::stack::Tree;
 
@@ -33,12 +33,17 @@ impl std::fmt::Display for Difference {
 }
 
 /// What in the layer `found` is not as in `expected`, which was made just now, in words and in order; the first `most` of
-/// it. If they were made for bases that differ, the directories that neither describes are left out.
+/// it. Once `cancelled` says so, the rest is left out. If they were made for bases that differ, the directories that neither describes are left out.
 ///
 /// # Errors
 ///
 /// [`Error`](crate::fs::Error) if something cannot be read.
-pub fn layer_differences(expected: &Layer, found: &Layer, most: usize) -> Result<Vec<String>> {
+pub fn layer_differences(
+    expected: &Layer,
+    found: &Layer,
+    most: usize,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Vec<String>> {
     let (made, kept) = (&expected.record, &found.record);
     let facts = [
         (made.diff_id == kept.diff_id || !made.merged.is_empty(), "diff id"),
@@ -63,7 +68,7 @@ pub fn layer_differences(expected: &Layer, found: &Layer, most: usize) -> Result
     let absent = [made, kept].into_iter().flat_map(|record| &record.assumed);
     let absent = absent.filter(|one| one.holds_only_deletions && open.contains(&one.path));
     let absent = absent.map(|one| one.path.clone()).collect();
-    let trees = differences_but(&expected.tree, &found.tree, most, open, absent)?;
+    let trees = differences_but(&expected.tree, &found.tree, most, open, absent, cancelled)?;
     said.extend(trees.iter().map(ToString::to_string));
     Ok(said)
 }
@@ -74,7 +79,7 @@ pub fn layer_differences(expected: &Layer, found: &Layer, most: usize) -> Result
 ///
 /// [`Error`](crate::fs::Error) if something cannot be read.
 pub fn differences(expected: &Tree, found: &Tree, most: usize) -> Result<Vec<Difference>> {
-    differences_but(expected, found, most, BTreeSet::new(), BTreeSet::new())
+    differences_but(expected, found, most, BTreeSet::new(), BTreeSet::new(), &|| false)
 }
 
 /// Compares as [`differences`], whatever the directories in `open` are like. Those in `absent` may be missing from either.
@@ -84,15 +89,10 @@ fn differences_but(
     most: usize,
     open: BTreeSet<LayerPath>,
     absent: BTreeSet<LayerPath>,
+    cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Difference>> {
-    let mut comparison = Comparison {
-        most,
-        open,
-        absent,
-        differences: Vec::new(),
-        links: BTreeMap::new(),
-        buffers: [(); 2].map(|()| vec![0; 128 << 10]),
-    };
+    let mut comparison =
+        Comparison { most, open, absent, differences: Vec::new(), links: BTreeMap::new(), cancelled };
     let dirs = [&expected.dir, &found.dir];
     // What no layer describes is as it happened to be made.
     if expected.declares_root {
@@ -103,7 +103,74 @@ fn differences_but(
     Ok(comparison.differences)
 }
 
-struct Comparison {
+/// Whether two objects of one tree, that should be names of one file, say the same.
+pub(super) fn same_objects(
+    parents: [&Dir; 2],
+    names: [&OsStr; 2],
+    cancelled: &dyn Fn() -> bool,
+) -> Result<bool> {
+    let stats = [parents[0].stat(names[0])?, parents[1].stat(names[1])?];
+    let facts =
+        stats.map(|stat| (stat.kind, stat.mode, stat.uid, stat.gid, stat.mtime, stat.size, stat.node));
+    if facts[0] != facts[1] || parents[0].xattrs(names[0])? != parents[1].xattrs(names[1])? {
+        return Ok(false);
+    }
+    match stats[0].kind {
+        Kind::File => {
+            let files = [parents[0].open_file(names[0])?, parents[1].open_file(names[1])?];
+            let paths = [parents[0].path_of(names[0]), parents[1].path_of(names[1])];
+            same_content(&files, stats[0].size, &paths, cancelled)
+        }
+        Kind::Symlink => Ok(parents[0].read_link(names[0])? == parents[1].read_link(names[1])?),
+        _ => Ok(true),
+    }
+}
+
+/// Whether two files of `size` bytes hold the same. Where both have a hole nothing is read. Ends early, with whatever
+/// answer, once `cancelled` says so.
+fn same_content(
+    files: &[File; 2],
+    size: u64,
+    paths: &[PathBuf; 2],
+    cancelled: &dyn Fn() -> bool,
+) -> Result<bool> {
+    let mut buffers = [(); 2].map(|()| vec![0; 128 << 10]);
+    let extent = |which: usize, from| {
+        let found = next_extent(&files[which], from, size).at_path("read", || paths[which].clone())?;
+        Ok(found.map_or((size, size), |extent| (extent.offset, extent.offset + extent.length)))
+    };
+    let mut position = 0;
+    let mut ahead = [(0, 0); 2];
+    while position < size && !cancelled() {
+        for which in 0..2 {
+            if ahead[which].1 <= position {
+                ahead[which] = extent(which, position)?;
+            }
+        }
+        let from = ahead[0].0.min(ahead[1].0).max(position);
+        if from >= size {
+            break;
+        }
+        // Up to where the next of the two begins or ends; what is not data is zeros, and reads as such.
+        let borders = ahead.iter().flat_map(|&(begin, end)| [begin, end]).filter(|&border| border > from);
+        let until = borders.min().unwrap_or(size).min(size);
+        let length = usize::try_from(until - from).unwrap_or(usize::MAX).min(buffers[0].len());
+        for which in 0..2 {
+            let read = files[which].read_exact_at(&mut buffers[which][..length], from);
+            match read {
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read.at_path("read", || paths[which].clone())?,
+            }
+        }
+        if buffers[0][..length] != buffers[1][..length] {
+            return Ok(false);
+        }
+        position = from + length as u64;
+    }
+    Ok(true)
+}
+
+struct Comparison<'c> {
     most: usize,
     /// Directories that may be as they like.
     open: BTreeSet<LayerPath>,
@@ -112,10 +179,10 @@ struct Comparison {
     differences: Vec<Difference>,
     /// The inode that stands for an inode of the other tree, for files with several names.
     links: BTreeMap<u64, u64>,
-    buffers: [Vec<u8>; 2],
+    cancelled: &'c dyn Fn() -> bool,
 }
 
-impl Comparison {
+impl Comparison<'_> {
     fn is_full(&self) -> bool {
         self.differences.len() >= self.most
     }
@@ -172,7 +239,7 @@ impl Comparison {
         let [expected, found] = [dirs[0].names()?, dirs[1].names()?]
             .map(|names| names.into_iter().map(|entry| entry.name).collect::<BTreeSet<_>>());
         for name in expected.union(&found) {
-            if self.is_full() {
+            if self.is_full() || (self.cancelled)() {
                 break;
             }
             let path = path.join(name);
@@ -189,39 +256,15 @@ impl Comparison {
     fn files(&mut self, parents: [&Dir; 2], name: &OsStr, path: &LayerPath, stats: [&Stat; 2]) -> Result<()> {
         if stats[0].size != stats[1].size {
             self.differs(path, "has another size");
-        } else if stats[0].inode != stats[1].inode && !self.same_content(parents, name)? {
+        } else if stats[0].inode != stats[1].inode && !self.same_files(parents, name, stats[0].size)? {
             self.differs(path, "has another content");
         }
         Ok(())
     }
 
-    fn same_content(&mut self, parents: [&Dir; 2], name: &OsStr) -> Result<bool> {
-        let [mut one, mut other] = [parents[0].open_file(name)?, parents[1].open_file(name)?];
-        let [first, second] = &mut self.buffers;
-        loop {
-            let count = fill(&mut one, first).at_path("read", || parents[0].path_of(Path::new(name)))?;
-            let same =
-                fill(&mut other, second).at_path("read", || parents[1].path_of(Path::new(name)))? == count;
-            if !same || first[..count] != second[..count] {
-                return Ok(false);
-            }
-            if count == 0 {
-                return Ok(true);
-            }
-        }
+    fn same_files(&self, parents: [&Dir; 2], name: &OsStr, size: u64) -> Result<bool> {
+        let files = [parents[0].open_file(name)?, parents[1].open_file(name)?];
+        let paths = parents.map(|parent| parent.path_of(Path::new(name)));
+        same_content(&files, size, &paths, self.cancelled)
     }
-}
-
-/// Reads until `buffer` is full or the file ends.
-fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

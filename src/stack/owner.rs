@@ -31,8 +31,7 @@ pub const HOST_ROOT: u32 = u32::MAX - 2;
 
 /// The reverse of [`on_disk`], for an object without a record.
 pub fn in_image(uid: u32, gid: u32) -> (u32, u32) {
-    let Ids(Some((own_uid, own_gid))) = Ids::of_process() else { return (uid, gid) };
-    (if uid == own_uid { 0 } else { uid }, if gid == own_gid { 0 } else { gid })
+    Ids::of_process().in_image(uid, gid)
 }
 
 /// Whether a record counts in a tree with `marks`, on a file that belongs to `uid` on disk.
@@ -67,6 +66,12 @@ impl Ids {
     pub fn of_process() -> Self {
         let uid = rustix::process::geteuid();
         Self((!uid.is_root()).then(|| (uid.as_raw(), rustix::process::getegid().as_raw())))
+    }
+
+    /// [`in_image`] for a process with these.
+    pub fn in_image(self, uid: u32, gid: u32) -> (u32, u32) {
+        let Self(Some((own_uid, own_gid))) = self else { return (uid, gid) };
+        (if uid == own_uid { 0 } else { uid }, if gid == own_gid { 0 } else { gid })
     }
 
     /// [`on_disk`] for a process with these.

@@ -336,6 +336,30 @@ impl StoreError {
         }
     }
 
+    /// Whether this says that something in the store is damaged: also that the disk cannot read it, but not that this
+    /// process may not, or lacks memory, open files or room.
+    pub(super) fn says_damage(&self) -> bool {
+        if self.is_damage() {
+            return true;
+        }
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        let mut is_ours = false;
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<fs::Error>() {
+                return error.is_damage() || error.is_other_kind();
+            }
+            if let Some(error) = error.downcast_ref::<std::io::Error>()
+                && let Some(errno) = error.raw_os_error()
+            {
+                return fs::is_damage(rustix::io::Errno::from_raw_os_error(errno));
+            }
+            is_ours |= error.is::<crate::layer::UnpackError>();
+            cause = error.source();
+        }
+        // A layer that cannot be read though the system reads every byte.
+        is_ours
+    }
+
     /// Whether this says of one record that it cannot be used, and not that nothing can be read at present.
     pub(super) fn is_damaged_record(&self) -> bool {
         use rustix::io::Errno;

@@ -6,6 +6,7 @@
 mod common;
 
 mod attributes;
+mod checking;
 mod deletions;
 mod holes;
 mod lab;

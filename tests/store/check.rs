@@ -144,6 +144,67 @@ fn damage_to_any_file_is_found() {
     }
 }
 
+#[test]
+fn a_damaged_record_of_a_layer_is_found_and_mended_by_the_next_use_or_a_repair() {
+    privilege::under(ALL, |privilege| {
+        for by_use in [true, false] {
+            let (world, _container) = world_of_two(DriverKind::Copy);
+            let layers = world.path().join("layers");
+            for key in names_in(&layers) {
+                let path = layers.join(&key).join("layer.json");
+                let whole = fs::read_to_string(&path).unwrap();
+                let mut other: serde_json::Value = serde_json::from_str(&whole).unwrap();
+                other["diffId"] = format!("sha256:{}", "0".repeat(64)).into();
+                let other_id = other.to_string();
+                let tar_bytes = whole.replace("\"tarBytes\": ", "\"tarBytes\": 1");
+                let measure = whole.replace("\"names\": ", "\"names\": 1");
+                // How, what stands there, and whether a quick check and the next use see it.
+                let damages: [(&str, Option<String>, bool); 7] = [
+                    ("cut", Some(whole[..whole.len() / 2].to_owned()), true),
+                    ("empty", Some(String::new()), true),
+                    ("garbage", Some("\0\u{1}garbage".to_owned()), true),
+                    ("another type", Some(whole.replace("\"entries\": ", "\"entries\": -")), true),
+                    ("another layer", Some(other_id), true),
+                    ("names", Some(measure), true),
+                    ("length", Some(tar_bytes), false),
+                ];
+                let is_directory = ("a directory", None, true);
+                for (how, bytes, is_quick) in damages.into_iter().chain([is_directory]) {
+                    match bytes {
+                        Some(bytes) => fs::write(&path, bytes).unwrap(),
+                        None => {
+                            fs::remove_file(&path).unwrap();
+                            fs::create_dir(&path).unwrap();
+                        }
+                    }
+                    let about = format!("{privilege:?}, {key}, {how}");
+                    let told = |deep| said(&world, deep).iter().any(|line| line.contains(&key));
+                    assert!(told(true), "{about}: {:?}", said(&world, true));
+                    assert_eq!(told(false), is_quick, "{about}: {:?}", said(&world, false));
+                    let image = world.store.image("two:1").unwrap();
+                    let use_it = || {
+                        let options = CreateOptions::default();
+                        exported(&world.store.create_container(&image, &options).unwrap())
+                    };
+                    // A record that is wrong and can be used is used until it is repaired.
+                    let can_be_used = matches!(how, "names" | "length")
+                        || how == "another layer" && key.starts_with("chain");
+                    if by_use && !can_be_used {
+                        use_it();
+                    } else {
+                        world.store.repair(&plywood::store::RepairOptions::default()).unwrap();
+                    }
+                    assert_eq!(said(&world, true), Vec::<String>::new(), "{about}");
+                    use_it();
+                    let found: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+                    let expected: serde_json::Value = serde_json::from_str(&whole).unwrap();
+                    assert_eq!(found["tarBytes"], expected["tarBytes"], "{about}");
+                }
+            }
+        }
+    });
+}
+
 /// A file that went and came back has changed the time of its directory, which is part of a layer.
 fn mend_directory_times(file: &Path) {
     let parent = file.parent().unwrap();
@@ -162,9 +223,9 @@ fn what_is_wrong_with_a_layer_is_told_by_name() {
     let tree = layers.join(&base).join("tree");
     let found = |change: &dyn Fn()| {
         change();
-        assert_eq!(said(&world, false), Vec::<String>::new(), "a quick check does not look into layers");
         said(&world, true).join("\n")
     };
+    let quick = || check(&world, false).damages.len();
     let passwd = tree.join("etc/passwd");
     let time = fs::metadata(&passwd).unwrap().modified().unwrap();
     let steps: &[(&str, &dyn Fn())] = &[
@@ -188,8 +249,10 @@ fn what_is_wrong_with_a_layer_is_told_by_name() {
             fs::write(tree.join("twice"), "linked").unwrap();
         }),
     ];
-    for (expected, change) in steps {
+    for (number, (expected, change)) in steps.iter().enumerate() {
         let said = found(change);
+        // A quick check counts names and lengths.
+        assert_eq!(quick(), if number < 2 { 0 } else { 1 }, "{expected}");
         assert!(said.contains(expected) && said.contains(&base), "{expected}: {said}");
         for user in ["image one:1", "image two:1", &format!("container {}", container.name())] {
             assert!(said.contains(user), "{user}: {said}");

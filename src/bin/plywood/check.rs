@@ -14,7 +14,7 @@ use crate::signals::Interrupt;
 /// `plywood check`
 pub(crate) fn check(context: &Context, args: &CheckArgs) -> Result<(), Failure> {
     let output = context.output;
-    let report = match context.open_if_there()? {
+    let report = match context.open_if_there().map_err(Failure::unchecked)? {
         None => CheckReport::default(),
         Some(store) => {
             let meter = Meter::new("checking", output);
@@ -24,8 +24,7 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Result<(), Failure> 
             options.deep = args.deep;
             options.progress = Some(&progress);
             options.cancel = Some(interrupt.flag());
-            options.scratch = args.scratch.as_deref();
-            store.check(&options).map_err(|error| interrupt.explain(error.into()))?
+            store.check(&options).map_err(|error| interrupt.explain(error.into()).unchecked())?
         }
     };
     for skipped in &report.skipped {

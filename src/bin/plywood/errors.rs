@@ -18,6 +18,8 @@ use crate::template::Template;
 /// Exit statuses. What clap refuses exits with 2, too.
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
+/// A check could not be made, which says nothing about damage.
+pub(crate) const UNCHECKED: u8 = 3;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub(crate) enum Failure {
     Interrupted(i32),
     /// Some of several things failed, each of which was reported.
     Reported,
+    /// A check could not be made or finished.
+    Unchecked(Box<Self>),
     /// It has to do with something that the message does not name.
     About { what: String, failure: Box<Self> },
 }
@@ -99,6 +103,20 @@ impl Failure {
         }
     }
 
+    /// Tells a check that could not be made from damage that it found: what says that the store itself is damaged is
+    /// damage, wherever that was noticed.
+    pub(crate) fn unchecked(self) -> Self {
+        match self {
+            Self::Store { ref error, .. }
+                if matches!(error.kind(), "damaged" | "not-a-store" | "unknown-format" | "not-found") =>
+            {
+                self
+            }
+            Self::Store { .. } | Self::Io { .. } => Self::Unchecked(Box::new(self)),
+            other => other,
+        }
+    }
+
     /// Says what the failure has to do with, unless there is nothing to say.
     pub(crate) fn about(self, what: impl Into<String>) -> Self {
         match self {
@@ -112,6 +130,7 @@ impl Failure {
         match self {
             Self::Usage(_) => USAGE,
             Self::About { failure, .. } => failure.status(),
+            Self::Unchecked(_) => UNCHECKED,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => FAILED,
         }
@@ -119,7 +138,11 @@ impl Failure {
 
     /// Prints it, if there is something to say.
     pub(crate) fn report(&self, json: bool) {
-        let (about, failure) = match self {
+        let failure = match self {
+            Self::Unchecked(failure) => failure,
+            failure => failure,
+        };
+        let (about, failure) = match failure {
             Self::About { what, failure } => (format!("{what}: "), failure.as_ref()),
             failure => (String::new(), failure),
         };
@@ -136,7 +159,7 @@ impl Failure {
                 let hint = "`plywood gc` frees what it may have left";
                 ("interrupted".to_owned(), "cancelled", Vec::new(), Some(hint))
             }
-            Self::StdoutClosed | Self::Reported | Self::About { .. } => return,
+            Self::StdoutClosed | Self::Reported | Self::About { .. } | Self::Unchecked(_) => return,
         };
         let message = format!("{about}{message}");
         print(&if json { object(&message, kind, facts, hint) } else { line(&message, hint) });

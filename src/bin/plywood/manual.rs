@@ -78,7 +78,8 @@ other users can read it if the store was made with
 /// What stands at the end of every other page.
 const ABOUT_ONE: &str = r"
 .SH EXIT STATUS
-0 for success, 1 for a failure, 2 for wrong usage, 128 and the number of the signal for an interruption.
+0 for success, 1 for a failure, 2 for wrong usage, 128 and the number of the signal for an interruption. A check exits with 1
+if it found damage, and with 3 if it could not be made or finished.
 .SH SEE ALSO
 .BR plywood (1)
 ";

@@ -18,10 +18,11 @@ use std::path::Path;
 use super::entries::{Unpacker, split};
 use super::error::UnpackError;
 use super::place::Of;
+use super::target::Target;
 use crate::fs::Optional;
 use crate::path::LayerPath;
 
-impl Unpacker<'_> {
+impl<D: Target> Unpacker<'_, D> {
     /// Remembers an opaque marker in the directory `of.path`.
     pub(super) fn opaque(&mut self, of: Of<'_>) -> Result<(), UnpackError> {
         let path = of.path;
@@ -114,7 +115,7 @@ impl Unpacker<'_> {
                 continue;
             }
             let name = Path::new(OsStr::from_bytes(name));
-            self.abilities.family.whiteout(self.places.root, parent.as_path(), name)?;
+            self.places.root.whiteout(self.abilities.family, parent.as_path(), name)?;
             self.measure.names += 1;
         }
         self.places.deletions.whiteouts = whiteouts;

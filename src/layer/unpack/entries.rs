@@ -13,18 +13,18 @@ use std::path::Path;
 use super::content::Written;
 use super::error::UnpackError;
 use super::place::{Of, Places, Waiting};
+use super::target::Target;
 use super::writers::Outbox;
 use super::{Below, HighestIds, Losses, UnpackOptions};
 use crate::changeset::{Entry, EntryKind, Reader};
-use crate::fs::{DeviceNumber, Dir, FileType, Kind, Metadata, Optional, Overflow, unique_name};
+use crate::fs::{DeviceNumber, FileType, Kind, Metadata, Optional, Overflow, unique_name};
 use crate::layer::{Abilities, Measure};
 use crate::path::LayerPath;
-use crate::stack::object;
 use crate::stack::owner;
 
 /// A layer on its way from the tar to the disk.
-pub(super) struct Unpacker<'a> {
-    pub(super) places: Places<'a>,
+pub(super) struct Unpacker<'a, D: Target> {
+    pub(super) places: Places<'a, D>,
     pub(super) abilities: Abilities,
     pub(super) options: &'a UnpackOptions<'a>,
     /// Whom files belong to on disk.
@@ -37,7 +37,7 @@ pub(super) struct Unpacker<'a> {
     /// Names that are no directories, and the lengths of the files under them.
     pub(super) measure: Measure,
     pub(super) highest_ids: HighestIds,
-    aside: Option<Aside>,
+    aside: Option<Aside<D>>,
     /// Copies of files that have as many names as the file system can count.
     pub(super) overflow: Overflow,
     /// Takes files that other threads are to write; `None` if there are no other threads.
@@ -46,35 +46,31 @@ pub(super) struct Unpacker<'a> {
 
 /// Files that are kept for the sake of hard links and are no part of the layer by themselves. They lie in a directory of
 /// the layer's root whose name no archive can guess, until the end.
-pub(super) struct Aside {
+pub(super) struct Aside<D> {
     name: String,
-    pub(super) dir: Dir,
+    pub(super) dir: D,
     /// What AUFS kept, by the name that links know it by.
     pub(super) files: BTreeMap<LayerPath, String>,
     /// Files of the layers below, by inode: all names that this layer links to one of them become one file again.
     pub(super) copies: BTreeMap<(u64, u64), String>,
 }
 
-impl Aside {
+impl<D> Aside<D> {
     /// A name that nothing in it has.
     pub(super) fn fresh(&self) -> String {
         (self.files.len() + self.copies.len()).to_string()
     }
 }
 
-impl<'a> Unpacker<'a> {
+impl<'a, D: Target> Unpacker<'a, D> {
     pub(super) fn new(
-        into: &'a Dir,
+        into: &'a D,
         below: Option<&'a Below<'a>>,
         abilities: Abilities,
         options: &'a UnpackOptions<'a>,
         outbox: Option<Outbox<'a>>,
     ) -> Result<Self, UnpackError> {
-        // What is made in here must inherit nothing: no default ACL, no group.
-        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
-            into.remove_xattr(".", acl)?;
-        }
-        into.set_mode(".", 0o700)?;
+        into.begin()?;
         Ok(Self {
             places: Places::new(into, below, &options.limits),
             abilities,
@@ -166,10 +162,10 @@ impl<'a> Unpacker<'a> {
         let (parent, name) = split(of.path);
         let place = self.places.directory(&parent, of)?;
         let at = Path::new(OsStr::from_bytes(name));
-        match object::create(&place.dir, at, file_type) {
+        match place.dir.create(at, file_type) {
             Err(error) if error.is_exists() => {
                 self.places.clear(&place.dir, &place.path.join(name))?;
-                object::create(&place.dir, at, file_type)?;
+                place.dir.create(at, file_type)?;
             }
             done => done?,
         }
@@ -181,7 +177,7 @@ impl<'a> Unpacker<'a> {
     /// Sets what [`object::set_metadata`] sets, and keeps account of what cannot be.
     pub(super) fn set_metadata(
         &mut self,
-        dir: &Dir,
+        dir: &D,
         at: &Path,
         file_type: &FileType,
         metadata: &Metadata,
@@ -189,12 +185,12 @@ impl<'a> Unpacker<'a> {
     ) -> Result<(), UnpackError> {
         let losses = &mut self.losses;
         let mut lose = |loss| losses.add(loss);
-        object::set_metadata(dir, at, file_type, metadata, self.abilities.style(), &mut lose, path)?;
+        dir.set_metadata(at, file_type, metadata, self.abilities.style(), &mut lose, path)?;
         Ok(())
     }
 
     /// The place for what is kept aside.
-    pub(super) fn aside(&mut self) -> Result<&mut Aside, UnpackError> {
+    pub(super) fn aside(&mut self) -> Result<&mut Aside<D>, UnpackError> {
         if self.aside.is_none() {
             let name = format!(".{}", unique_name()?);
             let dir = self.places.root.ensure_dir(&name, 0o700)?;

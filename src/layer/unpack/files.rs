@@ -18,21 +18,22 @@ use super::content::Content;
 use super::entries::{Unpacker, split};
 use super::error::UnpackError;
 use super::place::{Of, Place};
+use super::target::Target;
 use crate::changeset::Reader;
-use crate::fs::{Context, FileType, Metadata, Timestamp, both_times, path_of};
+use crate::fs::{Context, Dir, FileType, Metadata, Timestamp, both_times, path_of};
 
 /// The bits of a mode that a file may have from the beginning; the others are taken away by what is done to it.
 const PERMISSIONS: u32 = 0o777;
 
 /// A file that was just created.
-struct New<'n> {
-    file: File,
-    place: &'n Place,
+pub(super) struct New<'n, D: Target> {
+    pub(super) file: D::File,
+    pub(super) place: &'n Place<D>,
     /// Its name there.
-    name: &'n OsStr,
+    pub(super) name: &'n OsStr,
 }
 
-impl Unpacker<'_> {
+impl<D: Target> Unpacker<'_, D> {
     /// Puts a file in its place, with the data that `tar` is at.
     pub(super) fn file<R: Read>(
         &mut self,
@@ -54,7 +55,7 @@ impl Unpacker<'_> {
         self.measure.names += 1;
         self.measure.bytes += size;
         self.places.supersede(&place.path, name);
-        self.fill(of, New { file, place: &place, name: os_name }, metadata, size, tar)
+        D::fill(self, of, New { file, place: &place, name: os_name }, metadata, size, tar)
     }
 
     /// Puts a file where it is known for hard links only.
@@ -71,14 +72,16 @@ impl Unpacker<'_> {
         aside.files.insert(of.path.clone(), name.clone());
         let place = Place::new(of.path.clone(), aside.dir.try_clone()?);
         let file = place.dir.create_file(&name, metadata.mode & PERMISSIONS)?;
-        self.fill(of, New { file, place: &place, name: OsStr::new(&name) }, metadata, size, tar)
+        D::fill(self, of, New { file, place: &place, name: OsStr::new(&name) }, metadata, size, tar)
     }
+}
 
+impl Unpacker<'_, Dir> {
     /// Gives a file its data and its metadata, or sees to it that another thread does.
-    fn fill<R: Read>(
+    pub(super) fn fill<R: Read>(
         &mut self,
         of: Of<'_>,
-        new: New<'_>,
+        new: New<'_, Dir>,
         metadata: &Metadata,
         size: u64,
         tar: &mut Reader<R>,
@@ -101,7 +104,7 @@ impl Unpacker<'_> {
 
     /// Gives a file its owner, and says what is left to do when its data is written; `None` if that takes more than mode
     /// and time.
-    fn own(&self, new: &New<'_>, metadata: &Metadata) -> Result<Option<Touch>, UnpackError> {
+    fn own(&self, new: &New<'_, Dir>, metadata: &Metadata) -> Result<Option<Touch>, UnpackError> {
         let New { file, place, .. } = new;
         let made = place.as_made(file, metadata.mode & PERMISSIONS).at_path("stat", || path_of(file))?;
         let readable = self.abilities.privileged || metadata.mode & 0o400 != 0;

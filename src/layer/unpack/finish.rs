@@ -6,12 +6,13 @@ use std::path::Path;
 use super::content::BLOCK;
 use super::entries::Unpacker;
 use super::error::UnpackError;
+use super::target::Target;
 use super::{First, Unpacked};
 use crate::fs::{FileType, Metadata};
 use crate::layer::Measure;
 use crate::path::LayerPath;
 
-impl Unpacker<'_> {
+impl<D: Target> Unpacker<'_, D> {
     /// Ends the layer after its last entry.
     pub(super) fn finish(mut self) -> Result<Unpacked, UnpackError> {
         let below_links = self.make_waiting_links()?;
@@ -53,7 +54,7 @@ impl Unpacker<'_> {
         let family = self.abilities.family;
         let mut opaque = Opaque { tops: Vec::new(), implied: Vec::new() };
         if deletions.opaque.contains(&LayerPath::ROOT) {
-            family.mark_opaque(self.places.root, Path::new("."))?;
+            self.places.root.mark_opaque(family, Path::new("."))?;
             opaque.tops.push(LayerPath::ROOT);
         }
         // A directory stands right before what it holds.
@@ -62,7 +63,7 @@ impl Unpacker<'_> {
             // A directory that the layer deletes, or had something else for, and then makes, is a new one.
             let new = deletions.whiteouts.contains(path) || deletions.replaced.contains(path);
             if !below_opaque && (new || deletions.opaque.contains(path)) {
-                family.mark_opaque(self.places.root, path.as_path())?;
+                self.places.root.mark_opaque(family, path.as_path())?;
                 opaque.tops.push(path.clone());
             }
             if declared.is_none() && !below_opaque && !new {

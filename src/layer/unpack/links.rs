@@ -11,12 +11,13 @@ use super::content::Written;
 use super::entries::{Unpacker, refused, split};
 use super::error::UnpackError;
 use super::place::{Of, Place, Waiting};
+use super::target::Target;
 use super::{Below, BelowLink};
-use crate::fs::{Context, Dir, FileType, copy_content};
+use crate::fs::{Dir, FileType};
 use crate::layer::bind;
 use crate::path::LayerPath;
+use crate::stack::Found;
 use crate::stack::object::{Loss, Lost};
-use crate::stack::{Found, object};
 
 /// What became of a waiting link.
 enum Outcome {
@@ -25,7 +26,7 @@ enum Outcome {
     After(LayerPath),
 }
 
-impl Unpacker<'_> {
+impl<D: Target> Unpacker<'_, D> {
     /// Makes every waiting link whose target can be found. Where nothing is known of the layers below, returns all that
     /// waited: those whose target is nowhere here can only mean a file below, and the others do if there is one.
     pub(super) fn make_waiting_links(&mut self) -> Result<Vec<BelowLink>, UnpackError> {
@@ -156,12 +157,45 @@ impl Unpacker<'_> {
         Ok(true)
     }
 
-    /// Makes `name` in `place`, which is `path` in the layer, one more name of the file `from`. A file that takes no more
-    /// names gets a copy, which this name and the next ones share.
+    /// Makes `name` in `place`, which is `path` in the layer, one more name of the file `from`.
     pub(super) fn add_name(
         &mut self,
+        from: (&D, &OsStr),
+        place: &Place<D>,
+        name: &OsStr,
+        path: &LayerPath,
+    ) -> Result<(), UnpackError> {
+        D::add_name(self, from, place, name, path)
+    }
+
+    /// Copies the file `found` of the layers below into `dir`, as `name`.
+    fn copy_up(
+        &mut self,
+        dir: &D,
+        name: &str,
+        found: &LayerPath,
+        lower: &Found,
+        below: &Below<'_>,
+    ) -> Result<(), UnpackError> {
+        let object = below.stack.object(found, lower)?;
+        match object.file_type {
+            FileType::File { size } => {
+                dir.copy(name, &below.stack.open(found, lower)?, size)?;
+                self.written += Written::of(size.min(lower.stat.allocated));
+            }
+            ref other => dir.create(Path::new(name), other)?,
+        }
+        self.set_metadata(dir, Path::new(name), &object.file_type, &object.metadata, found)
+    }
+}
+
+impl Unpacker<'_, Dir> {
+    /// Makes `name` in `place`, which is `path` in the layer, one more name of the file `from`. A file that takes no more
+    /// names gets a copy, which this name and the next ones share.
+    pub(super) fn add_name_on_disk(
+        &mut self,
         (dir, from): (&Dir, &OsStr),
-        place: &Place,
+        place: &Place<Dir>,
         name: &OsStr,
         path: &LayerPath,
     ) -> Result<(), UnpackError> {
@@ -195,27 +229,5 @@ impl Unpacker<'_> {
             self.written += Written::of(stat.size.min(stat.allocated));
         }
         Ok(())
-    }
-
-    /// Copies the file `found` of the layers below into `dir`, as `name`.
-    fn copy_up(
-        &mut self,
-        dir: &Dir,
-        name: &str,
-        found: &LayerPath,
-        lower: &Found,
-        below: &Below<'_>,
-    ) -> Result<(), UnpackError> {
-        let object = below.stack.object(found, lower)?;
-        match object.file_type {
-            FileType::File { size } => {
-                let file = dir.create_file(name, 0o600)?;
-                let source = below.stack.open(found, lower)?;
-                copy_content(&source, &file, size).at_path("copy to", || dir.path_of(name))?;
-                self.written += Written::of(size.min(lower.stat.allocated));
-            }
-            ref other => object::create(dir, Path::new(name), other)?,
-        }
-        self.set_metadata(dir, Path::new(name), &object.file_type, &object.metadata, found)
     }
 }

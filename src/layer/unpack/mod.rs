@@ -13,10 +13,14 @@ mod content;
 mod deletions;
 mod entries;
 mod error;
+mod expected;
 mod files;
 mod finish;
 mod links;
 mod place;
+mod shadow;
+
+mod target;
 mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,21 +30,25 @@ use std::sync::Arc;
 use self::ahead::{Ahead, Blob};
 use self::entries::Unpacker;
 pub use self::error::UnpackError;
+use self::shadow::{Circumstances, Shadow};
+use self::target::Target;
 use self::writers::{Outbox, Writers};
 use super::abilities::Abilities;
 use super::bind;
 use super::crew::Crew;
 use super::measure::Measure;
-use super::record::HighestIds;
+use super::record::{HighestIds, Missing, Record};
+use super::verify::Difference;
 use super::xattrs::XattrPolicy;
 use crate::changeset::Reader;
 use crate::digest::{Algorithm, DiffId};
-use crate::fs::{Dir, Metadata};
+use crate::fs::{Dir, Metadata, Optional};
 use crate::limits::Limits;
 use crate::parallelism::Parallelism;
 use crate::path::LayerPath;
-use crate::stack::Stack;
 use crate::stack::object::Loss;
+use crate::stack::{Stack, Tree};
+use crate::whiteout::Namespace;
 
 /// Threads that one layer has work for. One reads and creates, which nobody else may, and takes about a third of the time
 /// of the smallest files; one decodes.
@@ -305,6 +313,19 @@ pub(super) fn unpack_any<'env>(
     options: &UnpackOptions<'_>,
     crew: Option<&Crew<'env>>,
 ) -> Result<(Unpacked, DiffId), UnpackError> {
+    unpack_to(blob, algorithm, into, below, abilities, options, crew)
+}
+
+/// Unpacks a blob into any target.
+fn unpack_to<'env, D: Target>(
+    blob: Blob<'env>,
+    algorithm: Algorithm,
+    into: &D,
+    below: Option<&Below<'_>>,
+    abilities: Abilities,
+    options: &UnpackOptions<'_>,
+    crew: Option<&Crew<'env>>,
+) -> Result<(Unpacked, DiffId), UnpackError> {
     let help = crew.map(|crew| Help { crew, writers: Arc::default() });
     let invite = || {
         if let Some(help) = &help {
@@ -317,6 +338,70 @@ pub(super) fn unpack_any<'env>(
     let (actual, bytes) = tar.digest().expect("the reader of the tar reads to the end");
     unpacked.tar_bytes = bytes;
     Ok((unpacked, DiffId::of_tar(actual)))
+}
+
+/// A layer that was compared with its blob.
+pub(super) struct Compared {
+    /// What unpacking would have told.
+    pub(super) unpacked: Unpacked,
+    /// The tar in the blob.
+    pub(super) diff_id: DiffId,
+    /// What is not as the tar says.
+    pub(super) differences: Vec<Difference>,
+}
+
+/// Compares the layer `tree` with the blob that `open` opens, and writes nothing; see [`Shadow`]. Of the differences the
+/// first `most` are told.
+pub(super) fn compare_blob<'b>(
+    open: &dyn Fn() -> Result<Blob<'b>, UnpackError>,
+    algorithm: Algorithm,
+    (tree, record): (&Tree, &Record),
+    below: Option<&Below<'_>>,
+    options: &UnpackOptions<'_>,
+    most: usize,
+) -> Result<Compared, UnpackError> {
+    // Both are about what is written.
+    let family = record.families.single().unwrap_or(Namespace::Trusted);
+    let abilities = Abilities { family, privileged: true };
+    let missing = Missing::of(record);
+    let mut keep = None;
+    loop {
+        let (policy, cancelled) = (&options.xattrs, options.cancelled);
+        let about = Circumstances { tree, policy, missing: &missing, cancelled };
+        let is_first = keep.is_none();
+        let shadow = Shadow::new(about, keep.unwrap_or_default())?;
+        let blob = open()?;
+        let (unpacked, diff_id) = match options.parallelism.threads() {
+            1 => unpack_to(blob, algorithm, &shadow, below, abilities, options, None)?,
+            _ => {
+                let crew = Crew::new();
+                std::thread::scope(|scope| {
+                    let _closing = crew.closing();
+                    scope.spawn(|| crew.help());
+                    unpack_to(blob, algorithm, &shadow, below, abilities, options, Some(&crew))
+                })?
+            }
+        };
+        let stale = shadow.stale();
+        if is_first && !stale.is_empty() {
+            keep = Some(stale);
+            continue;
+        }
+        if !unpacked.declares_root {
+            shadow.forget_root();
+        }
+        if below.is_none() {
+            let has = |path: &LayerPath| record.assumed.iter().any(|assumed| assumed.path == *path);
+            for path in unpacked.deletion_parents.iter().filter(|path| !has(path)) {
+                shadow.leave_out(path)?;
+            }
+        }
+        for assumed in &record.assumed {
+            shadow.compare_assumed(assumed).optional()?;
+        }
+        let differences = shadow.differences(most)?;
+        return Ok(Compared { unpacked, diff_id, differences });
+    }
 }
 
 /// The threads that help with a layer, and what they help with.
@@ -337,9 +422,9 @@ impl Help<'_, '_> {
 }
 
 /// Unpacks and gives the reader back, at its end.
-fn unpack_from<R: Read>(
+fn unpack_from<D: Target, R: Read>(
     tar: R,
-    into: &Dir,
+    into: &D,
     below: Option<&Below<'_>>,
     abilities: Abilities,
     options: &UnpackOptions<'_>,
@@ -355,7 +440,7 @@ fn unpack_from<R: Read>(
     if let Some(below) = below {
         // A name that is a link below was followed, so none is left to stand in the way.
         let assumed = bind::assume(below.stack, unpacked.implied())?;
-        bind::apply(into, &assumed.directories, abilities, &mut unpacked.losses)?;
+        into.apply(&assumed.directories, abilities, &mut unpacked.losses)?;
     }
     Ok((unpacked, tar.into_inner()))
 }

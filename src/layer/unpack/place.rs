@@ -13,9 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 
 use super::error::UnpackError;
+use super::target::Target;
 use super::{Below, Deletions};
 use crate::changeset::ChangesetError;
-use crate::fs::{Dir, FileType, Kind, Metadata, Optional, Stat};
+use crate::fs::{FileType, Kind, Metadata, Optional, Stat};
 use crate::limits::Limits;
 use crate::path::{LONGEST_PATH, LayerPath, is_file_name};
 
@@ -30,11 +31,11 @@ const ITEM: usize = 300;
 
 /// A directory of the layer, opened.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Place<D> {
     /// Where it is, symlinks resolved.
     pub(super) path: LayerPath,
     /// Its handle.
-    pub(super) dir: Dir,
+    pub(super) dir: D,
     /// What becomes of new files in it.
     pub(super) custom: Cell<Custom>,
 }
@@ -57,8 +58,8 @@ pub(super) struct AsMade {
     pub(super) mode: u32,
 }
 
-impl Place {
-    pub(super) fn new(path: LayerPath, dir: Dir) -> Self {
+impl<D> Place<D> {
+    pub(super) fn new(path: LayerPath, dir: D) -> Self {
         Self { path, dir, custom: Cell::default() }
     }
 
@@ -80,9 +81,9 @@ impl Place {
 
 /// The directories of a layer in the making.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
+pub(super) struct Places<'a, D> {
     /// The layer's root.
-    pub(super) root: &'a Dir,
+    pub(super) root: &'a D,
     /// What is below the layer, if that is known.
     pub(super) below: Option<&'a Below<'a>>,
     /// Every directory but the root, with what the layer says of it; `None` while it has said nothing.
@@ -102,7 +103,7 @@ pub(super) struct Places<'a> {
     memory: u64,
     limit: u64,
     /// The directories opened last, by the name that led to them; the last one used stands first.
-    open: Vec<(LayerPath, Rc<Place>)>,
+    open: Vec<(LayerPath, Rc<Place<D>>)>,
 }
 
 /// A hard link that waits for its target.
@@ -141,9 +142,9 @@ impl Of<'_> {
     }
 }
 
-impl<'a> Places<'a> {
+impl<'a, D: Target> Places<'a, D> {
     /// Starts with nothing but the root.
-    pub(super) fn new(root: &'a Dir, below: Option<&'a Below<'a>>, limits: &Limits) -> Self {
+    pub(super) fn new(root: &'a D, below: Option<&'a Below<'a>>, limits: &Limits) -> Self {
         Self {
             root,
             below,
@@ -225,7 +226,7 @@ impl<'a> Places<'a> {
 
     /// The directory that `path` leads to. What is missing on the way is made, and what is neither a directory nor a
     /// symlink is replaced by one.
-    pub(super) fn directory(&mut self, path: &LayerPath, of: Of<'_>) -> Result<Rc<Place>, UnpackError> {
+    pub(super) fn directory(&mut self, path: &LayerPath, of: Of<'_>) -> Result<Rc<Place<D>>, UnpackError> {
         if let Some(at) = self.open.iter().position(|(name, _)| name == path) {
             self.open[..=at].rotate_right(1);
             return Ok(Rc::clone(&self.open[0].1));
@@ -272,7 +273,7 @@ impl<'a> Places<'a> {
     }
 
     /// Makes the directory `path`, which lies in `parent`, taking away the file that the layer has had there.
-    pub(super) fn make(&mut self, parent: &Dir, path: &LayerPath, of: Of<'_>) -> Result<(), UnpackError> {
+    pub(super) fn make(&mut self, parent: &D, path: &LayerPath, of: Of<'_>) -> Result<(), UnpackError> {
         let name = OsStr::from_bytes(path.file_name().expect("the root is made by others"));
         match parent.create_private_dir(name) {
             Err(error) if error.is_exists() => {
@@ -290,7 +291,7 @@ impl<'a> Places<'a> {
     }
 
     /// Takes away what the layer has had at `path` until now, which lies in `parent`.
-    pub(super) fn clear(&mut self, parent: &Dir, path: &LayerPath) -> Result<(), UnpackError> {
+    pub(super) fn clear(&mut self, parent: &D, path: &LayerPath) -> Result<(), UnpackError> {
         let name = path.file_name().expect("the root is never taken away");
         self.open.clear();
         self.recount = true;

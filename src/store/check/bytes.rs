@@ -49,7 +49,14 @@ impl Check<'_> {
             let damage = match found {
                 Ok(None) => continue,
                 Ok(Some(found)) => Damage::BlobContent { digest, found, needed_by },
-                Err(error) => Damage::BlobUnreadable { digest, error: Box::new(error.into()), needed_by },
+                Err(error) => {
+                    let error = Box::new(StoreError::from(error));
+                    // What this process cannot get at is not damaged for that.
+                    if !error.says_damage() {
+                        return Err(*error);
+                    }
+                    Damage::BlobUnreadable { digest, error, needed_by }
+                }
             };
             // A size that is wrong, or a document that cannot be read, was told already.
             if !self.report.damages.iter().any(|known| known.subject() == damage.subject()) {

@@ -35,7 +35,7 @@ impl Check<'_> {
                 {
                     continue;
                 }
-                Err(error) if error.is_damage() => {
+                Err(error) if error.says_damage() => {
                     self.damage(descriptor.digest, lacking(error), &label);
                     whole = false;
                     continue;
@@ -58,7 +58,7 @@ impl Check<'_> {
                     if manifest.is_image()
                         && let Err(error) = inner.config(&manifest)
                     {
-                        if !error.is_damage() {
+                        if !error.says_damage() {
                             return Err(error);
                         }
                         self.blobs.remove(&manifest.config.digest);

@@ -1,6 +1,6 @@
-//! Unpacked layers: each is made once more, beside the store, and compared.
+//! Unpacked layers that a repair makes once more, beside the store, compares and swaps in.
 //!
-//! What stands for a layer on one base may be another than on the next: a variant that is bound to its base, or the
+//! Which layers are damaged is found out by reading (`compare.rs`); only the stacks that hold one are made. What stands for a layer on one base may be another than on the next: a variant that is bound to its base, or the
 //! shared one, if that assumes what is true there. So stacks are made as a whole, and each layer is compared with the one
 //! that this stack would use. Merged layers are merged once more from what was made.
 
@@ -18,10 +18,10 @@ use crate::store::operation::Operation;
 use crate::store::stack::Layers;
 
 /// Layers that somebody stacks, bottom first.
-struct Wanted {
-    label: String,
-    blobs: Vec<Descriptor>,
-    diff_ids: Vec<DiffId>,
+pub(super) struct Wanted {
+    pub(super) label: String,
+    pub(super) blobs: Vec<Descriptor>,
+    pub(super) diff_ids: Vec<DiffId>,
 }
 
 /// A layer that is not as it should be.
@@ -31,6 +31,8 @@ pub(in crate::store) struct Wrong {
     pub(in crate::store) needed_by: BTreeSet<String>,
     /// Nothing is wrong with it, but it cannot be relied on and would be made again when it is needed.
     pub(in crate::store) is_untrusted: bool,
+    /// Its record or its size is wrong.
+    pub(in crate::store) is_record: bool,
     /// It can be made again; if that was to be done, it has been.
     pub(in crate::store) can_be_mended: bool,
     /// The directory of the store that lends it. It is never changed.
@@ -42,7 +44,7 @@ pub(in crate::store) struct Wrong {
 pub(in crate::store) struct Compared {
     pub(in crate::store) wrong: BTreeMap<LayerKey, Wrong>,
     /// Those that were compared, whatever came of it.
-    done: BTreeSet<LayerKey>,
+    pub(super) done: BTreeSet<LayerKey>,
     /// Those that were made for a base that nobody has who was looked at so far, and what is wrong with them apart from
     /// that.
     baseless: BTreeMap<LayerKey, Vec<String>>,
@@ -68,30 +70,33 @@ enum Place {
 }
 
 impl Check<'_> {
-    /// Makes the layers of one image after the other once more, beside the store, and compares.
+    /// Looks at unpacked layers: at their records and sizes, and in a deep check at every byte.
     pub(super) fn layers(&mut self) -> Result<(), StoreError> {
-        let compared = self.compare_layers(false)?;
-        self.report.compared = compared.done.len() as u64;
-        for (key, Wrong { differences, needed_by, is_untrusted, lent_by, .. }) in compared.wrong {
-            if !is_untrusted {
-                let needed_by = needed_by.into_iter().collect();
-                self.report.damages.push(Damage::Layer { key, differences, needed_by, lent_by });
-            }
+        let wanted = self.wanted()?;
+        self.conditions(&wanted)?;
+        let mut damaged = std::mem::take(&mut self.damaged_layers);
+        if self.deep {
+            let compared = self.compare_with_blobs(&wanted)?;
+            self.report.compared = compared.done.len() as u64;
+            let wrong = compared.wrong.into_iter().filter(|(_, wrong)| !wrong.is_untrusted);
+            damaged.extend(wrong);
+        }
+        for (key, Wrong { differences, needed_by, lent_by, .. }) in damaged {
+            let needed_by = needed_by.into_iter().collect();
+            self.report.damages.push(Damage::Layer { key, differences, needed_by, lent_by });
         }
         Ok(())
     }
 
-    /// The same, and puts what was made in the place of what is wrong if it is to `mend`.
+    /// Compares layers, and makes those again that are damaged if it is to `mend`.
     pub(in crate::store) fn compare_layers(&mut self, mend: bool) -> Result<Compared, StoreError> {
-        let mut compared = Compared::default();
-        let Some(operation) = self.operation else {
-            self.report.skipped.push(
-                "layers were not compared: the store is read-only, and no other place to make them was given"
-                    .to_owned(),
-            );
-            return Ok(compared);
-        };
         let wanted = self.wanted()?;
+        let mut found = self.compare_with_blobs(&wanted)?;
+        // A layer that nobody stacks and that has lost its record is made again by whoever needs it.
+        let Some(operation) = self.operation.filter(|_| mend && !found.wrong.is_empty()) else {
+            return Ok(found);
+        };
+        let mut compared = Compared::default();
         let all: u64 = wanted.iter().flat_map(|one| &one.blobs).map(|blob| blob.size).sum();
         let mut before = 0;
         for one in wanted {
@@ -104,14 +109,12 @@ impl Check<'_> {
                     wrong.needed_by.insert(one.label.clone());
                 }
             }
-            let mut is_new = one.diff_ids.len() > MOST_STACKED;
-            for key in keys.iter().filter(|key| !compared.done.contains(key)) {
-                let layers = &self.store.inner.layers;
-                is_new |= layers.has(*key)? || layers.find(*key)?.is_some_and(|layer| layer.lent);
-            }
-            if is_new {
+            let is_damaged = |key: &LayerKey| found.wrong.contains_key(key) && !compared.done.contains(key);
+            let is_long = one.diff_ids.len() > MOST_STACKED;
+            let merged = || found.wrong.keys().any(|key| matches!(key, LayerKey::Merged(_)));
+            if keys.iter().any(is_damaged) || is_long && merged() {
                 operation.pin_layers(keys)?;
-                self.compare(&one, operation, mend, (before, all), &mut compared)?;
+                self.compare(&one, operation, mend, (before, all), &found.wrong, &mut compared)?;
             }
             before += size;
         }
@@ -127,6 +130,14 @@ impl Check<'_> {
             }
             let wrong = compared.wrong.entry(key).or_default();
             (wrong.differences, wrong.can_be_mended) = (differences, true);
+        }
+        // What is said of a layer is what was found, as in a dry run; what was not made again after all cannot be.
+        for (key, wrong) in std::mem::take(&mut found.wrong) {
+            match compared.wrong.get_mut(&key) {
+                Some(made) => *made = Wrong { can_be_mended: made.can_be_mended, ..wrong },
+                None if compared.done.contains(&key) => {}
+                None => drop(compared.wrong.insert(key, Wrong { can_be_mended: false, ..wrong })),
+            }
         }
         Ok(compared)
     }
@@ -196,6 +207,7 @@ impl Check<'_> {
         operation: &Operation,
         mend: bool,
         (before, all): (u64, u64),
+        damaged: &BTreeMap<LayerKey, Wrong>,
         compared: &mut Compared,
     ) -> Result<(), StoreError> {
         let work = operation.workspace();
@@ -221,7 +233,7 @@ impl Check<'_> {
             }
             Err(error) => return Err(error),
         };
-        let found = self.compare_each(wanted, made.layers, compared)?;
+        let found = self.compare_each(wanted, made.layers, damaged, compared)?;
         let merged = match found.keys.len() > MOST_STACKED {
             true => self.compare_merged(wanted, &found.keys, &again, operation, compared)?,
             false => Vec::new(),
@@ -242,6 +254,7 @@ impl Check<'_> {
         &self,
         wanted: &Wanted,
         made: Vec<Layer>,
+        damaged: &BTreeMap<LayerKey, Wrong>,
         compared: &mut Compared,
     ) -> Result<Found, StoreError> {
         let mut chain: Option<ChainId> = None;
@@ -257,7 +270,7 @@ impl Check<'_> {
                 Place::Baseless(found) => {
                     all.keys.push((expected.key, expected.key));
                     if !compared.done.contains(&found.key) {
-                        let differences = layer_differences(expected, &found, MOST_DIFFERENCES)?;
+                        let differences = self.differences(expected, &found)?;
                         compared.baseless.insert(found.key, differences);
                     }
                     continue;
@@ -274,7 +287,11 @@ impl Check<'_> {
                     if !compared.done.insert(found.key) {
                         continue;
                     }
-                    let differences = layer_differences(expected, &found, MOST_DIFFERENCES)?;
+                    let mut differences = self.differences(expected, &found)?;
+                    // The tree may be right and the record beside it wrong.
+                    if let Some(wrong) = damaged.get(&found.key).filter(|wrong| wrong.is_record) {
+                        differences.extend_from_slice(&wrong.differences);
+                    }
                     if differences.is_empty() {
                         continue;
                     }
@@ -297,6 +314,13 @@ impl Check<'_> {
             all.wrong.push((key, found, expected.key));
         }
         Ok(all)
+    }
+
+    fn differences(&self, expected: &Layer, found: &Layer) -> Result<Vec<String>, StoreError> {
+        let cancelled = || self.refuse_cancelled().is_err();
+        let differences = layer_differences(expected, found, MOST_DIFFERENCES, &cancelled)?;
+        self.refuse_cancelled()?;
+        Ok(differences)
     }
 
     /// Puts what was made in `trees` in the place of what is `wrong`.
@@ -380,7 +404,7 @@ impl Check<'_> {
                     compared.done.insert(key);
                     let made: Vec<LayerKey> = group.iter().map(|key| there[key]).collect();
                     let expected = again.ensure_merged(&made, operation.workspace())?;
-                    wrong.differences = layer_differences(&expected, &found, MOST_DIFFERENCES)?;
+                    wrong.differences = self.differences(&expected, &found)?;
                     if found.record.merged != group {
                         wrong.differences.insert(0, "its record has another list of layers".to_owned());
                     }

@@ -4,26 +4,33 @@
 //! those who need it. What can be made again, an unpacked layer that was lost with the last boot, is not wrong; what
 //! nobody needs is not missed.
 //!
-//! - *Quick*: every document is read, every blob that is needed is there in its size, every record can be read, and nothing
-//!   lies in the store that does not belong there. Costs as much as the store has images.
-//! - *Deep*: also every byte. Blobs are hashed, and each layer of an image is made once more beside the store and compared
-//!   with the one that is there. Costs as much as the store has bytes, and for a moment the space of one image.
+//! - *Quick*: every document is read, every blob that is needed is there in its size, every record can be read, every layer
+//!   has as many names and bytes as its record says, and nothing lies in the store that does not belong there. Costs as much
+//!   as the store has images and names of files.
+//! - *Deep*: also every byte. Blobs are hashed, and each layer is compared with its blob as that is read. Costs as much as
+//!   the store has bytes.
+//!
+//! Nothing is written, not even pins: a check needs no free block or inode, and works where nothing can be written. What is
+//! removed by others while it looks is no damage.
+//!
+//! What a check cannot look at (permissions, memory, open files) is an error of the check and no damage. A file of the store
+//! that the disk cannot read is damage.
 
 mod bytes;
+mod compare;
 mod documents;
 mod layers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use super::build_cache::{Step, StepKey};
 use super::containers::DamagedContainer;
 use super::damage::Damage;
 use super::error::StoreError;
-use super::layout::Access;
 use super::names::Named;
 use super::operation::Operation;
 use super::records::{check_name, is_id};
@@ -31,8 +38,9 @@ use super::view::DamagedView;
 use super::{Store, cancel};
 use crate::container::ContainerRecord;
 use crate::digest::Digest;
-use crate::fs::{Dir, Kind, Optional, Staging, unique_name};
+use crate::fs::{Kind, Optional};
 use crate::image::Reference;
+use crate::layer::LayerKey;
 
 /// Differences of one layer that are told.
 const MOST_DIFFERENCES: usize = 20;
@@ -45,7 +53,7 @@ pub enum CheckStage {
     Documents,
     /// Hashing blobs; counted in bytes.
     Blobs,
-    /// Making layers again to compare them; counted in bytes of their blobs.
+    /// Comparing layers with their blobs; counted in bytes of these.
     Layers,
 }
 
@@ -62,16 +70,11 @@ pub struct CheckOptions<'a> {
     pub progress: Option<&'a (dyn Fn(CheckStage, u64, u64) + Sync)>,
     /// Set by another thread to give up.
     pub cancel: Option<&'a AtomicBool>,
-    /// A directory in which layers can be made to be compared, for a read-only store; everything in it that was
-    /// not there before is removed. It must be able to hold what the store holds: owners, devices, attributes. Without it
-    /// a read-only store is checked without its layers.
-    pub scratch: Option<&'a Path>,
 }
 
 impl std::fmt::Debug for CheckOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { deep, scratch, .. } = self;
-        f.debug_struct("CheckOptions").field("deep", deep).field("scratch", scratch).finish_non_exhaustive()
+        f.debug_struct("CheckOptions").field("deep", &self.deep).finish_non_exhaustive()
     }
 }
 
@@ -104,36 +107,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] only if looking itself is impossible: the names cannot be read, or the disk fails; and
-    /// [`StoreError::Cancelled`].
+    /// [`StoreError`] only if looking itself is impossible: the names cannot be read, this process may not read something, or
+    /// lacks memory or open files; and [`StoreError::Cancelled`].
     pub fn check(&self, options: &CheckOptions<'_>) -> Result<CheckReport, StoreError> {
         let how = How { deep: options.deep, progress: options.progress, cancel: options.cancel };
-        match (self.inner.layout.access, options.scratch) {
-            (Access::ReadWrite, _) => {
-                let operation = self.inner.begin()?;
-                let report = Check::new(self, Some(&operation), how).run();
-                operation.end()?;
-                report
-            }
-            (Access::ReadOnly, None) => Check::new(self, None, how).run(),
-            (Access::ReadOnly, Some(scratch)) => {
-                let scratch = Dir::open_ambient(scratch)?;
-                let name = format!("plywood-check-{}", unique_name()?);
-                scratch.create_private_dir(&name)?;
-                let report = self.check_in(&scratch.open_dir(&name)?, how);
-                scratch.remove_all(&name)?;
-                report
-            }
-        }
-    }
-
-    /// Checks, and makes layers in the empty directory `beside`.
-    fn check_in(&self, beside: &Dir, how: How<'_>) -> Result<CheckReport, StoreError> {
-        let staging = Staging::new(beside.ensure_dir("staging", 0o700)?);
-        let operation = Operation::begin(&beside.ensure_dir("locks", 0o700)?, &staging)?;
-        let report = Check::new(self, Some(&operation), how).run();
-        operation.end()?;
-        report
+        Check::new(self, None, how).run()
     }
 }
 
@@ -172,6 +150,14 @@ impl std::fmt::Display for Needing<'_> {
     }
 }
 
+/// Who needs something, to see whether that is still there.
+#[derive(Debug)]
+enum Origin {
+    Image(Digest),
+    Container(String),
+    Step(StepKey),
+}
+
 /// An image of which every document could be read.
 struct Readable {
     named: Named,
@@ -181,7 +167,7 @@ struct Readable {
 /// One check under way.
 pub(super) struct Check<'a> {
     store: &'a Store,
-    /// Keeps what is looked at; none, if nothing can be written and nothing made.
+    /// Keeps what a repair looks at; a check keeps nothing.
     operation: Option<&'a Operation>,
     deep: bool,
     progress: Told<'a>,
@@ -193,6 +179,9 @@ pub(super) struct Check<'a> {
     readable: Vec<Readable>,
     /// Containers whose image cannot be read.
     orphaned: Vec<ContainerRecord>,
+    /// Who needs something, by what that is called.
+    needing: BTreeMap<String, Origin>,
+    damaged_layers: BTreeMap<LayerKey, layers::Wrong>,
     /// Containers that are known though their records are not there.
     more: Vec<ContainerRecord>,
 }
@@ -201,8 +190,21 @@ impl<'a> Check<'a> {
     pub(super) fn new(store: &'a Store, operation: Option<&'a Operation>, how: How<'a>) -> Self {
         let report = CheckReport::default();
         let How { deep, progress, cancel } = how;
-        let (blobs, damaged, readable, orphaned, more) = Default::default();
-        Self { store, operation, deep, progress, cancel, report, blobs, damaged, readable, orphaned, more }
+        Self {
+            store,
+            operation,
+            deep,
+            progress,
+            cancel,
+            report,
+            blobs: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            readable: Vec::new(),
+            orphaned: Vec::new(),
+            needing: BTreeMap::new(),
+            damaged_layers: BTreeMap::new(),
+            more: Vec::new(),
+        }
     }
 
     /// Looks also at what these containers need, whose records are not there.
@@ -213,10 +215,47 @@ impl<'a> Check<'a> {
     fn run(mut self) -> Result<CheckReport, StoreError> {
         let images = self.store.inner.names()?.images();
         self.everything_but_layers(images)?;
-        if self.deep {
-            self.layers()?;
-        }
+        self.layers()?;
+        self.forget_what_went()?;
         Ok(self.report)
+    }
+
+    /// Leaves out what somebody removed while the check looked: a missing document or blob is damage only if something needs
+    /// it still.
+    fn forget_what_went(&mut self) -> Result<(), StoreError> {
+        let is_about_content = |damage: &Damage| {
+            matches!(
+                damage,
+                Damage::Document { .. }
+                    | Damage::BlobMissing { .. }
+                    | Damage::BlobSize { .. }
+                    | Damage::BlobUnreadable { .. }
+            )
+        };
+        if !self.report.damages.iter().any(is_about_content) {
+            return Ok(());
+        }
+        let inner = &self.store.inner;
+        let names = inner.names()?;
+        let steps: BTreeSet<StepKey> = inner.steps()?.into_iter().map(|step| step.key).collect();
+        let mut there = BTreeSet::new();
+        for (label, needing) in &self.needing {
+            let is_there = match needing {
+                Origin::Image(target) => names.has(target),
+                Origin::Container(id) => inner.layout.containers.find(id)?.is_some(),
+                Origin::Step(key) => steps.contains(key),
+            };
+            if is_there {
+                there.insert(label.as_str());
+            }
+        }
+        self.report.damages.retain(|damage| {
+            let needed_by = damage.needed_by();
+            !is_about_content(damage)
+                || needed_by.is_empty()
+                || needed_by.iter().any(|label| there.contains(label.as_str()))
+        });
+        Ok(())
     }
 
     /// Looks at `images`, at the containers, at all that these need, and at what lies beside it.
@@ -230,13 +269,17 @@ impl<'a> Check<'a> {
             self.tell(CheckStage::Documents, done, all);
             let digest = || named.target.digest.to_string();
             let name = named.names.first().map_or_else(digest, Reference::familiar);
-            self.image(named, &Needing::Image(name))?;
+            let needing = Needing::Image(name);
+            self.needing.insert(needing.to_string(), Origin::Image(named.target.digest));
+            self.image(named, &needing)?;
             done += 1;
         }
         for record in containers {
             self.tell(CheckStage::Documents, done, all);
             let named = Named { target: record.image.target.clone(), names: Vec::new() };
-            if !self.image(named, &Needing::Container(&record.name))? {
+            let needing = Needing::Container(&record.name);
+            self.needing.insert(needing.to_string(), Origin::Container(record.id.clone()));
+            if !self.image(named, &needing)? {
                 self.orphaned.push(record);
             }
             done += 1;
@@ -244,7 +287,9 @@ impl<'a> Check<'a> {
         for Step { key, target, .. } in steps {
             self.tell(CheckStage::Documents, done, all);
             if let Some(target) = target {
-                self.image(Named { target, names: Vec::new() }, &Needing::Step(key))?;
+                let needing = Needing::Step(key);
+                self.needing.insert(needing.to_string(), Origin::Step(key));
+                self.image(Named { target, names: Vec::new() }, &needing)?;
             }
             done += 1;
         }

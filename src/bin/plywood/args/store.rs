@@ -73,15 +73,16 @@ pub(crate) struct DfArgs {
 
 /// Tell whether everything in the store is there and as it should be
 ///
-/// Changes nothing. Exits with 1 if something is wrong.
+/// Changes nothing and needs no room: it works on a full disk and on a read-only store. Layers that were not synced before
+/// the file system was unmounted are made again when they are needed, and are not damage.
+///
+/// Exits with 0 if all is well, with 1 if something is damaged, and with 3 if the check could not be made or finished: for
+/// want of permission, memory or open files, for example.
 #[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
     /// Look at every byte: hash all blobs, and compare unpacked layers with what they were unpacked from
     #[arg(long)]
     pub(crate) deep: bool,
-    /// Directory to make layers in, to compare them, if the store is read-only
-    #[arg(long, value_name = "DIR", requires = "deep", value_hint = ValueHint::DirPath)]
-    pub(crate) scratch: Option<PathBuf>,
 }
 
 /// Mend what is wrong in the store, and tell what cannot be mended
