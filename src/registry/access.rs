@@ -52,6 +52,11 @@ impl Grant {
     }
 }
 
+/// Returns whether a header can hold the token. The tokens of RFC 6750 are visible ASCII.
+fn is_sendable(token: &str) -> bool {
+    token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// The answer of an authorization server.
 #[derive(Deserialize)]
 struct Issued {
@@ -158,7 +163,14 @@ impl Repository<'_> {
             other.is_none_or(|other| at(one) <= at(other))
         };
         match (credentials, bearer) {
-            (Some(Credentials::RegistryToken(token)), _) => Ok(Grant::GivenToken(token)),
+            (Some(Credentials::RegistryToken(token)), _) if is_sendable(&token) => {
+                Ok(Grant::GivenToken(token))
+            }
+            (Some(Credentials::RegistryToken(_)), _) => {
+                let registry = &self.host.name;
+                let reason = format!("the token for {registry} has characters that no request can hold");
+                Err(RegistryError::Client(reason.into()))
+            }
             (Some(Credentials::IdentityToken(token)), Some(bearer)) => {
                 self.exchange(bearer, &token, push).map(Grant::Token)
             }
@@ -272,7 +284,8 @@ impl Repository<'_> {
         let issued: Option<Issued> = serde_json::from_slice(&answer).ok();
         let tokens = issued.into_iter().flat_map(|issued| [issued.token, issued.access_token]).flatten();
         match tokens.into_iter().find(|token| !token.is_empty()) {
-            Some(token) => Ok(token),
+            Some(token) if is_sendable(&token) => Ok(token),
+            Some(_) => Err(self.odd("with a token that no request can hold".to_owned())),
             None => Err(self.odd("without a token".to_owned())),
         }
     }

@@ -297,6 +297,26 @@ fn an_error_quotes_no_more_of_a_registry_than_a_message_holds() {
 }
 
 #[test]
+fn a_token_that_no_header_can_hold_is_refused_as_such() {
+    for token in ["SECRET\\r\\nX: y", "SECRET SECRET", "SECRET\\u0000", "SECRET\u{e4}"] {
+        let server = Script::start(move |got: &Got, own: &str| match got.path.starts_with("/token") {
+            true => reply(200, &[], format!("{{\"token\": \"{token}\"}}")),
+            false => bearer(own),
+        });
+        for credentials in identities() {
+            let error = resolve(&client(credentials), &server).unwrap_err();
+            assert!(matches!(error, RegistryError::Protocol { .. }), "{error:?}");
+            let said = error.to_string();
+            assert!(said.contains("token") && !said.contains("SECRET"), "{said}");
+        }
+        let given = Credentials::RegistryToken(serde_json::from_str(&format!("\"{token}\"")).unwrap());
+        let error = resolve(&client(Some(given)), &server).unwrap_err();
+        assert!(matches!(error, RegistryError::Client(_)), "{error:?}");
+        assert!(!format!("{error:?}").contains("SECRET"), "{error:?}");
+    }
+}
+
+#[test]
 fn a_blob_of_which_no_part_is_given_is_read_from_its_beginning() {
     const BLOB: &[u8] = b"the bytes of a blob";
     let server = Script::start(|got: &Got, _: &str| match got.header("range") {
