@@ -223,7 +223,7 @@ fn what_a_digest_brings_is_found_and_kept_by_it() {
     let store = Store::create(dir.path().join("store")).unwrap();
     let by_digest = there.at_digest(digest);
     let pulled = store.pull(&by_digest, &client(), &FetchOptions::default()).unwrap();
-    assert_eq!(pulled.names, [by_digest.clone()]);
+    assert_eq!(pulled.names, std::slice::from_ref(&by_digest));
     store.prune(&plywood::PruneOptions::images(plywood::PruneImages::Dangling)).unwrap();
     store.gc(&plywood::GcOptions::default()).unwrap();
     for text in [by_digest.familiar(), there.with_digest(digest).familiar()] {
