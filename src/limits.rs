@@ -1,11 +1,16 @@
 //! [`Limits`]: how much a stranger's archive may ask of us.
 //!
-//! Every number is far above what real images hold and far below what would hurt the host. None of them limits what
-//! the caller itself puts in.
+//! Every number is far above what real images hold and far below what would hurt the host. Of what the caller itself puts
+//! in, only the number of names is limited ([`Limits::images`], [`Limits::list_bytes`]): a list of names that is written must
+//! be readable.
 
 use crate::path::LONGEST_PATH;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of the `index.json` of a store that are read. Far more than [`Limits::list_bytes`], so that a longer one of an
+/// older version is read, and names can be taken away.
+pub(crate) const OWN_LIST_BYTES: u64 = 1 << 30;
 
 /// Bounds on what one archive, layer or document may claim. Whatever goes beyond is refused with an error that names
 /// the limit.
@@ -56,6 +61,11 @@ pub struct Limits {
     pub idle_bytes: u64,
     /// Bytes of one JSON document (index, manifest, config). Default 20 MiB, as containerd; they are held in memory.
     pub json_bytes: u64,
+    /// Bytes of one list of images: the `index.json`, `manifest.json` or `repositories` of an archive or a layout, and the
+    /// `index.json` of a store. Default 64 MiB, for as many of the longest names (1 KiB for an entry) as
+    /// [`Limits::images`] allows. Its memory is limited by `documents_memory`. Readers and writers apply the same limits, so
+    /// an archive, layout or store that was written can be read.
+    pub list_bytes: u64,
     /// Bytes of memory that one JSON document may take once it is read, by estimate. Default 64 MiB: a document that
     /// consists of braces takes a hundred times its length, real ones four times.
     pub json_memory: u64,
@@ -71,7 +81,9 @@ pub struct Limits {
     pub layers: usize,
     /// Image indexes inside image indexes. Default 8.
     pub index_depth: usize,
-    /// Images in one archive. Default 65,536.
+    /// Images in one archive, and entries of one list of images: each name is an entry, and so is each image without a
+    /// name. Default 65,536: registries with more exist, machines that hold so many do not. A store refuses a name beyond
+    /// this number or beyond `list_bytes`; lower values than the defaults do not apply to the list of a store itself.
     pub images: usize,
     /// Members of one image archive. Default 1 million.
     pub archive_members: u64,
@@ -107,6 +119,27 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Returns the limits under which a list of images is read, and checked before it is written.
+    #[must_use]
+    pub(crate) fn for_lists(&self) -> Self {
+        let json_memory = self.json_memory.max(self.documents_memory);
+        Self { json_bytes: self.list_bytes, json_memory, ..self.clone() }
+    }
+
+    /// Returns the limits under which a store reads its own list: older versions wrote lists of any length.
+    #[must_use]
+    pub(crate) fn for_own_list(&self) -> Self {
+        Self { json_bytes: OWN_LIST_BYTES, json_memory: u64::MAX, images: usize::MAX, ..self.clone() }
+    }
+
+    /// Returns the entries and the bytes that a store's own list may have when a name is added.
+    pub(crate) fn of_own_list(&self) -> (u64, u64) {
+        let default = Self::default();
+        (self.images.max(default.images) as u64, self.list_bytes.max(default.list_bytes))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -125,6 +158,7 @@ impl Default for Limits {
             empty_parts: 10_000,
             idle_bytes: 64 << 20,
             json_bytes: 20 << 20,
+            list_bytes: 64 << 20,
             json_memory: 64 << 20,
             documents_memory: 256 << 20,
             token_bytes: 64 << 10,

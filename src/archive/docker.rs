@@ -65,7 +65,7 @@ impl FromJson for Written {
 /// [`LoadError`] if it is not such a document, a name is none or a config is missing.
 pub(super) fn items(document: &[u8], members: &Members<'_>, limits: &Limits) -> Result<Vec<Item>, LoadError> {
     let refused = |source| LoadError::image(MANIFEST, source);
-    let written: Vec<Written> = json::parse(MANIFEST, document, limits).map_err(refused)?;
+    let written: Vec<Written> = json::parse(MANIFEST, document, &limits.for_lists()).map_err(refused)?;
     if written.len() > limits.images {
         let (place, found, limit) = (MANIFEST, written.len(), limits.images);
         return Err(refused(ImageError::TooMany { place, found, limit }));
@@ -106,8 +106,7 @@ pub(super) fn add_name(
         false => Reference::parse_repo_tag(&tag),
     };
     match name {
-        Ok(name) if !names.contains(&name) => names.push(name),
-        Ok(_) => {}
+        Ok(name) => names.push(name),
         Err(error) if error.reads_as_id() => refused.push(quotation(&tag)),
         Err(source) => return Err(LoadError::InvalidTag { member: member.to_owned(), tag, source }),
     }

@@ -343,6 +343,16 @@ pub enum SaveError {
         /// What is wrong with it.
         source: ImageError,
     },
+    /// The list of the images and names would be longer than readers accept.
+    #[error("{document} would go beyond the limit `{limit}`: save fewer images or names at a time")]
+    TooManyNames {
+        /// The document: `index.json`, `manifest.json` or `repositories`.
+        document: &'static str,
+        /// The field of [`Limits`](crate::limits::Limits): `images`, `list_bytes` or `documents_memory`.
+        limit: &'static str,
+        /// What a reader would say.
+        source: ImageError,
+    },
     /// Platforms that the image lists are neither here nor where it was to be delivered to.
     #[error("the image {image} is not here for {}", absent.join(", "))]
     AbsentPlatforms {

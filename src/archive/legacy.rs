@@ -29,7 +29,7 @@ pub(super) fn items(
     limits: &Limits,
 ) -> Result<Vec<Item>, LoadError> {
     let repositories: BTreeMap<String, BTreeMap<String, String>> =
-        json::parse(REPOSITORIES, document, limits)
+        json::parse(REPOSITORIES, document, &limits.for_lists())
             .map_err(|source| LoadError::image(REPOSITORIES, source))?;
     let mut images: BTreeMap<&str, (Vec<Reference>, Vec<String>)> = BTreeMap::new();
     for (repository, tags) in &repositories {

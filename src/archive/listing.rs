@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
-use super::Warning;
 use super::content::blob_path;
 use super::load::{Loaded, LoadedManifest};
+use super::{SaveError, Warning, oci};
 use crate::digest::{DiffId, Digest};
-use crate::image::{CONTAINERD_IMAGE_NAME, Descriptor, OCI_REF_NAME, Platform, Reference};
+use crate::image::{
+    CONTAINERD_IMAGE_NAME, Descriptor, ImageError, Index, OCI_REF_NAME, Platform, Reference, json,
+};
+use crate::limits::Limits;
 
 /// An image that is to be listed.
 pub(super) struct Listed {
@@ -137,6 +141,39 @@ pub(super) fn docker(
 fn to_json(document: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(document)
         .expect("maps with texts for keys can be written, and a Vec takes every write")
+}
+
+/// Makes sure that readers accept these documents, which are `index.json`, `manifest.json` and `repositories`.
+///
+/// # Errors
+///
+/// [`SaveError::TooManyNames`] if one goes beyond `limits`.
+pub(super) fn check(documents: &[(&'static str, &[u8])], limits: &Limits) -> Result<(), SaveError> {
+    let limits = limits.for_lists();
+    for &(document, bytes) in documents {
+        let read = match document {
+            oci::INDEX => Index::parse(bytes, &limits).map(drop),
+            _ => json::parse::<Value>(document, bytes, &limits).and_then(|listed| {
+                // Each image is an element of `manifest.json`; `repositories` is an object.
+                let found = listed.as_array().map_or(0, Vec::len);
+                let limit = limits.images;
+                match found > limit {
+                    true => Err(ImageError::TooMany { place: document, found, limit }),
+                    false => Ok(()),
+                }
+            }),
+        };
+        read.map_err(|source| {
+            let limit = match source {
+                ImageError::TooLarge { .. } => "list_bytes",
+                ImageError::TooMuchMemory { .. } => "documents_memory",
+                ImageError::TooDeep { .. } => "json_depth",
+                _ => "images",
+            };
+            SaveError::TooManyNames { document, limit, source }
+        })?;
+    }
+    Ok(())
 }
 
 /// The image for `platform`, else the first.

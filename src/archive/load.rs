@@ -299,7 +299,7 @@ pub fn receive_layout<'a, 'w>(
         let Some(file) = dir.open_file(name).optional()? else { return Ok(None) };
         let mut bytes = Vec::new();
         // One byte more than is allowed, for the parser to say so.
-        let limit = limits.json_bytes.saturating_add(1);
+        let limit = limits.list_bytes.saturating_add(1);
         file.take(limit).read_to_end(&mut bytes).at_path("read", || dir.path_of(name))?;
         Ok(Some(bytes))
     };

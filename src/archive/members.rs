@@ -141,8 +141,8 @@ impl<'w> Members<'w> {
         tar: &mut Reader<R>,
         limits: &Limits,
     ) -> Result<(), LoadError> {
-        if size > limits.json_bytes {
-            let source = ImageError::TooLarge { document, bytes: size, limit: limits.json_bytes };
+        if size > limits.list_bytes {
+            let source = ImageError::TooLarge { document, bytes: size, limit: limits.list_bytes };
             return Err(LoadError::image(document, source));
         }
         let mut bytes = Vec::new();

@@ -3,7 +3,7 @@
 //! An archive may say anything. A name that reads as an image id, or whose digest is not the image's, is left out with a
 //! warning: it would make a command find, or vouch for, another image than the one that it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Warning;
@@ -48,19 +48,19 @@ fn reads_as_id(text: &str) -> bool {
     text.contains([':', '/']) && Reference::parse_familiar(text).is_err_and(|error| error.reads_as_id())
 }
 
-/// Gives `image` some more names. A name with a digest must have that of the image.
+/// Gives `image` some more names, for [`settle`] to sort out. A name with a digest must have that of the image.
 pub(super) fn add(image: &mut Loaded, names: impl IntoIterator<Item = Reference>) {
     for name in names {
         let digest = image.target.digest;
         if name.digest().is_some_and(|said| *said != digest) {
             image.warnings.push(Warning::FalseDigest { name, digest });
-        } else if !image.names.contains(&name) {
+        } else {
             image.names.push(name);
         }
     }
 }
 
-/// Leaves every name to one image: the last that it is given to.
+/// Leaves every name to one image, once: the last that it is given to.
 pub(super) fn settle(images: &mut [Loaded]) {
     let mut owners = BTreeMap::new();
     for (place, image) in images.iter().enumerate() {
@@ -70,6 +70,8 @@ pub(super) fn settle(images: &mut [Loaded]) {
     }
     for (place, image) in images.iter_mut().enumerate() {
         let Loaded { names, warnings, .. } = image;
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
         names.retain(|name| match owners.get(name) {
             Some((owner, winner)) if *owner != place => {
                 warnings.push(Warning::NameTaken { name: name.clone(), winner: *winner });

@@ -45,7 +45,8 @@ pub(super) fn images(
     walk: &mut Walk<'_, impl Lookup>,
     options: &LoadOptions<'_>,
 ) -> Result<Vec<Loaded>, LoadError> {
-    let index = Index::parse(document, &options.limits).map_err(|source| LoadError::image(INDEX, source))?;
+    let index = Index::parse(document, &options.limits.for_lists());
+    let index = index.map_err(|source| LoadError::image(INDEX, source))?;
     let mut targets: Vec<(Descriptor, Vec<Given>)> = Vec::new();
     let mut places = BTreeMap::new();
     for mut entry in index.manifests {

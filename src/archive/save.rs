@@ -96,6 +96,9 @@ fn save_oci(
         documents.push((docker::REPOSITORIES, repositories));
     }
 
+    // `oci-layout` is no list.
+    let lists: Vec<_> = documents[1..].iter().map(|(name, content)| (*name, &content[..])).collect();
+    listing::check(&lists, &options.limits)?;
     let mut archive = Writer::new(out);
     for (name, content) in documents {
         let entry = member(name, EntryKind::File { size: content.len() as u64 });

@@ -1,13 +1,15 @@
 //! [`Target`]: an OCI layout on disk that images are added to.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
 use super::save::SaveOptions;
-use super::{SaveError, oci};
+use super::{SaveError, listing, oci};
 use crate::blob::Blobs;
 use crate::digest::Digest;
 use crate::fs::{Context, Dir, Durability, Optional, Staging, Workspace};
 use crate::image::{Descriptor, Index, OCI_REF_NAME, Reference};
+use crate::limits::Limits;
 
 /// A layout that is written to. Work in progress is in a directory with a random name beside `blobs`.
 pub(super) struct Target<'a> {
@@ -16,6 +18,7 @@ pub(super) struct Target<'a> {
     workspace: Workspace,
     index: Index,
     durability: Durability,
+    limits: Limits,
 }
 
 impl<'a> Target<'a> {
@@ -36,7 +39,7 @@ impl<'a> Target<'a> {
             let workspace = Staging::new(dir.try_clone()?).workspace()?;
             (Blobs::create(dir.try_clone()?, &workspace, durability)?, workspace, Index::default())
         };
-        Ok(Self { dir, blobs, workspace, index, durability })
+        Ok(Self { dir, blobs, workspace, index, durability, limits: options.limits.clone() })
     }
 
     /// Whether there is no need to add a blob. Whoever did may not have waited for the disk.
@@ -62,13 +65,16 @@ impl<'a> Target<'a> {
 
     /// Lists `entries` in the layout and closes it.
     pub(super) fn list(self, entries: Vec<Descriptor>) -> Result<(), SaveError> {
-        let Self { dir, blobs, workspace, mut index, durability } = self;
+        let Self { dir, blobs, workspace, mut index, durability, limits } = self;
         if durability == Durability::Full {
             blobs.sync()?;
         }
-        index.manifests.retain(|old| !entries.iter().any(|new| replaces(new, old)));
+        let replaced = Replaced::by(&entries);
+        index.manifests.retain(|old| !replaced.has(old));
         index.manifests.extend(entries);
-        workspace.replace(&index.to_json(), dir, oci::INDEX, durability)?;
+        let json = index.to_json();
+        listing::check(&[(oci::INDEX, &json)], &limits)?;
+        workspace.replace(&json, dir, oci::INDEX, durability)?;
         Ok(workspace.close()?)
     }
 }
@@ -78,17 +84,41 @@ fn is_begun(name: &[u8]) -> bool {
     name == b"blobs" || (name.len() == 32 && name.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// Whether `new` takes the place of `old`: it has its name, or it is the same and `old` has none.
-fn replaces(new: &Descriptor, old: &Descriptor) -> bool {
-    let text = |entry: &'_ Descriptor| entry.annotations.get(OCI_REF_NAME).cloned();
-    let name = |entry: &Descriptor| Reference::from_annotations(&entry.annotations, None);
-    match (text(old), name(old)) {
-        (None, None) => old.digest == new.digest,
-        // Who looks for a text would find both.
-        (old_text, old_name) => {
-            (old_text.is_some() && old_text == text(new)) || (old_name.is_some() && old_name == name(new))
+/// The entries of a layout that others take the place of: those that have a name of one of them, and those without a name
+/// that are one of them.
+struct Replaced<'e> {
+    digests: BTreeSet<Digest>,
+    texts: BTreeSet<&'e String>,
+    names: BTreeSet<Reference>,
+}
+
+impl<'e> Replaced<'e> {
+    fn by(entries: &'e [Descriptor]) -> Self {
+        Self {
+            digests: entries.iter().map(|entry| entry.digest).collect(),
+            texts: entries.iter().filter_map(text).collect(),
+            names: entries.iter().filter_map(name).collect(),
         }
     }
+
+    fn has(&self, old: &Descriptor) -> bool {
+        match (text(old), name(old)) {
+            (None, None) => self.digests.contains(&old.digest),
+            // Who looks for a text would find both.
+            (text, name) => {
+                text.is_some_and(|text| self.texts.contains(text))
+                    || name.is_some_and(|name| self.names.contains(&name))
+            }
+        }
+    }
+}
+
+fn text(entry: &Descriptor) -> Option<&String> {
+    entry.annotations.get(OCI_REF_NAME)
+}
+
+fn name(entry: &Descriptor) -> Option<Reference> {
+    Reference::from_annotations(&entry.annotations, None)
 }
 
 fn read_index(dir: &Dir, options: &SaveOptions<'_>) -> Result<Index, SaveError> {
@@ -96,7 +126,8 @@ fn read_index(dir: &Dir, options: &SaveOptions<'_>) -> Result<Index, SaveError> 
     let path = dir.path_of(oci::INDEX);
     let mut bytes = Vec::new();
     // One byte more than is allowed, for the parser to say so.
-    let limit = options.limits.json_bytes.saturating_add(1);
+    let limits = options.limits.for_lists();
+    let limit = limits.json_bytes.saturating_add(1);
     file.take(limit).read_to_end(&mut bytes).at("read", &path)?;
-    Index::parse(&bytes, &options.limits).map_err(|source| SaveError::Index { path, source })
+    Index::parse(&bytes, &limits).map_err(|source| SaveError::Index { path, source })
 }

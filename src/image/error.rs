@@ -11,7 +11,8 @@ use super::MediaType;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The document is longer than [`Limits::json_bytes`](crate::limits::Limits::json_bytes).
+    /// The document is longer than [`Limits::json_bytes`](crate::limits::Limits::json_bytes), or a list of images longer than
+    /// [`Limits::list_bytes`](crate::limits::Limits::list_bytes).
     #[error("{document} has {bytes} bytes, and {limit} are the limit")]
     TooLarge {
         /// What was read.
@@ -29,7 +30,8 @@ pub enum ImageError {
         /// The limit that is passed.
         limit: usize,
     },
-    /// What it holds would take more memory than [`Limits::json_memory`](crate::limits::Limits::json_memory).
+    /// What it holds would take more memory than [`Limits::json_memory`](crate::limits::Limits::json_memory) allows; of a list of
+    /// images, than [`Limits::documents_memory`](crate::limits::Limits::documents_memory).
     #[error("{place} is where the document would take more than {limit} bytes of memory")]
     TooMuchMemory {
         /// Where the limit is passed.

@@ -63,6 +63,9 @@ impl StoreError {
                 ("unavailable", facts![container, what, searched])
             }
             Self::Index { path, source } => ("damaged", with_path(path, image(source).1)),
+            Self::TooManyNames { path, found, limit, maximum } => {
+                ("limit", with_path(path, facts![found, limit, maximum]))
+            }
             Self::Record { path, .. } => ("damaged", with_path(path, facts![])),
             Self::RecordMissing { path } => ("damaged", with_path(path, facts![])),
             Self::ForeignRecord { path, found } => ("damaged", with_path(path, facts![found])),
@@ -275,6 +278,7 @@ fn save(error: &SaveError) -> Described {
             let (kind, found) = image(source);
             (kind, with_path(path, found))
         }
+        SaveError::TooManyNames { document, limit, .. } => ("limit", facts![document, limit]),
         SaveError::AbsentPlatforms { image, absent } => {
             let absent = absent.join(" ");
             ("absent-platforms", facts![image, absent])

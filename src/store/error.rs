@@ -97,6 +97,22 @@ pub enum StoreError {
         /// What is wrong with it.
         source: ImageError,
     },
+    /// The list of names would become longer than a limit allows. Nothing was changed.
+    #[error(
+        "{path:?} would have {found} {}, and the limit `{limit}` is {maximum}: take away names or images first \
+         (plywood untag, plywood rmi, plywood image prune), or open the store with a higher limit",
+        if *limit == "images" { "names and images without a name" } else { "bytes" }
+    )]
+    TooManyNames {
+        /// The `index.json` of the store.
+        path: PathBuf,
+        /// The entries or bytes that it would have.
+        found: u64,
+        /// The limit: `images` or `list_bytes` of [`Limits`](crate::limits::Limits).
+        limit: &'static str,
+        /// Its value.
+        maximum: u64,
+    },
     /// A record of this store is damaged.
     #[error("cannot read the record {path:?}")]
     Record {

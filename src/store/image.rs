@@ -391,8 +391,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::FalseDigest`] if `name` has another digest than the image; [`StoreError::NotFound`] if the image was removed meanwhile; [`StoreError::Blob`] if a lent one cannot be copied. The
-    /// name points where it did, and blobs that were copied by then are removed.
+    /// [`StoreError::FalseDigest`] if `name` has another digest than the image; [`StoreError::NotFound`] if the image was removed
+    /// meanwhile; [`StoreError::Blob`] if a lent one cannot be copied; [`StoreError::TooManyNames`] if the store has as many names
+    /// as it can have. The name points where it did, and blobs that were copied by then are removed.
     pub fn tag(&self, image: &Image, name: &Reference) -> Result<Option<super::Moved>, StoreError> {
         let name = match (name.digest(), name.tag()) {
             // People see the digest of the manifest, too.

@@ -157,6 +157,13 @@ impl IndexFile {
         json
     }
 
+    /// Returns the length of the content to write.
+    pub(super) fn bytes(&self) -> u64 {
+        // A comma and a line feed for each line; in place of the last comma, the line feed before the first line.
+        let lines: usize = self.lines().map(|line| line.whole.len() + 2).sum();
+        (self.head.len() + lines + self.tail.len()) as u64
+    }
+
     /// Every line, those with a name first.
     pub(super) fn lines(&self) -> impl Iterator<Item = &Line> {
         self.named.iter().chain(&self.unnamed)
@@ -378,6 +385,7 @@ mod tests {
         let file = example();
         let text = file.to_json();
         assert!(is_recognised(&text));
+        assert_eq!(file.bytes(), text.len() as u64);
         assert_eq!(read(&text).unwrap(), said(&file));
         assert_eq!(read_in_full(&text).unwrap(), said(&file));
         assert_eq!(IndexFile::read(text.clone(), &Limits::default()).unwrap().to_json(), text);

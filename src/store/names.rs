@@ -17,7 +17,7 @@ use super::operation::Operation;
 use crate::digest::Digest;
 use crate::fs::{Context, Dir, Durability, Lock, LockMode};
 use crate::image::{Descriptor, Index, Reference};
-use crate::limits::Limits;
+use crate::limits::{Limits, OWN_LIST_BYTES};
 
 /// An index of nothing, for a new store.
 pub(super) const EMPTY_INDEX: &[u8] =
@@ -142,6 +142,11 @@ impl Names {
         Named { target: self.file.target(lines[0]), names }
     }
 
+    /// Returns the number of entries and of bytes that the list has when it is written.
+    fn extent(&self) -> (u64, u64) {
+        (self.file.lines().count() as u64, self.file.bytes())
+    }
+
     fn is_named(&self, digest: &Digest) -> bool {
         self.file.named_from("").any(|line| line.digest == *digest)
     }
@@ -188,10 +193,8 @@ impl Names {
 
 /// Reads the names in the image layout of a store.
 pub(super) fn read(layout: &Dir, limits: &Limits) -> Result<Names, StoreError> {
-    // Our own file: its size is not a stranger's claim, so it is held to no limit of a document's.
-    let bytes = layout.read(INDEX_FILE, 1 << 30)?;
-    let limits = Limits { json_bytes: 1 << 30, json_memory: u64::MAX, images: usize::MAX, ..limits.clone() };
-    let file = IndexFile::read(bytes, &limits);
+    let bytes = layout.read(INDEX_FILE, OWN_LIST_BYTES)?;
+    let file = IndexFile::read(bytes, &limits.for_own_list());
     file.map(Names::new).map_err(|source| StoreError::Index { path: layout.path_of(INDEX_FILE), source })
 }
 
@@ -201,7 +204,8 @@ impl Inner {
         read(self.layout.blobs.layout(), &self.options.limits)
     }
 
-    /// Changes the names in one step that excludes every other change. If `change` fails nothing is written.
+    /// Changes the names in one step that excludes every other change. If `change` fails, or would make the list longer than
+    /// the limits allow, nothing is written.
     pub(super) fn update_names<T>(
         &self,
         change: impl FnOnce(&mut Names) -> Result<T, StoreError>,
@@ -209,7 +213,9 @@ impl Inner {
         let operation = self.begin()?;
         let _lock = Lock::acquire(&self.layout.locks, INDEX_LOCK, LockMode::Exclusive)?;
         let mut names = self.names()?;
+        let before = names.extent();
         let done = change(&mut names)?;
+        self.check_extent(before, names.extent())?;
         match (names.changed, self.options.durability) {
             (true, _) => self.write_names(&names, &operation)?,
             (false, Durability::Full) => self.sync_names()?,
@@ -217,6 +223,19 @@ impl Inner {
         }
         operation.end()?;
         Ok(done)
+    }
+
+    /// Refuses a list that grows beyond a limit. One that is beyond it already may become shorter.
+    fn check_extent(&self, before: (u64, u64), after: (u64, u64)) -> Result<(), StoreError> {
+        let (images, list_bytes) = self.options.limits.of_own_list();
+        let grown = [("images", before.0, after.0, images), ("list_bytes", before.1, after.1, list_bytes)];
+        match grown.into_iter().find(|(_, before, after, maximum)| after > maximum && after > before) {
+            Some((limit, _, found, maximum)) => {
+                let path = self.layout.blobs.layout().path_of(INDEX_FILE);
+                Err(StoreError::TooManyNames { path, found, limit, maximum })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Waits until the names that can be read now are on disk: whoever wrote them may have died before that, or not have

@@ -6,6 +6,7 @@ mod classic;
 mod compression;
 mod contents;
 mod known;
+mod many_names;
 mod shop;
 
 #[path = "../common/mod.rs"]

@@ -20,6 +20,7 @@ mod families;
 mod fetching;
 mod filesystems;
 mod fixture;
+mod full_index;
 mod fuse;
 mod growing;
 mod holes;

@@ -69,6 +69,8 @@ pub(super) fn save(
     }
 
     let (manifest, repositories) = listing::docker(&listed, &platform, &mut warnings, Naming::Classic(&tops));
+    let lists = [(docker::MANIFEST, &manifest[..]), (docker::REPOSITORIES, &repositories[..])];
+    listing::check(&lists, &options.limits)?;
     let mut archive = Writer::new(out);
     let documents = [(docker::MANIFEST, manifest), (docker::REPOSITORIES, repositories)];
     let documents = documents.into_iter().map(|(name, content)| (name.to_owned(), content));

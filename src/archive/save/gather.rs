@@ -1,6 +1,6 @@
 //! [`gather`]: from the images that were asked for to the blobs that are written, each once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{SaveImage, SaveOptions};
 use crate::archive::content::{Found, blob_path, find_in, read_in};
@@ -51,11 +51,11 @@ fn gather_from(
     let limits = Limits { documents_memory: u64::MAX, ..options.limits.clone() };
     let mut walk = Walk::new(stored, &limits, &cancelled).without_foreign_layers();
     let mut listed: Vec<Listed> = Vec::new();
+    let (mut places, mut named) = (BTreeMap::new(), BTreeSet::new());
     let mut warnings = Vec::new();
     for SaveImage { target, names } in images {
-        let same = listed.iter_mut().find(|listed| listed.loaded.target.digest == target.digest);
-        let listed = match same {
-            Some(same) => same,
+        let at = match places.get(&target.digest) {
+            Some(&at) => at,
             None => {
                 if blobs.size(&target.digest)?.is_none() {
                     return Err(BlobError::Missing { digest: target.digest }.into());
@@ -67,12 +67,13 @@ fn gather_from(
                 let odd = loaded.warnings.iter().filter(|warning| !matches!(warning, Warning::Config { .. }));
                 warnings.extend(odd.cloned());
                 listed.push(Listed { loaded, names: Vec::new() });
-                listed.last_mut().expect("it was just pushed")
+                places.insert(target.digest, listed.len() - 1);
+                listed.len() - 1
             }
         };
         for name in names {
-            if !listed.names.contains(name) {
-                listed.names.push(name.clone());
+            if named.insert((target.digest, name)) {
+                listed[at].names.push(name.clone());
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::blob::BlobError;
 use crate::digest::Digest;
 use crate::fs::{Kind, Lock, LockMode, Optional};
 use crate::image::{Descriptor, Index, ManifestDocument, Reference};
+use crate::limits::OWN_LIST_BYTES;
 use crate::store::error::StoreError;
 use crate::store::image::Document;
 use crate::store::layout::DAMAGED_INDEX;
@@ -30,7 +31,7 @@ impl Repair<'_> {
             Err(error) => return Err(error),
         };
         let layout = self.store.inner.layout.blobs.layout();
-        let bytes = layout.find_content(INDEX_FILE, 1 << 30).unwrap_or_default().unwrap_or_default();
+        let bytes = layout.find_content(INDEX_FILE, OWN_LIST_BYTES).unwrap_or_default().unwrap_or_default();
         let mut index = Index::new(self.entries(&bytes)?);
         let known: BTreeSet<Digest> = index.manifests.iter().map(|entry| entry.digest).collect();
         index.manifests.extend(self.unlisted(&known)?);
