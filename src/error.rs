@@ -15,6 +15,7 @@ use crate::driver::DriverError;
 use crate::image::time::TimeError;
 use crate::image::{ChangeError, ImageError, PlatformError, ReferenceError};
 use crate::layer::{DiffError, LayerError, LayerKeyError, PackError, UnpackError};
+use crate::open_files::{self, OpenFiles};
 use crate::path::PathError;
 use crate::store::{StoreError, UnmountError};
 
@@ -78,6 +79,7 @@ impl Error {
     /// and so on; [`StoreError::kind`] has most of them.
     pub fn kind(&self) -> &'static str {
         match self {
+            error if OpenFiles::of(error).is_some() => open_files::KIND,
             Self::Store(error) => error.kind(),
             Self::Unmount(error) => error.source.kind(),
             Self::Unpack(UnpackError::DiffIdMismatch { .. }) => "diff-id-mismatch",

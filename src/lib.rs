@@ -135,6 +135,7 @@ pub mod fs;
 pub mod image;
 pub mod layer;
 pub mod limits;
+pub mod open_files;
 pub mod parallelism;
 pub mod path;
 #[cfg(feature = "registry")]

@@ -19,6 +19,7 @@ use super::store::{LayerError, LayerStore};
 use super::unpack::{Unpacked, unpack_any};
 use crate::digest::{Algorithm, DiffId, Digest};
 use crate::fs::{ParkedDir, Workspace};
+use crate::open_files::{EACH_LAYER, OTHERS};
 
 /// What may be a layer, from its beginning; reading it waits where it has not come far enough.
 pub type Coming = Box<dyn Read + Send>;
@@ -131,11 +132,8 @@ impl LayerStore {
 
 /// How many layers may be unpacked at a time without taking the files from whoever reads the archive.
 fn layers_at_a_time() -> usize {
-    // Two threads at a layer keep up to this many open.
-    const EACH: u64 = 150;
-    const OTHERS: u64 = 100;
     match getrlimit(Resource::Nofile).current {
-        Some(files) => usize::try_from(files.saturating_sub(OTHERS) / EACH).unwrap_or(THREADS),
+        Some(files) => usize::try_from(files.saturating_sub(OTHERS) / EACH_LAYER).unwrap_or(THREADS),
         None => THREADS,
     }
 }

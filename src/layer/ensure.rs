@@ -25,11 +25,12 @@ use super::xattrs::XattrPolicy;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::fs::{Dir, StagedDir, Workspace};
 use crate::limits::Limits;
+use crate::open_files::LAYERS_AT_A_TIME;
 use crate::parallelism::Parallelism;
 
 /// Threads that unpack at most. File systems create files hardly faster for ten than for four, and two threads at a layer
 /// keep up to 150 files open, of which a process may often have no more than 1024.
-pub(super) const THREADS: usize = 10;
+pub(super) const THREADS: usize = LAYERS_AT_A_TIME;
 
 /// Opens a layer's blob from its beginning, as often as it is asked to.
 pub type OpenBlob<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;

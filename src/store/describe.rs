@@ -19,6 +19,7 @@ use crate::driver::DriverError;
 use crate::fs;
 use crate::image::ImageError;
 use crate::layer::{DiffError, LayerError, PackError, UnpackError};
+use crate::open_files::{self, OpenFiles};
 
 /// A word and what goes with it.
 type Described = (&'static str, Facts);
@@ -40,6 +41,17 @@ impl StoreError {
     }
 
     fn described(&self) -> Described {
+        let (kind, mut facts) = self.described_alone();
+        match OpenFiles::of(self) {
+            Some(open_files) => {
+                facts.extend(open_files.facts());
+                (open_files::KIND, facts)
+            }
+            None => (kind, facts),
+        }
+    }
+
+    fn described_alone(&self) -> Described {
         match self {
             Self::NotAStore { path, reason, .. } => ("not-a-store", with_path(path, facts![reason])),
             Self::Occupied { path, reason } => ("occupied", with_path(path, facts![reason])),
@@ -162,7 +174,6 @@ fn system(error: &io::Error) -> Described {
         Some(Errno::DQUOT) => "quota",
         Some(Errno::ROFS) => "read-only",
         Some(Errno::NOENT) => "not-found",
-        Some(Errno::MFILE | Errno::NFILE) => "too-many-files",
         Some(Errno::NOMEM) => "no-memory",
         _ => "io",
     };

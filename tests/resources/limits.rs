@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::common::privilege::{self, Privilege};
 use crate::machine::Machine;
 
@@ -35,6 +37,7 @@ fn sixty_four_open_files_are_enough_for_a_few_layers_and_named_where_they_are_no
                 if let Err(error) = outcome {
                     assert!(layers > 50, "{words:?}: {error}");
                     machine.assert_named(words, &error, &["too-many-files"]);
+                    assert_says_how_many(&error, 64);
                     println!("{words:?}: {}", error["error"]);
                     machine.must(words);
                 }
@@ -60,7 +63,10 @@ fn too_few_open_files_are_named() {
                     worked = true;
                     break;
                 }
-                Err(error) => assert_eq!(error["kind"], "too-many-files", "{files}: {error}"),
+                Err(error) => {
+                    assert_eq!(error["kind"], "too-many-files", "{files}: {error}");
+                    assert_says_how_many(&error, files);
+                }
             }
             machine.around.clear();
             assert_eq!(machine.names(), before);
@@ -69,6 +75,25 @@ fn too_few_open_files_are_named() {
         assert!(worked);
         machine.assert_sound();
     });
+}
+
+/// Whether an error says the limit of the process, a higher number that is enough, and how to set it.
+#[track_caller]
+fn assert_says_how_many(error: &Value, limit: u64) {
+    let number =
+        |key: &str| -> u64 { error[key].as_str().unwrap_or_else(|| panic!("{error}")).parse().unwrap() };
+    assert_eq!((number("limit"), number("hard_limit")), (limit, limit), "{error}");
+    assert_eq!(error["scope"], "process", "{error}");
+    let needed = number("needed");
+    assert!(needed > 1000, "{error}");
+    let hint = error["hint"].as_str().unwrap();
+    for part in [
+        format!("may have {limit} open files"),
+        format!("`ulimit -n {needed}`"),
+        format!("LimitNOFILE={needed} "),
+    ] {
+        assert!(hint.contains(&part), "{error}");
+    }
 }
 
 /// What a process may write to is limited, and not what it may address: a thread's stack takes 2 MiB of addresses and

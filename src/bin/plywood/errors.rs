@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use clap::error::{ContextKind, ContextValue};
 use plywood::StoreError;
 use plywood::codec::CodecError;
+use plywood::open_files::OpenFiles;
 use serde_json::{Map, Value, json};
 
 use crate::human;
@@ -58,6 +59,19 @@ fn room(error: &StoreError) -> Option<&'static str> {
     is_full.then_some(
         "`plywood system df` tells what takes the room, `plywood gc` and `plywood system prune` make some",
     )
+}
+
+/// The next step where there are too many open files.
+fn more_files(files: &OpenFiles) -> String {
+    let needed = files.needed;
+    if files.of_system {
+        return format!("{files}: raise the sysctl fs.file-max, or end processes that have many open");
+    }
+    let as_root = match files.hard_limit {
+        Some(hard) if hard < needed => ", which only root may set above the hard limit",
+        _ => "",
+    };
+    format!("{files}: `ulimit -n {needed}`, or LimitNOFILE={needed} for a service{as_root}")
 }
 
 /// Whether something would unpack to too much.
@@ -148,20 +162,26 @@ impl Failure {
         };
         let (message, kind, facts, hint) = match failure {
             Self::Store { error, hint } => {
-                (chain(error.as_ref()), error.kind(), error.facts(), hint.as_deref().or_else(|| room(error)))
+                let next = OpenFiles::of(error.as_ref()).map(|files| more_files(&files));
+                let next = next.or_else(|| hint.clone()).or_else(|| room(error).map(str::to_owned));
+                (chain(error.as_ref()), error.kind(), error.facts(), next)
             }
             Self::Io { doing, source } => {
-                (format!("cannot {doing}: {}", chain(source)), io_kind(source), Vec::new(), None)
+                let files = OpenFiles::of(source);
+                let kind = if files.is_some() { "too-many-files" } else { io_kind(source) };
+                let next = files.map(|files| more_files(&files));
+                (format!("cannot {doing}: {}", chain(source)), kind, Vec::new(), next)
             }
             Self::Usage(message) => (message.clone(), "usage", Vec::new(), None),
             Self::Invalid(message) => (message.clone(), "invalid-name", Vec::new(), None),
             Self::Interrupted(_) => {
                 let hint = "`plywood gc` frees what it may have left";
-                ("interrupted".to_owned(), "cancelled", Vec::new(), Some(hint))
+                ("interrupted".to_owned(), "cancelled", Vec::new(), Some(hint.to_owned()))
             }
             Self::StdoutClosed | Self::Reported | Self::About { .. } | Self::Unchecked(_) => return,
         };
         let message = format!("{about}{message}");
+        let hint = hint.as_deref();
         print(&if json { object(&message, kind, facts, hint) } else { line(&message, hint) });
     }
 }
