@@ -142,9 +142,9 @@ fn same_content(
     let mut position = 0;
     let mut ahead = [(0, 0); 2];
     while position < size && !cancelled() {
-        for which in 0..2 {
-            if ahead[which].1 <= position {
-                ahead[which] = extent(which, position)?;
+        for (which, ahead) in ahead.iter_mut().enumerate() {
+            if ahead.1 <= position {
+                *ahead = extent(which, position)?;
             }
         }
         let from = ahead[0].0.min(ahead[1].0).max(position);

@@ -66,7 +66,7 @@ fn is_device_mark(path: &Path) -> bool {
 fn is_mark(path: &Path) -> bool {
     let families = ["user.overlay.whiteout", "trusted.overlay.whiteout"];
     let has = |name: &&str| rustix::fs::lgetxattr(path, *name, &mut [0u8; 16][..]).is_ok();
-    is_device_mark(path) || families.iter().any(|name| has(name))
+    is_device_mark(path) || families.iter().any(has)
 }
 
 fn set_time(path: &Path, seconds: i64, nanos: i64) {
