@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -113,4 +114,21 @@ fn a_check_lists_what_is_left_over_and_a_collection_takes_it() {
     tool.text(&["gc"]);
     let (_, report) = run(&tool, &["check"]);
     assert_eq!(report["leftovers"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn damage_is_status_1_and_a_check_that_cannot_be_completed_is_status_3() {
+    let tool = tool();
+    for words in [&["check"][..], &["check", "--deep"]] {
+        let whole = tool.command(words);
+        let mut limited = Command::new("prlimit");
+        limited.args(["--nofile=5:5", "--"]).arg(whole.get_program()).args(whole.get_args());
+        let output = limited.output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{words:?}: {errors}");
+        assert!(errors.contains("too many open files") || errors.contains("Too many open files"), "{errors}");
+        assert_eq!(tool.run(words).status.code(), Some(0), "{words:?}");
+    }
+    fs::write(hosts(&tool), "somebody else").unwrap();
+    assert_eq!(tool.run(&["check", "--deep"]).status.code(), Some(1));
 }

@@ -25,6 +25,10 @@ fn a_way_out(machine: &Machine, fill: impl Fn(), kinds: &[&str]) {
     // Reading needs no room.
     machine.must(&["export", "-o", "/dev/null", "edited"]);
     machine.must(&["changes", "edited"]);
+    for words in [&["check"][..], &["check", "--deep"]] {
+        let report = machine.must(words);
+        assert_eq!(report["damages"].as_array().unwrap().len(), 0, "{words:?}: {report}");
+    }
 
     machine.must(&["gc"]);
     fill();
