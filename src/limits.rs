@@ -62,8 +62,8 @@ pub struct Limits {
     /// Bytes of one JSON document (index, manifest, config). Default 20 MiB, as containerd; they are held in memory.
     pub json_bytes: u64,
     /// Bytes of one list of images: the `index.json`, `manifest.json` or `repositories` of an archive or a layout, and the
-    /// `index.json` of a store. Default 64 MiB, for as many of the longest names (1 KiB for an entry) as
-    /// [`Limits::images`] allows. Its memory is limited by `documents_memory`. Readers and writers apply the same limits, so
+    /// `index.json` of a store. Default 56 MiB: 896 bytes for each of the entries that [`Limits::images`] allows, which hold
+    /// a descriptor and a name in two forms. Its memory is limited by `documents_memory`. Readers and writers apply the same limits, so
     /// an archive, layout or store that was written can be read.
     pub list_bytes: u64,
     /// Bytes of memory that one JSON document may take once it is read, by estimate. Default 64 MiB: a document that
@@ -117,6 +117,11 @@ impl Limits {
     pub(crate) fn for_one_image(&self) -> Self {
         Self { zeros: SharedZeros(Some(Arc::default())), ..self.clone() }
     }
+
+    /// Counts zeros that were unpacked under other limits. Returns whether all of them together are still allowed.
+    pub(crate) fn count_zeros(&self, zeros: u64) -> bool {
+        self.zeros.add(zeros) <= self.expansion_zeros
+    }
 }
 
 impl Limits {
@@ -158,7 +163,7 @@ impl Default for Limits {
             empty_parts: 10_000,
             idle_bytes: 64 << 20,
             json_bytes: 20 << 20,
-            list_bytes: 64 << 20,
+            list_bytes: 56 << 20,
             json_memory: 64 << 20,
             documents_memory: 256 << 20,
             token_bytes: 64 << 10,

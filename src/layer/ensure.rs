@@ -387,6 +387,8 @@ impl<'c> Context<'c> {
             return Ok(Slot::Published(None));
         }
         let early = self.options.early.and_then(|early| early.take(&source.blob, &source.diff_id));
+        // Its zeros count for the image. If they are too many, it is unpacked once more, which gives the error.
+        let early = early.filter(|layer| self.unpack.limits.count_zeros(layer.unpacked.zeros()));
         let (dir, tree, unpacked) = match early {
             Some(EarlyLayer { dir, unpacked, .. }) => {
                 let dir = dir.reopen(self.work)?;

@@ -107,6 +107,30 @@ impl Bench {
         assert_eq!(self.state(), before, "{words:?}");
     }
 
+    /// Interrupts a command that writes nothing, later and later, until that meets it at work.
+    fn interrupt_soon(&self, words: &[&str]) {
+        let before = self.state();
+        for delay in (0..400).step_by(3) {
+            let mut child = self.command(words).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(delay));
+            if child.try_wait().unwrap().is_none() {
+                kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT)
+                    .unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            match output.status.code() {
+                // It had not begun to listen, or was faster.
+                None | Some(0) => continue,
+                Some(code) => assert_eq!(code, 130, "{words:?}: {output:?}"),
+            }
+            assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"), "{output:?}");
+            assert!(!self.has_begun(), "{words:?} left something");
+            assert_eq!(self.state(), before, "{words:?}");
+            return;
+        }
+        panic!("no interruption met {words:?} at work");
+    }
+
     /// The same for what begins by itself.
     fn interrupt_at_work(&self, words: &[&str]) {
         self.interrupt(words, |child| {
@@ -141,7 +165,7 @@ fn an_interrupted_command_puts_everything_away() {
         bench.interrupt_at_work(&["create", "--name", "new", "many:1"]);
         // Nothing is in the way of doing it.
         bench.must(&["create", "--name", "new", "many:1"]);
-        bench.interrupt_at_work(&["check", "--deep"]);
+        bench.interrupt_soon(&["check", "--deep"]);
         bench.damage_many();
         bench.interrupt_at_work(&["repair"]);
         bench.must(&["repair"]);

@@ -137,7 +137,15 @@ pub struct Unpacked {
     first: First,
 }
 
+/// Bytes of headers and padding of an entry: a block, as a rule a pair of blocks before it, and less than one behind its data.
+const HEADERS: u64 = 2048;
+
 impl Unpacked {
+    /// Returns about how many zeros of the tar became holes: what is neither data nor a header.
+    pub(crate) fn zeros(&self) -> u64 {
+        self.tar_bytes.saturating_sub(self.data_bytes).saturating_sub(self.entries.saturating_mul(HEADERS))
+    }
+
     /// The implied directories, each with whether it exists only to hold deletions.
     pub(super) fn implied(&self) -> impl Iterator<Item = (&LayerPath, bool)> {
         self.implied.iter().map(|path| (path, self.deletion_parents.contains(path)))

@@ -323,10 +323,14 @@ impl State<'_> {
             Err(error) => return Err(error),
         };
         let mut faults = expected::types(file_type, &object.file_type);
+        let (meant, mode) = (metadata.mode, object.metadata.mode);
         if !faults.has(Fault::Type) {
             faults |= self.metadata(metadata, object.metadata, file_type, name);
         }
-        let may_be_lost = [Fault::Type, Fault::Owner, Fault::Mode].into_iter().any(|fault| faults.has(fault));
+        // A mode by itself is lost with the record of it, where it would have locked the owner out. An earlier entry of this
+        // name may be what the list of losses is about.
+        let without_record = faults.has(Fault::Mode) && mode | 0o700 == meant | 0o700;
+        let may_be_lost = faults.has(Fault::Type) || faults.has(Fault::Owner) || without_record;
         if may_be_lost && self.about.missing.owner(name) {
             faults.excuse_owner(file_type, &object.file_type);
         }
