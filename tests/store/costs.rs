@@ -19,10 +19,11 @@ fn an_archive_of_streams_that_hold_nothing_is_refused() {
 
 #[test]
 fn zeros_are_bounded_for_an_image_and_not_for_each_of_its_layers() {
+    // Zstandard packs zeros far beyond the expansion that is allowed in any case.
     let layers = |count: usize| {
         let layer = |number: usize| tar().file(format!("zeros-{number}"), vec![0; 8 << 20]).finish();
         let image =
-            (0..count).fold(image(), |image, number| image.compressed(layer(number), Compression::Gzip));
+            (0..count).fold(image(), |image, number| image.compressed(layer(number), Compression::Zstd));
         Layout::of(&image.name("docker.io/library/zeros:1")).oci_archive()
     };
     let mut limits = Limits::default();
