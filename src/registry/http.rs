@@ -276,25 +276,25 @@ pub(super) fn is_loopback(host: &str) -> bool {
 
 /// Returns whether asking again cannot help: the answer is not HTTP, or the certificate is refused.
 pub(super) fn is_final(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-            return true;
-        }
-        // The source of an io::Error is that of the error it holds.
-        let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause = held.map_or_else(|| error.source(), |held| Some(held as &(dyn Error + 'static)));
-    }
-    error.is_builder() || is_certificate(error)
+    let is_parse = |cause: &(dyn Error + 'static)| {
+        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
+    };
+    error.is_builder() || any_cause(error, is_parse) || is_certificate(error)
 }
 
 /// Returns whether the other side's certificate was refused.
 pub(super) fn is_certificate(error: &reqwest::Error) -> bool {
+    any_cause(error, |cause| matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))))
+}
+
+/// Returns whether `error`, or an error that caused it, is the one that is looked for.
+fn any_cause(error: &reqwest::Error, is_it: impl Fn(&(dyn Error + 'static)) -> bool) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))) {
+        if is_it(error) {
             return true;
         }
+        // The source of an io::Error is that of the error it holds.
         let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         cause = held.map_or_else(|| error.source(), |held| Some(held as &(dyn Error + 'static)));
     }
